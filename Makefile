@@ -1,0 +1,53 @@
+# Every target makes what it needs; a second run re-uses .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test check serve stubs wheel clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    a base model, plain and steered, side by side over gRPC"
+	@echo "make test    the whole test suite"
+	@echo "make check   ruff, mypy, buf lint, buf breaking"
+	@echo "make serve   the server on the embedded model, until Ctrl-C"
+	@echo "make stubs   regenerate proto/bosal/v1/*_pb2*"
+	@echo "make wheel   build the wheel into dist/"
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/server: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[server]'
+	@touch $@
+
+.venv/dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	@touch $@ .venv/server
+
+demo: .venv/server
+	$(BIN)/bosal demo
+
+serve: .venv/server
+	$(BIN)/bosal serve
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against proto/released.binpb
+
+stubs: .venv/dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
+		--python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto \
+		proto/bosal/v1/*.proto
+
+wheel: .venv/dev
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:
+	rm -rf .venv dist build

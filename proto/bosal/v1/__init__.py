@@ -1,0 +1,1 @@
+"""The wire contract `bosal.v1`: generated messages and stubs."""
