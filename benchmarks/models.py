@@ -1,0 +1,69 @@
+"""The random-weight models figures are named after: `15m` and `500m`."""
+
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+VOCABULARY_SIZE = 50_257
+SHAPES: dict[str, dict[str, int]] = {
+    "15m": {
+        "hidden_size": 256,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+        "intermediate_size": 704,
+    },
+    # The width of a 0.5 B model, seven layers deep.
+    "500m": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+    },
+}
+
+
+def build(name: str, *, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """Return the model with weights drawn from seed 0, tied head, in evaluation mode."""
+    config = Qwen3Config(
+        vocab_size=VOCABULARY_SIZE,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=VOCABULARY_SIZE - 1,
+        bos_token_id=None,
+        **SHAPES[name],
+    )
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(config).to(dtype).eval()
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer of the same vocabulary size: every byte, then byte pairs."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = [(a, b) for a in alphabet for b in alphabet][: VOCABULARY_SIZE - len(alphabet) - 1]
+    tokens = [*alphabet, *(a + b for a, b in pairs), "<|endoftext|>"]
+    backend = Tokenizer(
+        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+
+
+def prompts(count: int, length: int, *, shared_prefix: int = 0, seed: int = 1) -> list[list[int]]:
+    """Return random prompts of `length` tokens, the first `shared_prefix` of them equal."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(size: int) -> list[int]:
+        ids: list[int] = torch.randint(
+            0, VOCABULARY_SIZE - 1, (size,), generator=generator
+        ).tolist()
+        return ids
+
+    head = draw(shared_prefix)
+    return [head + draw(length - shared_prefix) for _ in range(count)]
