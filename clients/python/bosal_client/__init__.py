@@ -1,0 +1,65 @@
+"""Python clients of a Bosal server: `Client` blocks, `AsyncClient` awaits."""
+
+from bosal_client.aio import AsyncClient, AsyncStream
+from bosal_client.client import Client, Stream
+from bosal_client.errors import (
+    BosalError,
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    Unimplemented,
+)
+from bosal_client.requests import Message, assistant, user
+from bosal_client.results import (
+    Choice,
+    Generation,
+    Logprobs,
+    Model,
+    Recipe,
+    Rule,
+    ServerInfo,
+    Started,
+    Timings,
+    TokenBatch,
+    TokenSequence,
+    TopLogprobs,
+    Usage,
+    Validation,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncStream",
+    "BosalError",
+    "Cancelled",
+    "Choice",
+    "Client",
+    "DeadlineExceeded",
+    "Generation",
+    "InternalError",
+    "InvalidRequest",
+    "Logprobs",
+    "Message",
+    "Model",
+    "NotFound",
+    "Overloaded",
+    "Recipe",
+    "Rule",
+    "ServerInfo",
+    "Started",
+    "Stream",
+    "Timings",
+    "TokenBatch",
+    "TokenSequence",
+    "TopLogprobs",
+    "Unavailable",
+    "Unimplemented",
+    "Usage",
+    "Validation",
+    "assistant",
+    "user",
+]

@@ -1,0 +1,181 @@
+"""The asyncio client."""
+
+# ruff: noqa: ASYNC109  `timeout` goes to the server as the call's deadline.
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+
+from bosal.v1 import generation_pb2 as pb
+from bosal.v1 import generation_pb2_grpc
+from bosal_client import calls, requests, responses, results
+from bosal_client.errors import Cancelled, InternalError, from_rpc_error
+from bosal_client.requests import GenerationOptions, Prompt
+
+__all__ = ["AsyncClient", "AsyncStream"]
+
+Result = TypeVar("Result")
+
+
+class AsyncClient:
+    """Talks to one server from one event loop. Close it, or use it in `async with`.
+
+    Every call takes `timeout` in seconds; None waits as long as it takes.
+    """
+
+    def __init__(
+        self,
+        server: str = calls.DEFAULT_SERVER,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        options = calls.channel_options(server)
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(server, options)
+        else:
+            self._channel = grpc.aio.secure_channel(server, credentials, options)
+
+    async def generate(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> results.Generation:
+        """Return every choice when all are finished."""
+        return await self._run(calls.generate(prompt, options), timeout)
+
+    def stream(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> "AsyncStream":
+        """Return an asynchronous iterator over token batches as they come."""
+        spec = requests.generation_spec(prompt, options)
+        stub: generation_pb2_grpc.GenerationServiceAsyncStub
+        stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        call = stub.GenerateStream(pb.GenerateStreamRequest(spec=spec), timeout=timeout)
+        return AsyncStream(call, spec.request_id)
+
+    async def tokenize(
+        self,
+        text: str | None = None,
+        *,
+        prompt: Prompt | None = None,
+        recipe: str | Mapping[str, Any] = "",
+        model: str = "",
+        timeout: float | None = None,
+    ) -> tuple[results.TokenSequence, ...]:
+        """Return a text's tokens, or those of the prompts a recipe makes of `prompt`."""
+        call = calls.tokenize(text, prompt=prompt, recipe=recipe, model=model)
+        return await self._run(call, timeout)
+
+    async def recipes(self, *, timeout: float | None = None) -> tuple[results.Recipe, ...]:
+        """Return every recipe the server has, by name."""
+        recipes, token = await self._run(calls.list_recipes(), timeout)
+        while token:
+            page, token = await self._run(calls.list_recipes(token), timeout)
+            recipes.extend(page)
+        return tuple(recipes)
+
+    async def recipe(self, name: str, *, timeout: float | None = None) -> results.Recipe:
+        """Return one recipe by `name` or `name@version`."""
+        return await self._run(calls.get_recipe(name), timeout)
+
+    async def validate(
+        self, document: Mapping[str, Any], *, model: str = "", timeout: float | None = None
+    ) -> results.Validation:
+        """Compile a recipe document for a model without running it."""
+        return await self._run(calls.validate(document, model), timeout)
+
+    async def rules(self, *, timeout: float | None = None) -> tuple[results.Rule, ...]:
+        """Return the server's catalogue of rules."""
+        return await self._run(calls.list_rules(), timeout)
+
+    async def models(self, *, timeout: float | None = None) -> tuple[results.Model, ...]:
+        """Return the served models, the default first."""
+        return await self._run(calls.list_models(), timeout)
+
+    async def server_info(self, *, timeout: float | None = None) -> results.ServerInfo:
+        """Return the server's versions, defaults and limits."""
+        return await self._run(calls.server_info(), timeout)
+
+    async def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _run(self, call: calls.Call[Result], timeout: float | None) -> Result:
+        method = self._channel.unary_unary(
+            call.method, type(call.request).SerializeToString, call.response.FromString
+        )
+        try:
+            return call.read(await method(call.request, timeout=timeout))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+
+class AsyncStream:
+    """A generation under way: iterate over its token batches, or await `result()`.
+
+    In `async with`, leaving early cancels it.
+    """
+
+    def __init__(self, call: Any, request_id: str) -> None:
+        self._call = call
+        self._transcript = responses.Transcript()
+        self._is_cancelled = False
+        self.request_id = request_id
+
+    async def started(self) -> results.Started:
+        """What the server made of the request; waits for it if need be."""
+        while self._transcript.started is None:
+            await self._receive()
+        return self._transcript.started
+
+    async def __aiter__(self) -> AsyncIterator[results.TokenBatch]:
+        while self._transcript.finished is None:
+            item = await self._receive()
+            if isinstance(item, results.TokenBatch):
+                yield item
+
+    async def result(self) -> results.Generation:
+        """Wait for the end and return everything, what was iterated over included."""
+        while self._transcript.finished is None:
+            await self._receive()
+        return self._transcript.result()
+
+    def cancel(self) -> None:
+        """Stop generating; further reads raise Cancelled."""
+        self._is_cancelled = self._transcript.finished is None
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+    async def _receive(self) -> results.Started | results.TokenBatch | results.Finished | None:
+        if self._is_cancelled:
+            raise Cancelled("the call was cancelled")
+        try:
+            message = await self._call.read()
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        except asyncio.CancelledError:
+            if self._is_cancelled:  # By another task, through `cancel()`.
+                raise Cancelled("the call was cancelled") from None
+            self._call.cancel()
+            raise
+        if message is grpc.aio.EOF:
+            raise InternalError("the server ended the stream early")
+        item = responses.event(message)
+        if item is not None:
+            self._transcript.add(item)
+        if isinstance(item, results.Finished):
+            # The status follows at once; reading it ends the call on both sides.
+            await self._call.read()
+        return item

@@ -1,0 +1,169 @@
+"""The calls both clients make: where each goes, what it sends, how its answer is read."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from bosal.v1 import generation_pb2 as pb
+from bosal.v1 import model_pb2, recipe_pb2
+from bosal_client import requests, responses, results
+from bosal_client.documents import recipe_message
+from bosal_client.errors import InvalidRequest
+from bosal_client.requests import GenerationOptions, Prompt
+
+__all__ = [
+    "DEFAULT_SERVER",
+    "Call",
+    "channel_options",
+    "generate",
+    "get_recipe",
+    "list_models",
+    "list_recipes",
+    "list_rules",
+    "server_info",
+    "tokenize",
+    "validate",
+]
+
+DEFAULT_SERVER = "127.0.0.1:50051"
+
+Result = TypeVar("Result")
+
+# Only calls the server never began are tried again: UNAVAILABLE before the first message.
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": "bosal.v1.GenerationService"},
+                    {"service": "bosal.v1.RecipeService"},
+                    {"service": "bosal.v1.ModelService"},
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 3,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+_LOOPBACK = ("127.", "localhost", "[::1]", "ipv4:127.", "unix:")
+
+
+def channel_options(server: str) -> list[tuple[str, str | int]]:
+    """Options of a channel to `server`."""
+    options: list[tuple[str, str | int]] = [
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.max_receive_message_length", -1),
+    ]
+    if server.startswith(_LOOPBACK):
+        # A proxy named in the environment cannot reach this machine's own loopback.
+        options.append(("grpc.enable_http_proxy", 0))
+    return options
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Result]):
+    """One unary call."""
+
+    method: str
+    request: Message
+    response: type[Message]
+    # Takes the response message.
+    read: Callable[[Any], Result]
+
+
+def generate(prompt: Prompt, options: GenerationOptions) -> Call[results.Generation]:
+    return Call(
+        "/bosal.v1.GenerationService/Generate",
+        pb.GenerateRequest(spec=requests.generation_spec(prompt, options)),
+        pb.GenerateResponse,
+        responses.generation,
+    )
+
+
+def tokenize(
+    text: str | None,
+    *,
+    prompt: Prompt | None,
+    recipe: str | Mapping[str, Any],
+    model: str,
+) -> Call[tuple[results.TokenSequence, ...]]:
+    if (text is None) == (prompt is None):
+        raise InvalidRequest("tokenize takes either a text or a prompt", field="source")
+    request = pb.TokenizeRequest(model=model)
+    if text is not None:
+        request.text = text
+    elif prompt is not None:
+        request.prompt.CopyFrom(requests.prompt_source(prompt, recipe))
+    return Call(
+        "/bosal.v1.GenerationService/Tokenize",
+        request,
+        pb.TokenizeResponse,
+        lambda response: tuple(responses.token_sequence(one) for one in response.sequences),
+    )
+
+
+def get_recipe(name: str) -> Call[results.Recipe]:
+    return Call(
+        "/bosal.v1.RecipeService/GetRecipe",
+        recipe_pb2.GetRecipeRequest(name=name),
+        recipe_pb2.GetRecipeResponse,
+        lambda response: responses.recipe(response.recipe),
+    )
+
+
+def list_recipes(page_token: str = "") -> Call[tuple[list[results.Recipe], str]]:
+    """One page, and the token of the next or ""."""
+    return Call(
+        "/bosal.v1.RecipeService/ListRecipes",
+        recipe_pb2.ListRecipesRequest(page_token=page_token),
+        recipe_pb2.ListRecipesResponse,
+        lambda response: (
+            [responses.recipe(one) for one in response.recipes],
+            response.next_page_token,
+        ),
+    )
+
+
+def validate(document: Mapping[str, Any], model: str) -> Call[results.Validation]:
+    return Call(
+        "/bosal.v1.RecipeService/ValidateRecipe",
+        recipe_pb2.ValidateRecipeRequest(recipe=recipe_message(document, "recipe"), model=model),
+        recipe_pb2.ValidateRecipeResponse,
+        responses.validation,
+    )
+
+
+def list_rules() -> Call[tuple[results.Rule, ...]]:
+    return Call(
+        "/bosal.v1.RecipeService/ListRules",
+        recipe_pb2.ListRulesRequest(),
+        recipe_pb2.ListRulesResponse,
+        lambda response: tuple(responses.rule(one) for one in response.rules),
+    )
+
+
+def list_models() -> Call[tuple[results.Model, ...]]:
+    return Call(
+        "/bosal.v1.ModelService/ListModels",
+        model_pb2.ListModelsRequest(),
+        model_pb2.ListModelsResponse,
+        lambda response: tuple(responses.model(one) for one in response.models),
+    )
+
+
+def server_info() -> Call[results.ServerInfo]:
+    return Call(
+        "/bosal.v1.ModelService/GetServerInfo",
+        model_pb2.GetServerInfoRequest(),
+        model_pb2.GetServerInfoResponse,
+        responses.server_info,
+    )

@@ -1,0 +1,172 @@
+"""The blocking client."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+
+from bosal.v1 import generation_pb2 as pb
+from bosal.v1 import generation_pb2_grpc
+from bosal_client import calls, requests, responses, results
+from bosal_client.errors import Cancelled, InternalError, from_rpc_error
+from bosal_client.requests import GenerationOptions, Prompt
+
+__all__ = ["Client", "Stream"]
+
+Result = TypeVar("Result")
+
+
+class Client:
+    """Talks to one server; safe to share between threads. Close it, or use it in `with`.
+
+    Every call takes `timeout` in seconds; None waits as long as it takes.
+    """
+
+    def __init__(
+        self,
+        server: str = calls.DEFAULT_SERVER,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        options = calls.channel_options(server)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(server, options)
+        else:
+            self._channel = grpc.secure_channel(server, credentials, options)
+
+    def generate(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> results.Generation:
+        """Return every choice when all are finished."""
+        return self._run(calls.generate(prompt, options), timeout)
+
+    def stream(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> "Stream":
+        """Return an iterator over token batches as they come."""
+        spec = requests.generation_spec(prompt, options)
+        stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        call = stub.GenerateStream(pb.GenerateStreamRequest(spec=spec), timeout=timeout)
+        return Stream(call, spec.request_id)
+
+    def tokenize(
+        self,
+        text: str | None = None,
+        *,
+        prompt: Prompt | None = None,
+        recipe: str | Mapping[str, Any] = "",
+        model: str = "",
+        timeout: float | None = None,
+    ) -> tuple[results.TokenSequence, ...]:
+        """Return a text's tokens, or those of the prompts a recipe makes of `prompt`."""
+        call = calls.tokenize(text, prompt=prompt, recipe=recipe, model=model)
+        return self._run(call, timeout)
+
+    def recipes(self, *, timeout: float | None = None) -> tuple[results.Recipe, ...]:
+        """Return every recipe the server has, by name."""
+        recipes, token = self._run(calls.list_recipes(), timeout)
+        while token:
+            page, token = self._run(calls.list_recipes(token), timeout)
+            recipes.extend(page)
+        return tuple(recipes)
+
+    def recipe(self, name: str, *, timeout: float | None = None) -> results.Recipe:
+        """Return one recipe by `name` or `name@version`."""
+        return self._run(calls.get_recipe(name), timeout)
+
+    def validate(
+        self, document: Mapping[str, Any], *, model: str = "", timeout: float | None = None
+    ) -> results.Validation:
+        """Compile a recipe document for a model without running it."""
+        return self._run(calls.validate(document, model), timeout)
+
+    def rules(self, *, timeout: float | None = None) -> tuple[results.Rule, ...]:
+        """Return the server's catalogue of rules."""
+        return self._run(calls.list_rules(), timeout)
+
+    def models(self, *, timeout: float | None = None) -> tuple[results.Model, ...]:
+        """Return the served models, the default first."""
+        return self._run(calls.list_models(), timeout)
+
+    def server_info(self, *, timeout: float | None = None) -> results.ServerInfo:
+        """Return the server's versions, defaults and limits."""
+        return self._run(calls.server_info(), timeout)
+
+    def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, call: calls.Call[Result], timeout: float | None) -> Result:
+        method = self._channel.unary_unary(
+            call.method, type(call.request).SerializeToString, call.response.FromString
+        )
+        try:
+            return call.read(method(call.request, timeout=timeout))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+
+class Stream:
+    """A generation under way: iterate over its token batches, or ask for `result()`.
+
+    In `with`, leaving early cancels it.
+    """
+
+    def __init__(self, call: Any, request_id: str) -> None:
+        self._call = call
+        self._transcript = responses.Transcript()
+        self._is_cancelled = False
+        self.request_id = request_id
+
+    @property
+    def started(self) -> results.Started:
+        """What the server made of the request; waits for it if need be."""
+        while self._transcript.started is None:
+            self._receive()
+        return self._transcript.started
+
+    def __iter__(self) -> Iterator[results.TokenBatch]:
+        while self._transcript.finished is None:
+            item = self._receive()
+            if isinstance(item, results.TokenBatch):
+                yield item
+
+    def result(self) -> results.Generation:
+        """Wait for the end and return everything, what was iterated over included."""
+        while self._transcript.finished is None:
+            self._receive()
+        return self._transcript.result()
+
+    def cancel(self) -> None:
+        """Stop generating; further reads raise Cancelled."""
+        self._is_cancelled = self._transcript.finished is None
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def _receive(self) -> results.Started | results.TokenBatch | results.Finished | None:
+        if self._is_cancelled:
+            raise Cancelled("the call was cancelled")
+        try:
+            item = responses.event(next(self._call))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        except StopIteration:
+            raise InternalError("the server ended the stream early") from None
+        if item is not None:
+            self._transcript.add(item)
+        if isinstance(item, results.Finished):
+            # The status follows at once; reading it ends the call on both sides.
+            for _ in self._call:
+                pass
+        return item

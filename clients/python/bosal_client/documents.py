@@ -1,0 +1,100 @@
+"""Recipe documents on the wire: the mapping a YAML or JSON file holds, as protobuf and back."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf import struct_pb2
+
+from bosal.v1 import recipe_pb2
+from bosal_client.errors import InvalidRequest
+
+__all__ = ["plain", "recipe_document", "recipe_message", "rule_message", "rule_messages"]
+
+_FIELDS = ("name", "description", "scaffold", "rules")
+
+
+def recipe_message(document: Mapping[str, Any], field: str) -> recipe_pb2.Recipe:
+    """Write a recipe document as protobuf; `field` is where it goes in the request."""
+    for name, value in document.items():
+        # A document may spell out that it has no constraint.
+        if name not in _FIELDS and not (name == "constraint" and value is None):
+            raise InvalidRequest(
+                f"a recipe has no field {name!r}; its fields are {', '.join(_FIELDS)}",
+                reason="UNKNOWN_FIELD",
+                field=f"{field}.{name}",
+            )
+    message = recipe_pb2.Recipe(
+        name=document.get("name") or "",
+        description=document.get("description") or "",
+        rules=rule_messages(document.get("rules") or (), f"{field}.rules"),
+    )
+    scaffold = document.get("scaffold")
+    if scaffold:
+        params = {name: value for name, value in scaffold.items() if name != "kind"}
+        message.scaffold.kind = scaffold.get("kind") or ""
+        message.scaffold.params.CopyFrom(_struct(params, f"{field}.scaffold"))
+    return message
+
+
+def rule_messages(rules: Iterable[Mapping[str, Any]], field: str) -> list[recipe_pb2.Rule]:
+    return [rule_message(rule, f"{field}[{index}]") for index, rule in enumerate(rules)]
+
+
+def rule_message(rule: Mapping[str, Any], field: str) -> recipe_pb2.Rule:
+    """Write one `{rule: NAME, **params}` as protobuf."""
+    params = {name: value for name, value in rule.items() if name != "rule"}
+    return recipe_pb2.Rule(rule=rule.get("rule") or "", params=_struct(params, field))
+
+
+def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
+    """Read a recipe message as the document it stands for; unset fields are left out."""
+    document: dict[str, Any] = {}
+    if message.name:
+        document["name"] = message.name
+    if message.description:
+        document["description"] = message.description
+    if message.HasField("scaffold"):
+        document["scaffold"] = {"kind": message.scaffold.kind, **plain(message.scaffold.params)}
+    document["rules"] = [{"rule": rule.rule, **plain(rule.params)} for rule in message.rules]
+    return document
+
+
+def plain(struct: struct_pb2.Struct) -> dict[str, Any]:
+    """Read a Struct as a dict; whole numbers become int, as JSON would write them."""
+    return {name: _value(value) for name, value in struct.fields.items()}
+
+
+def _value(value: struct_pb2.Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return plain(value.struct_value)
+        case "list_value":
+            return [_value(item) for item in value.list_value.values]
+        case _:
+            return None
+
+
+def _struct(params: Mapping[str, Any], field: str) -> struct_pb2.Struct:
+    struct = struct_pb2.Struct()
+    try:
+        struct.update(_string_keys(params))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(
+            f"{field}: {error}", reason="INVALID_PARAMETER", field=field
+        ) from error
+    return struct
+
+
+def _string_keys(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _string_keys(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_string_keys(item) for item in value]
+    return value

@@ -1,0 +1,131 @@
+"""What a caller asks for, as protobuf; shared by both clients."""
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from bosal.v1 import generation_pb2 as pb
+from bosal_client.documents import recipe_message, rule_messages
+from bosal_client.errors import InvalidRequest
+
+__all__ = [
+    "GenerationOptions",
+    "Message",
+    "Prompt",
+    "assistant",
+    "generation_spec",
+    "prompt_source",
+    "user",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+def user(text: str) -> Message:
+    """Say something as the user."""
+    return Message("user", text)
+
+
+def assistant(text: str) -> Message:
+    """Say something as the assistant."""
+    return Message("assistant", text)
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Options of `generate` and `stream`; what is left out, the server decides."""
+
+    # A served model's name.
+    model: str
+    # `name`, `name@version`, or a whole recipe document.
+    recipe: str | Mapping[str, Any]
+    # Rules (`{"rule": "top_p", "p": 0.9}`) that replace parameters of the recipe's.
+    overrides: Iterable[Mapping[str, Any]]
+    num_choices: int
+    max_tokens: int
+    seed: int
+    # How many alternatives per position; 0: the chosen token alone.
+    logprobs: int
+    # Made by the client when left out, so that a retried call keeps it.
+    request_id: str
+
+
+Prompt = str | Sequence[Message]
+
+_ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+
+
+def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.GenerationSpec:
+    """Write a request; a value protobuf cannot hold is an error that names its field."""
+    unknown = options.keys() - GenerationOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(GenerationOptions.__annotations__)
+        raise TypeError(f"unknown option {min(unknown)!r}; the options are {known}")
+    spec = pb.GenerationSpec()
+    with _holding("spec.request_id"):
+        spec.request_id = options.get("request_id") or uuid.uuid4().hex
+    with _holding("spec.model"):
+        spec.model = options.get("model", "")
+    _set_recipe(spec, options.get("recipe", ""), "spec")
+    _set_input(spec, prompt, "spec")
+    spec.overrides.extend(rule_messages(options.get("overrides", ()), "spec.overrides"))
+    if "num_choices" in options:
+        with _holding("spec.num_choices"):
+            spec.num_choices = options["num_choices"]
+    if "max_tokens" in options:
+        with _holding("spec.max_tokens"):
+            spec.max_tokens = options["max_tokens"]
+    if "seed" in options:
+        with _holding("spec.seed"):
+            spec.seed = options["seed"]
+    if "logprobs" in options:
+        with _holding("spec.logprobs.top"):
+            spec.logprobs.top = options["logprobs"]
+    return spec
+
+
+def prompt_source(prompt: Prompt, recipe: str | Mapping[str, Any]) -> pb.PromptSource:
+    """Write the source of a rendered prompt."""
+    source = pb.PromptSource()
+    _set_recipe(source, recipe, "prompt")
+    _set_input(source, prompt, "prompt")
+    return source
+
+
+@contextmanager
+def _holding(field: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:  # Out of range, or text that is not Unicode.
+        raise InvalidRequest(
+            f"{field}: {error}", reason="INVALID_PARAMETER", field=field
+        ) from error
+
+
+def _set_recipe(
+    message: pb.GenerationSpec | pb.PromptSource, recipe: str | Mapping[str, Any], field: str
+) -> None:
+    if isinstance(recipe, str):
+        if recipe:
+            with _holding(f"{field}.recipe"):
+                message.recipe = recipe
+    else:
+        message.inline_recipe.CopyFrom(recipe_message(recipe, f"{field}.inline_recipe"))
+
+
+def _set_input(message: pb.GenerationSpec | pb.PromptSource, prompt: Prompt, field: str) -> None:
+    if isinstance(prompt, str):
+        with _holding(f"{field}.instruction"):
+            message.instruction = prompt
+        return
+    message.conversation.SetInParent()
+    for index, turn in enumerate(prompt):
+        with _holding(f"{field}.conversation.messages[{index}].text"):
+            message.conversation.messages.add(role=_ROLES[turn.role], text=turn.text)

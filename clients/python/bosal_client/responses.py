@@ -1,0 +1,261 @@
+"""What the server answered, as plain values; shared by both clients."""
+
+from google.protobuf import duration_pb2
+
+from bosal.v1 import generation_pb2 as pb
+from bosal.v1 import model_pb2, recipe_pb2
+from bosal_client import results
+from bosal_client.documents import plain, recipe_document
+
+__all__ = [
+    "Transcript",
+    "event",
+    "generation",
+    "model",
+    "recipe",
+    "rule",
+    "server_info",
+    "token_sequence",
+    "validation",
+]
+
+
+def event(
+    message: pb.GenerateStreamResponse,
+) -> results.Started | results.TokenBatch | results.Finished | None:
+    """Read one stream event; None for a kind this client is too old to know."""
+    match message.WhichOneof("event"):
+        case "started":
+            return _started(message.started)
+        case "tokens":
+            return _token_batch(message.tokens)
+        case "finished":
+            return _finished(message.finished)
+        case _:
+            return None
+
+
+def generation(message: pb.GenerateResponse) -> results.Generation:
+    return results.Generation(
+        started=_started(message.started),
+        choices=tuple(
+            results.Choice(
+                index=choice.index,
+                text=choice.text,
+                token_ids=tuple(choice.token_ids),
+                logprobs=_logprobs(choice.logprobs) if choice.HasField("logprobs") else None,
+                finish_reason=_finish_reason(choice.ending.reason),
+                matched_stop=choice.ending.matched_stop,
+                yielded_rules=tuple(choice.ending.yielded_rules),
+            )
+            for choice in message.choices
+        ),
+        usage=_usage(message.usage),
+        timings=_timings(message.timings),
+    )
+
+
+class Transcript:
+    """Puts a stream's events together into the result a unary call would have returned."""
+
+    def __init__(self) -> None:
+        self.started: results.Started | None = None
+        self.finished: results.Finished | None = None
+        self._batches: list[results.TokenBatch] = []
+
+    def add(self, item: results.Started | results.TokenBatch | results.Finished) -> None:
+        match item:
+            case results.Started():
+                self.started = item
+            case results.TokenBatch():
+                self._batches.append(item)
+            case results.Finished():
+                self.finished = item
+
+    def result(self) -> results.Generation:
+        assert self.started is not None
+        assert self.finished is not None
+        return results.Generation(
+            started=self.started,
+            choices=tuple(self._choice(ending) for ending in self.finished.endings),
+            usage=self.finished.usage,
+            timings=self.finished.timings,
+        )
+
+    def _choice(self, ending: results.Ending) -> results.Choice:
+        batches = [batch for batch in self._batches if batch.choice == ending.choice]
+        logprobs = [batch.logprobs for batch in batches if batch.logprobs is not None]
+        return results.Choice(
+            index=ending.choice,
+            text="".join(batch.text for batch in batches),
+            token_ids=tuple(token for batch in batches for token in batch.token_ids),
+            logprobs=_joined(logprobs) if logprobs else None,
+            finish_reason=ending.finish_reason,
+            matched_stop=ending.matched_stop,
+            yielded_rules=ending.yielded_rules,
+        )
+
+
+def _joined(parts: list[results.Logprobs]) -> results.Logprobs:
+    names = results.Logprobs.__dataclass_fields__
+    return results.Logprobs(
+        **{name: tuple(item for part in parts for item in getattr(part, name)) for name in names}
+    )
+
+
+def _started(message: pb.Started) -> results.Started:
+    return results.Started(
+        request_id=message.request_id,
+        model=message.model,
+        model_digest=message.model_digest,
+        recipe_name=message.recipe_name,
+        recipe_version=message.recipe_version,
+        recipe=recipe_document(message.recipe),
+        seed=message.seed,
+        max_tokens=message.max_tokens,
+        num_choices=message.num_choices,
+        prompt_tokens=tuple(message.prompt_tokens),
+        runner=message.runner,
+        dtype=message.dtype,
+        device=message.device,
+        versions=dict(message.versions),
+    )
+
+
+def _token_batch(message: pb.TokenBatch) -> results.TokenBatch:
+    return results.TokenBatch(
+        choice=message.choice,
+        first_position=message.first_position,
+        token_ids=tuple(message.token_ids),
+        text=message.text,
+        logprobs=_logprobs(message.logprobs) if message.HasField("logprobs") else None,
+    )
+
+
+def _finished(message: pb.Finished) -> results.Finished:
+    return results.Finished(
+        endings=tuple(
+            results.Ending(
+                choice=ending.choice,
+                finish_reason=_finish_reason(ending.reason),
+                matched_stop=ending.matched_stop,
+                output_tokens=ending.output_tokens,
+                yielded_rules=tuple(ending.yielded_rules),
+            )
+            for ending in message.endings
+        ),
+        usage=_usage(message.usage),
+        timings=_timings(message.timings),
+    )
+
+
+def _finish_reason(value: int) -> str:
+    known = pb.FinishReason.values()
+    if value not in known:  # A newer server's.
+        return f"reason_{value}"
+    return pb.FinishReason.Name(pb.FinishReason.ValueType(value))[len("FINISH_REASON_") :].lower()
+
+
+def _logprobs(message: pb.Logprobs) -> results.Logprobs:
+    return results.Logprobs(
+        raw=tuple(message.raw),
+        raw_rank=tuple(message.raw_rank),
+        controlled=tuple(message.controlled),
+        controlled_rank=tuple(message.controlled_rank),
+        top_raw=tuple(_top_logprobs(top) for top in message.top_raw),
+        top_controlled=tuple(_top_logprobs(top) for top in message.top_controlled),
+        token_bytes=tuple(message.token_bytes),
+    )
+
+
+def _top_logprobs(message: pb.TopLogprobs) -> results.TopLogprobs:
+    return results.TopLogprobs(
+        token_ids=tuple(message.token_ids),
+        logprobs=tuple(message.logprobs),
+        token_bytes=tuple(message.token_bytes),
+    )
+
+
+def _usage(message: pb.Usage) -> results.Usage:
+    return results.Usage(
+        prompt_tokens=message.prompt_tokens,
+        cached_prompt_tokens=message.cached_prompt_tokens,
+        output_tokens=message.output_tokens,
+    )
+
+
+def _timings(message: pb.Timings) -> results.Timings:
+    return results.Timings(
+        queue=_seconds(message.queue),
+        prefill=_seconds(message.prefill),
+        time_to_first_token=_seconds(message.time_to_first_token),
+        decode=_seconds(message.decode),
+        total=_seconds(message.total),
+    )
+
+
+def _seconds(duration: duration_pb2.Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
+
+
+def token_sequence(message: pb.TokenSequence) -> results.TokenSequence:
+    return results.TokenSequence(
+        token_ids=tuple(message.token_ids),
+        token_bytes=tuple(message.token_bytes),
+        text=message.text,
+    )
+
+
+def recipe(message: recipe_pb2.RecipeVersion) -> results.Recipe:
+    return results.Recipe(
+        name=message.recipe.name,
+        version=message.version,
+        is_default=message.is_default,
+        description=message.recipe.description,
+        document=recipe_document(message.recipe),
+    )
+
+
+def rule(message: recipe_pb2.RuleDescription) -> results.Rule:
+    return results.Rule(
+        rule=message.rule,
+        summary=message.summary,
+        stage=message.stage,
+        formula=message.formula,
+        source=message.source,
+        params_schema=plain(message.params_schema),
+    )
+
+
+def validation(message: recipe_pb2.ValidateRecipeResponse) -> results.Validation:
+    return results.Validation(
+        version=message.version,
+        num_streams=message.num_streams,
+        scaffold_tokens=message.scaffold_tokens,
+        rules=tuple(
+            results.CompiledRule(
+                rule=compiled.rule,
+                stage=compiled.stage,
+                params=plain(compiled.params),
+                token_ids={text: tuple(ids.ids) for text, ids in compiled.token_ids.items()},
+            )
+            for compiled in message.rules
+        ),
+        notes=tuple(message.notes),
+    )
+
+
+def model(message: model_pb2.Model) -> results.Model:
+    names = results.Model.__dataclass_fields__
+    return results.Model(**{name: getattr(message, name) for name in names})
+
+
+def server_info(message: model_pb2.GetServerInfoResponse) -> results.ServerInfo:
+    names = results.Limits.__dataclass_fields__
+    return results.ServerInfo(
+        version=message.version,
+        versions=dict(message.versions),
+        default_model=message.default_model,
+        default_recipe=message.default_recipe,
+        limits=results.Limits(**{name: getattr(message.limits, name) for name in names}),
+    )

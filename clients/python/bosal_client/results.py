@@ -1,0 +1,239 @@
+"""What calls return: plain, immutable Python values that mirror the wire contract."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "Choice",
+    "CompiledRule",
+    "Ending",
+    "Finished",
+    "Generation",
+    "Limits",
+    "Logprobs",
+    "Model",
+    "Recipe",
+    "Rule",
+    "ServerInfo",
+    "Started",
+    "Timings",
+    "TokenBatch",
+    "TokenSequence",
+    "TopLogprobs",
+    "Usage",
+    "Validation",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """Everything needed to issue the same request again."""
+
+    request_id: str
+    model: str
+    model_digest: str
+    recipe_name: str
+    recipe_version: str
+    # The recipe document in force, overrides applied.
+    recipe: Mapping[str, Any]
+    seed: int
+    max_tokens: int
+    num_choices: int
+    # One number per stream, the base stream first.
+    prompt_tokens: tuple[int, ...]
+    runner: str
+    dtype: str
+    device: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopLogprobs:
+    """The best tokens of one position, best first."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    token_bytes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprobs:
+    """Log-probabilities before (`raw`) and after (`controlled`) the rules, one per token."""
+
+    raw: tuple[float, ...]
+    raw_rank: tuple[int, ...]
+    controlled: tuple[float, ...]
+    controlled_rank: tuple[int, ...]
+    top_raw: tuple[TopLogprobs, ...]
+    top_controlled: tuple[TopLogprobs, ...]
+    token_bytes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """One or many tokens of one choice, and the text that became final with them."""
+
+    choice: int
+    first_position: int
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: Logprobs | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One whole answer and why it ended."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: Logprobs | None
+    # The wire's name without its prefix: `stop_string`, `max_tokens`, …
+    finish_reason: str
+    matched_stop: str
+    yielded_rules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """The server's clock, in seconds."""
+
+    queue: float
+    prefill: float
+    time_to_first_token: float
+    decode: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    choice: int
+    finish_reason: str
+    matched_stop: str
+    output_tokens: int
+    yielded_rules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The last event of a stream."""
+
+    endings: tuple[Ending, ...]
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """Every choice of a request, finished."""
+
+    started: Started
+    choices: tuple[Choice, ...]
+    usage: Usage
+    timings: Timings
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.choices[0].text
+
+    @property
+    def request_id(self) -> str:
+        return self.started.request_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSequence:
+    """A text as one model reads it."""
+
+    token_ids: tuple[int, ...]
+    token_bytes: tuple[bytes, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A recipe the server knows."""
+
+    name: str
+    version: str
+    is_default: bool
+    description: str
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledRule:
+    """What a rule became for one tokenizer."""
+
+    rule: str
+    stage: str
+    params: Mapping[str, Any]
+    token_ids: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """The outcome of compiling a recipe for a model."""
+
+    version: str
+    num_streams: int
+    scaffold_tokens: int
+    rules: tuple[CompiledRule, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule of the server's catalogue."""
+
+    rule: str
+    summary: str
+    stage: str
+    formula: str
+    source: str
+    params_schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    name: str
+    is_default: bool
+    architecture: str
+    digest: str
+    num_parameters: int
+    vocabulary_size: int
+    context_tokens: int
+    dtype: str
+    runner: str
+    device: str
+    cache_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    max_request_bytes: int
+    max_choices: int
+    max_top_logprobs: int
+    max_rules: int
+    max_stop_strings: int
+    max_messages: int
+    max_running_choices: int
+    max_waiting_requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    version: str
+    versions: Mapping[str, str]
+    default_model: str
+    default_recipe: str
+    limits: Limits
