@@ -1,0 +1,32 @@
+"""Errors of the kernels.
+
+KernelError
+├── InvalidSlotParams
+└── InvalidTouchedTokens
+"""
+
+from typing import ClassVar
+
+
+class KernelError(Exception):
+    """Raised when the kernels are given something they cannot hold; the root of this part's errors."""
+
+    reason: ClassVar[str] = "KERNEL_ERROR"
+    code: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.metadata: dict[str, str] = {}
+
+
+class InvalidSlotParams(KernelError):
+    """Raised when a choice's numbers cannot be stored in a slot."""
+
+    reason = "INVALID_SLOT_PARAMS"
+
+
+class InvalidTouchedTokens(KernelError):
+    """Raised when a list of touched tokens does not fit the slot or its vocabulary."""
+
+    reason = "INVALID_TOUCHED_TOKENS"
