@@ -1,0 +1,327 @@
+"""The command `bosal`: what a client can ask, plus the commands other installed parts add."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bosal_client import errors, render, replay
+from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.client import Client
+from bosal_client.requests import GenerationOptions
+
+__all__ = ["application", "main"]
+
+Server = Annotated[
+    str, typer.Option("--server", "-s", envvar="BOSAL_SERVER", help="Address of the server.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_EXIT_CODES: dict[type[errors.BosalError], int] = {
+    errors.InvalidRequest: 2,
+    errors.NotFound: 2,
+    errors.Unimplemented: 2,
+    errors.Unavailable: 69,
+    errors.InternalError: 70,
+    errors.Overloaded: 75,
+    errors.DeadlineExceeded: 124,
+    errors.Cancelled: 130,
+}
+
+_HELP = """Base models that follow instructions, by rules over their decoding.
+
+Exit codes: 0 done, 1 failed or a replay differed, 2 a wrong request or command line,
+69 no server answers, 70 the server failed, 75 the server is full, 124 timeout, 130 interrupted.
+
+[bold]Examples[/bold]
+
+  bosal serve\n
+  bosal generate "Name three rivers."\n
+  bosal recipes
+"""
+
+
+def generate(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What to ask; '-' or nothing reads standard input."),
+    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", "-r", help="NAME or NAME@VERSION. Default: the server's."),
+    ] = "",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A served model. Default: the server's.")
+    ] = "",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="RULE.PARAM=VALUE",
+            help="Override a rule's parameter; may be repeated. VALUE is JSON or text.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Longest answer, in tokens.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes the answer repeatable.")] = None,
+    num_choices: Annotated[
+        int | None, typer.Option("--n", "-n", min=0, help="Number of independent answers.")
+    ] = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --json: log-probabilities and N alternatives per token."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Give up after this many seconds.")
+    ] = None,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Ask a model for text and print it as it comes.
+
+    [bold]Examples[/bold]
+
+      bosal generate "Name three rivers."\n
+      echo "Name three rivers." | bosal generate --recipe plain\n
+      bosal generate "Name a river." --set temperature.value=0 --seed 7\n
+      bosal generate "Name a river." --json > record.json
+    """
+    asked = _prompt(prompt)
+    options = GenerationOptions(recipe=recipe, model=model)
+    if assignments:
+        options["overrides"] = _overrides(assignments)
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    if seed is not None:
+        options["seed"] = seed
+    if num_choices is not None:
+        options["num_choices"] = num_choices
+    if logprobs is not None:
+        options["logprobs"] = logprobs
+    is_live = not as_json and (num_choices or 1) == 1
+    with _connected(server) as client, client.stream(asked, timeout=timeout, **options) as stream:
+        ends_line = True
+        try:
+            for batch in stream:
+                if is_live and batch.text:
+                    render.text(batch.text)
+                    ends_line = batch.text.endswith("\n")
+        finally:
+            if not ends_line:
+                render.text("\n")
+        generation = stream.result()
+    if as_json:
+        typer.echo(replay.dump(asked, logprobs, generation))
+        return
+    if not is_live:
+        for choice in generation.choices:
+            render.text(f"--- {choice.index} ({choice.finish_reason})\n{choice.text.rstrip()}\n")
+    render.footer(generation)
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one: NAME or NAME@VERSION.")] = None,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """List the server's recipes, or show one as a document.
+
+    [bold]Examples[/bold]
+
+      bosal recipes\n
+      bosal recipes steered > mine.yaml
+    """
+    with _connected(server) as client:
+        if name is not None:
+            found = client.recipe(name)
+            _show(asdict(found)) if as_json else render.recipe(found)
+            return
+        every = client.recipes()
+    _show([asdict(one) for one in every]) if as_json else render.recipes(every)
+
+
+def rules(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """List the rules recipes are made of, or show one with its parameters.
+
+    [bold]Examples[/bold]
+
+      bosal rules\n
+      bosal rules eos_ramp
+    """
+    with _connected(server) as client:
+        every = {one.rule: one for one in client.rules()}
+        if name is not None and name not in every:
+            raise errors.NotFound(f"no rule is named '{name}'; the rules are {', '.join(every)}")
+    if name is not None:
+        _show(asdict(every[name])) if as_json else render.rule(every[name])
+        return
+    _show([asdict(one) for one in every.values()]) if as_json else render.rules(every.values())
+
+
+def models(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
+    """List the models the server serves.
+
+    [bold]Examples[/bold]
+
+      bosal models\n
+      bosal models --server 10.0.0.7:50051
+    """
+    with _connected(server) as client:
+        every = client.models()
+    _show([asdict(one) for one in every]) if as_json else render.models(every)
+
+
+def replay_record(
+    record: Annotated[
+        Path,
+        typer.Argument(
+            help="What `bosal generate --json` wrote; '-' for standard input.",
+            allow_dash=True,
+            exists=True,
+            dir_okay=False,
+        ),
+    ],
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Give up after this many seconds.")
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Issue a recorded request again and compare the tokens; exit 1 if they differ.
+
+    [bold]Examples[/bold]
+
+      bosal generate "Name a river." --json > record.json\n
+      bosal replay record.json
+    """
+    content = _standard_input() if str(record) == "-" else record.read_text("utf-8")
+    try:
+        recorded = replay.Record.parse(content)
+    except replay.InvalidRecord as error:
+        raise typer.BadParameter(str(error), param_hint="RECORD") from error
+    with _connected(server) as client:
+        replayed = recorded.replay(client, timeout=timeout)
+    for change in replayed.changes():
+        render.warning(change)
+    difference = replayed.difference()
+    if difference is None:
+        count = sum(len(ids) for ids in recorded.token_ids)
+        typer.echo(f"equal: {count} tokens in {len(recorded.token_ids)} choices")
+        return
+    before, now = (
+        "the end" if token is None else f"token {token}"
+        for token in (difference.recorded, difference.replayed)
+    )
+    typer.echo(
+        f"different: choice {difference.choice}, position {difference.position}: "
+        f"was {before}, is {now}"
+    )
+    raise typer.Exit(1)
+
+
+def application() -> typer.Typer:
+    """Put the command together; parts that are installed add theirs."""
+    app = typer.Typer(
+        help=_HELP,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for command in (generate, recipes, rules, models):
+        app.command()(command)
+    app.command("replay")(replay_record)
+    for entry in sorted(entry_points(group="bosal.commands"), key=lambda entry: entry.name):
+        _add(app, entry)
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
+    application()()
+
+
+@contextmanager
+def _connected(server: str) -> Iterator[Client]:
+    """Open a client; a failure becomes one line on standard error and an exit code."""
+    try:
+        with Client(server) as client:
+            yield client
+    except errors.BosalError as error:
+        render.error(error, server)
+        raise typer.Exit(_EXIT_CODES.get(type(error), 1)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(_EXIT_CODES[errors.Cancelled]) from None
+
+
+def _add(app: typer.Typer, entry: EntryPoint) -> None:
+    """Add another part's command; one that cannot be imported says what to install."""
+    try:
+        command = entry.load()
+    except ImportError as error:
+        extra = entry.module.split(".")[0].removeprefix("bosal_")
+        missing = error.name or str(error)
+
+        @app.command(entry.name, help=f"Needs bosal\\[{extra}].")
+        def unavailable() -> None:
+            message = f"`bosal {entry.name}` needs {missing}: pip install 'bosal[{extra}]'"
+            render.error(RuntimeError(message))
+            raise typer.Exit(1)
+
+        return
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=entry.name)
+    else:
+        app.command(entry.name)(command)
+
+
+def _prompt(argument: str | None) -> str:
+    if argument not in (None, "-"):
+        return argument
+    if argument is None and sys.stdin.isatty():
+        raise typer.BadParameter("give an instruction, or pipe one in", param_hint="PROMPT")
+    return _standard_input().removesuffix("\n")
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(
+            f"standard input is not UTF-8 (byte {error.start})", param_hint="-"
+        ) from error
+
+
+def _overrides(assignments: Sequence[str]) -> list[dict[str, Any]]:
+    """Read `rule.param=value` items; those of one rule go together."""
+    rules: dict[str, dict[str, Any]] = {}
+    for item in assignments:
+        target, equals, value = item.partition("=")
+        rule, dot, param = target.partition(".")
+        if not (equals and dot and rule and param):
+            raise typer.BadParameter(
+                f"{item!r} is not of the form RULE.PARAM=VALUE", param_hint="--set"
+            )
+        rules.setdefault(rule, {"rule": rule})[param] = _value(value)
+    return list(rules.values())
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _show(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
