@@ -9,7 +9,7 @@ from typing import ClassVar
 
 
 class KernelError(Exception):
-    """Raised when the kernels are given something they cannot hold; the root of this part's errors."""
+    """Raised when the kernels are given what they cannot hold; the root of this part."""
 
     reason: ClassVar[str] = "KERNEL_ERROR"
     code: ClassVar[str] = "INTERNAL"

@@ -1,7 +1,7 @@
 """Decoding state by slot: the numbers of every choice as struct-of-arrays tensors.
 
-A choice's edited tokens form a short touched list, so a step gathers and scatters only those entries;
-a neutral value means off, so any mix of choices is one batched call.
+A choice's edited tokens form a short touched list, so a step gathers and scatters only those
+entries; a neutral value means off, so any mix of choices is one batched call.
 """
 
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ class TouchedTokens:
         deltas: Sequence[float] | float = 0.0,
         flags: Sequence[int] | int = 0,
     ) -> Self:
-        """Build from plain numbers; a token named twice gets the sum of its deltas and all its flags."""
+        """Build from plain numbers; a repeated token gets its deltas summed, its flags united."""
         count = len(ids)
         delta_list = [deltas] * count if isinstance(deltas, int | float) else list(deltas)
         flag_list = [flags] * count if isinstance(flags, int) else list(flags)
@@ -110,15 +110,11 @@ class TouchedTokens:
 
     def merge(self, other: Self) -> Self:
         """Return the union: deltas of a shared token are added, its flags united."""
-        ids, place = torch.cat([self.ids, other.ids]).unique(return_inverse=True)
-        mine, theirs = place.split([len(self.ids), len(other.ids)])
-        deltas = torch.zeros(len(ids), dtype=torch.float32)
-        flags = torch.zeros(len(ids), dtype=torch.int32)
-        deltas[mine] = self.deltas
-        flags[mine] = self.flags
-        deltas[theirs] += other.deltas
-        flags[theirs] |= other.flags
-        return type(self)(ids=ids, deltas=deltas, flags=flags)
+        return type(self).of(
+            self.ids.tolist() + other.ids.tolist(),
+            self.deltas.tolist() + other.deltas.tolist(),
+            self.flags.tolist() + other.flags.tolist(),
+        )
 
 
 class SlotState:
@@ -278,7 +274,7 @@ class SlotState:
         return index
 
     def _make_room(self, *, pushes: int = 0, count: int = 0) -> None:
-        """Let every touched list take `pushes` more entries and hold `count`, doubling if needed."""
+        """Let touched lists take `pushes` more entries and hold `count`; double if needed."""
         if self._touch_bound + pushes > self.touched_capacity:
             self._touch_bound = int(self.n_touch.max())
         self._touch_bound = max(self._touch_bound + pushes, count)
