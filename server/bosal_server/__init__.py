@@ -1,0 +1,1 @@
+"""The Bosal server: engine, service, metrics and command line."""

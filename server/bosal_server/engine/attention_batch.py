@@ -1,0 +1,245 @@
+"""Where a step's queries, keys and values lie: index tensors built once and used by every layer."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bosal_server.engine.kv_pool import KVPool
+from bosal_server.engine.step import IntArray, StepPlan
+
+# A bucket is split where rows are at most half as long as its longest and the padding saved is
+# worth another kernel call.
+_MIN_SAVED_BLOCKS = 32
+# Rows share a prefix pass when there are enough of them and the prefix is long enough.
+_MIN_CASCADE_ROWS = 4
+_MIN_CASCADE_BLOCKS = 8
+
+
+@dataclass(slots=True)
+class PrefillChunk:
+    """Several new tokens of one sequence: rows begin:end of the batch."""
+
+    begin: int
+    end: int
+    past_len: int
+    read_rows: Tensor | None  # pool rows of past and new tokens; None if there is no past
+
+
+@dataclass(slots=True)
+class DecodeBucket:
+    """Single new tokens of sequences of similar length: rows begin:end of the batch.
+
+    `read_rows` covers what the sequences do not share; `prefix_rows` what they do, if anything.
+    """
+
+    begin: int
+    end: int
+    read_rows: Tensor  # [rows * width] pool rows, padded
+    width: int
+    kv_positions: Tensor  # [width] positions, counted from the end of the prefix
+    query_positions: Tensor  # [rows] likewise
+    prefix_rows: Tensor | None
+
+
+class AttentionBatch:
+    """One step's batch as the attention function sees it; travels as a forward argument."""
+
+    def __init__(self, plan: StepPlan, pool: KVPool, device: torch.device) -> None:
+        self.pool = pool
+        self._device = device
+        self._masks: dict[tuple[int, int | None, torch.dtype], Tensor | None] = {}
+        self._full_buckets: list[DecodeBucket] | None = None
+        lengths = np.diff(plan.subsequence_begins)
+        context = plan.past_lens + lengths
+        tables = _pad_tables(plan)
+        families = _families(tables, context, pool.block_size, lengths == 1)
+        # Decoding rows first, families together, longest first, so that buckets are slices.
+        order = np.lexsort((-context, families, lengths > 1))
+        self.num_decode = int((lengths == 1).sum())
+        self._tables = tables[order]
+        self._context = context[order]
+        self._families = families[order]
+
+        token_order = _token_order(plan, order, lengths)
+        self.input_ids = self._to_device(plan.input_ids[token_order])[None]
+        self.positions = self._to_device(plan.positions[token_order])[None]
+        inverse = np.empty_like(token_order)
+        inverse[token_order] = np.arange(len(token_order))
+        self.logits_rows = self._to_device(inverse[plan.logits_rows])
+
+        sequence_of = np.repeat(np.arange(len(order)), lengths[order])
+        positions = plan.positions[token_order]
+        blocks = self._tables[sequence_of, positions // pool.block_size].astype(np.int64)
+        self.write_rows = self._to_device(blocks * pool.block_size + positions % pool.block_size)
+        self.decode = self._decode_buckets(cascade=device.type == "cpu")
+        self.prefill = self._prefill_chunks(lengths[order])
+
+    @property
+    def plain_decode(self) -> list[DecodeBucket]:
+        """The decode buckets without shared prefix passes."""
+        if all(bucket.prefix_rows is None for bucket in self.decode):
+            return self.decode
+        if self._full_buckets is None:
+            self._full_buckets = self._decode_buckets(cascade=False)
+        return self._full_buckets
+
+    def decode_mask(self, bucket: DecodeBucket, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return what to add to the scores [rows, 1, 1, width]: 0, or -inf for a hidden key."""
+        key = (id(bucket), window, dtype)
+        mask = self._masks.get(key)
+        if mask is None:
+            queries = bucket.query_positions[:, None]
+            is_visible = bucket.kv_positions <= queries
+            if window is not None:
+                is_visible &= bucket.kv_positions > queries - window
+            mask = _additive(is_visible, dtype)[:, None, None]
+            self._masks[key] = mask
+        return mask
+
+    def prefill_mask(
+        self, chunk: PrefillChunk, window: int | None, dtype: torch.dtype, *, force: bool = False
+    ) -> Tensor | None:
+        """Return the mask [queries, keys]; None where plain causal attention says the same."""
+        num_queries = chunk.end - chunk.begin
+        num_keys = chunk.past_len + num_queries
+        if window is not None and window >= num_keys:
+            window = None
+        if chunk.past_len == 0 and window is None and not force:
+            return None
+        key = (id(chunk), window, dtype)
+        mask = self._masks.get(key)
+        if mask is None:
+            queries = torch.arange(chunk.past_len, num_keys, device=self._device)[:, None]
+            keys = torch.arange(num_keys, device=self._device)
+            is_visible = keys <= queries
+            if window is not None:
+                is_visible &= keys > queries - window
+            mask = _additive(is_visible, dtype)
+            self._masks[key] = mask
+        return mask
+
+    def _prefill_chunks(self, lengths: IntArray) -> list[PrefillChunk]:
+        chunks = []
+        begin = self.num_decode
+        for i in range(self.num_decode, len(lengths)):
+            end = begin + int(lengths[i])
+            context = int(self._context[i])
+            past_len = context - (end - begin)
+            rows = self._rows(self._tables[i], context) if past_len else None
+            chunks.append(PrefillChunk(begin, end, past_len, rows))
+            begin = end
+        return chunks
+
+    def _decode_buckets(self, *, cascade: bool) -> list[DecodeBucket]:
+        buckets = []
+        bounds = np.flatnonzero(np.diff(self._families[: self.num_decode])) + 1
+        begins = [0, *bounds.tolist(), self.num_decode]
+        for begin, end in pairwise(begins):
+            if begin == end:
+                continue
+            is_family = cascade and self._families[begin] > 0
+            num_shared = self._count_shared(begin, end) if is_family else 0
+            for low, high in self._split_by_length(begin, end, num_shared):
+                buckets.append(self._bucket(low, high, num_shared))
+        return buckets
+
+    def _count_shared(self, begin: int, end: int) -> int:
+        """Count the leading blocks that all rows share, leaving each row a token of its own."""
+        most = (int(self._context[begin:end].min()) - 1) // self.pool.block_size
+        tables = self._tables[begin:end, :most]
+        is_same = (tables == tables[0]).all(axis=0)
+        return most if is_same.all() else int(np.argmin(is_same))
+
+    def _split_by_length(self, begin: int, end: int, num_shared: int) -> list[tuple[int, int]]:
+        num_blocks = -(-self._context[begin:end] // self.pool.block_size) - num_shared
+        bounds = []
+        low = 0
+        for i in range(1, end - begin):
+            longest = num_blocks[low]
+            saved = (longest - num_blocks[i]) * (end - begin - i)
+            if 2 * num_blocks[i] <= longest and saved >= _MIN_SAVED_BLOCKS:
+                bounds.append((begin + low, begin + i))
+                low = i
+        bounds.append((begin + low, end))
+        return bounds
+
+    def _bucket(self, begin: int, end: int, num_shared: int) -> DecodeBucket:
+        block_size = self.pool.block_size
+        prefix_len = num_shared * block_size
+        own_len = self._context[begin:end, None] - prefix_len
+        width = int(own_len.max())
+        # Padding repeats the row's own last token: what lies behind it is somebody's leftovers.
+        tokens = np.minimum(np.arange(width), own_len - 1)
+        blocks = np.take_along_axis(
+            self._tables[begin:end], num_shared + tokens // block_size, axis=1
+        )
+        rows = blocks.astype(np.int64) * block_size + tokens % block_size
+        return DecodeBucket(
+            begin,
+            end,
+            self._to_device(rows.reshape(-1)),
+            width,
+            torch.arange(width, device=self._device),
+            self._to_device(own_len[:, 0].astype(np.int64) - 1),
+            self._rows(self._tables[begin], prefix_len) if num_shared else None,
+        )
+
+    def _rows(self, table: IntArray, count: int) -> Tensor:
+        block_size = self.pool.block_size
+        blocks = table[: -(-count // block_size)].astype(np.int64)
+        rows = (blocks[:, None] * block_size + np.arange(block_size)).reshape(-1)
+        return self._to_device(rows[:count])
+
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+
+
+def _additive(is_visible: Tensor, dtype: torch.dtype) -> Tensor:
+    zeros = torch.zeros(is_visible.shape, dtype=dtype, device=is_visible.device)
+    return zeros.masked_fill_(~is_visible, float("-inf"))
+
+
+def _pad_tables(plan: StepPlan) -> IntArray:
+    """Lay the block tables out as rows [B, longest], padded with block 0."""
+    begins = plan.block_indices_begins
+    sizes = np.diff(begins)
+    is_used = np.arange(int(sizes.max())) < sizes[:, None]
+    tables = np.zeros(is_used.shape, np.int32)
+    tables[is_used] = plan.block_indices
+    return tables
+
+
+def _families(
+    tables: IntArray,
+    context: IntArray,
+    block_size: int,
+    is_decode: NDArray[np.bool_],
+) -> IntArray:
+    """Number the families of decoding rows that share a long enough prefix; 0 is no family.
+
+    Blocks are shared from the front, so the last block of the shortest prefix decides.
+    """
+    families = np.zeros(len(tables), np.int32)
+    if tables.shape[1] <= _MIN_CASCADE_BLOCKS or is_decode.sum() < _MIN_CASCADE_ROWS:
+        return families
+    rows = np.flatnonzero(is_decode & (context > _MIN_CASCADE_BLOCKS * block_size))
+    blocks = tables[rows, _MIN_CASCADE_BLOCKS - 1]
+    unique, inverse, counts = np.unique(blocks, return_inverse=True, return_counts=True)
+    numbers = np.where(counts >= _MIN_CASCADE_ROWS, np.arange(1, len(unique) + 1), 0)
+    families[rows] = numbers[inverse]
+    return families
+
+
+def _token_order(
+    plan: StepPlan, order: NDArray[np.intp], lengths: IntArray
+) -> NDArray[np.int64]:
+    """Return, for each row of the reordered batch, its index in the plan."""
+    sizes = lengths[order]
+    ends = np.cumsum(sizes)
+    starts = plan.subsequence_begins[:-1][order].astype(np.int64)
+    return np.repeat(starts - (ends - sizes), sizes) + np.arange(len(plan.input_ids))

@@ -1,0 +1,100 @@
+"""A choice as the scheduler sees it: one group of coupled streams."""
+
+from collections.abc import Sequence
+from enum import Enum, auto
+
+
+class GroupState(Enum):
+    """Where a group is in its life."""
+
+    WAITING = auto()  # in the queue
+    PREFILLING = auto()  # admitted, no token yet
+    DECODING = auto()  # every stream is in every step
+    GONE = auto()  # finished, failed or cancelled: holds nothing
+
+
+class Stream:
+    """One sequence of keys and values on one model: a prompt of its own, the group's output."""
+
+    __slots__ = (
+        "blocks",
+        "cached_tokens",
+        "group",
+        "hashes",
+        "model",
+        "num_computed",
+        "num_pinned_tokens",
+        "num_published",
+        "prompt",
+        "reserved",
+    )
+
+    def __init__(self, model: str, prompt: Sequence[int], num_pinned_tokens: int = 0) -> None:
+        if not prompt:
+            raise ValueError("a stream needs at least one prompt token")
+        self.model = model
+        self.prompt = list(prompt)
+        self.num_pinned_tokens = num_pinned_tokens
+        self.group: StreamGroup
+        self.hashes: list[bytes] = []  # of the prompt's full blocks
+        self.blocks: list[int] = []
+        self.reserved = 0  # blocks promised and not yet allocated
+        self.num_computed = 0  # tokens whose keys and values are in the blocks
+        self.num_published = 0  # leading blocks that need no publishing any more
+        self.cached_tokens = 0  # prompt tokens this stream did not have to compute
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.group.output)
+
+    @property
+    def num_missing(self) -> int:
+        """Tokens that must be computed before the next one can be drawn."""
+        return len(self) - self.num_computed
+
+    @property
+    def is_parked(self) -> bool:
+        """Only the last token is missing."""
+        return self.num_missing == 1
+
+    def tokens(self, begin: int, end: int) -> list[int]:
+        """Return tokens of prompt and output, seen as one sequence."""
+        num_prompt = len(self.prompt)
+        if begin >= num_prompt:
+            return self.group.output[begin - num_prompt : end - num_prompt]
+        if end <= num_prompt:
+            return self.prompt[begin:end]
+        return self.prompt[begin:] + self.group.output[: end - num_prompt]
+
+
+class StreamGroup:
+    """The unit of admission, scheduling and cancellation: one choice's coupled streams."""
+
+    __slots__ = ("choice", "max_tokens", "output", "request_id", "slot", "state", "streams")
+
+    def __init__(
+        self, request_id: str, choice: int, streams: Sequence[Stream], max_tokens: int
+    ) -> None:
+        self.request_id = request_id
+        self.choice = choice
+        self.streams = tuple(streams)
+        self.max_tokens = max_tokens
+        self.output: list[int] = []
+        self.slot = -1
+        self.state = GroupState.WAITING
+        for stream in self.streams:
+            stream.group = self
+
+    @property
+    def is_parked(self) -> bool:
+        """Every stream could give logits in the next step."""
+        return all(stream.is_parked for stream in self.streams)
+
+    def commit(self, token_ids: Sequence[int]) -> None:
+        """Append drawn or forced tokens to every stream."""
+        self.output.extend(token_ids)
+
+    def rollback(self, count: int) -> None:
+        """Take back the last tokens; the last one kept is computed again."""
+        del self.output[len(self.output) - count :]
+        for stream in self.streams:
+            stream.num_computed = min(stream.num_computed, len(stream) - 1)

@@ -1,0 +1,145 @@
+"""What the engine is asked and what it answers."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+
+from bosal_decoding.plan import Plan, Prompt
+
+from bosal_server.errors import ServerError
+
+
+class FinishReason(StrEnum):
+    """Why a choice ended; the wire's names."""
+
+    STOP_TOKEN = "STOP_TOKEN"
+    STOP_STRING = "STOP_STRING"
+    STOP_RULE = "STOP_RULE"
+    MAX_TOKENS = "MAX_TOKENS"
+    MAX_TIME = "MAX_TIME"
+    CONSTRAINT_COMPLETE = "CONSTRAINT_COMPLETE"
+    CONSTRAINT_CLOSED = "CONSTRAINT_CLOSED"
+    CONSTRAINT_DEAD_END = "CONSTRAINT_DEAD_END"
+    CONSTRAINT_TOO_SLOW = "CONSTRAINT_TOO_SLOW"
+    RULE_CONFLICT = "RULE_CONFLICT"
+    LOOP = "LOOP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """One request, already parsed, compiled and tokenised."""
+
+    request_id: str
+    model: str
+    plan: Plan
+    prompts: tuple[Prompt, ...]  # one per stream
+    seed: int
+    max_tokens: int
+    num_choices: int = 1
+    logprobs: int = -1  # -1 off, 0 the chosen token alone, n with the best n
+    deadline: float | None = None  # on the clock of time.monotonic
+    arrival: float = field(default_factory=monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class TopTokens:
+    """One position's best tokens, best first."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+@dataclass(slots=True)
+class TokenLogprobs:
+    """Log-probabilities parallel to the tokens they come with."""
+
+    raw: list[float] = field(default_factory=list)
+    raw_rank: list[int] = field(default_factory=list)
+    controlled: list[float] = field(default_factory=list)
+    controlled_rank: list[int] = field(default_factory=list)
+    top_raw: list[TopTokens] = field(default_factory=list)
+    top_controlled: list[TopTokens] = field(default_factory=list)
+
+    def take(self, count: int) -> "TokenLogprobs":
+        """Remove and return the first positions."""
+        taken = TokenLogprobs(
+            self.raw[:count],
+            self.raw_rank[:count],
+            self.controlled[:count],
+            self.controlled_rank[:count],
+            self.top_raw[:count],
+            self.top_controlled[:count],
+        )
+        self._delete(slice(None, count))
+        return taken
+
+    def drop_last(self, count: int) -> None:
+        """Forget the last positions."""
+        self._delete(slice(len(self.raw) - count, None))
+
+    def _delete(self, positions: slice) -> None:
+        del self.raw[positions], self.raw_rank[positions]
+        del self.controlled[positions], self.controlled_rank[positions]
+        del self.top_raw[positions], self.top_controlled[positions]
+
+
+@dataclass(frozen=True, slots=True)
+class TokensEvent:
+    """Tokens of one choice that became final, and the text that became final with them."""
+
+    choice: int
+    first_position: int
+    token_ids: list[int]
+    text: str
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceEnding:
+    """Why and how one choice ended."""
+
+    choice: int
+    reason: FinishReason
+    matched_stop: str
+    output_tokens: int
+    yielded_rules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request; prompts count once, whatever the number of choices."""
+
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds spent in each phase of a request."""
+
+    queue: float
+    prefill: float
+    time_to_first_token: float
+    decode: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """The end of every choice; the last event of a request that succeeded."""
+
+    endings: tuple[ChoiceEnding, ...]
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The last event of a request that failed, whatever came before."""
+
+    error: ServerError
+
+
+EngineEvent = TokensEvent | FinishedEvent | FailedEvent
+

@@ -1,0 +1,306 @@
+"""Decides who is admitted and what each step computes.
+
+Rule 1: groups are admitted first come, first served, each with its worst case reserved, so an
+        admitted group never waits for blocks and nothing is preempted.
+Rule 2: a group that is decoding is in every step with all its streams, or in none.
+Rule 3: a group with several streams prefills each up to its last prompt token and parks there;
+        once all are parked, their last tokens go in one step.
+Rule 4: decoding groups come first; prefill chunks share what is left of the token budget, in the
+        order of admission, and at least one block's worth always goes through.
+Rule 5: a stream never computes a block that another stream is writing: it waits, and takes over
+        if the writer leaves.
+"""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bosal_server.engine.blocks import BlockAllocator, chain_hashes
+from bosal_server.engine.group import GroupState, Stream, StreamGroup
+from bosal_server.engine.step import Chunk, StepPlan
+from bosal_server.errors import RequestTooLarge
+
+
+@dataclass(slots=True)
+class SchedulerStep:
+    """One step of the engine: a packed batch per model, and whose logits come out of it."""
+
+    plans: dict[str, StepPlan] = field(default_factory=dict)
+    scheduled: list[tuple[Stream, int]] = field(default_factory=list)
+    ready: list[StreamGroup] = field(default_factory=list)  # these get logits, one row a stream
+    rows: list[tuple[int, ...]] = field(default_factory=list)  # row in each stream's model
+    admitted: list[StreamGroup] = field(default_factory=list)
+    num_decode_tokens: int = 0
+    num_prefill_tokens: int = 0
+
+    @property
+    def groups(self) -> list[StreamGroup]:
+        """Every group with a token in this step, once each."""
+        return list(dict.fromkeys(stream.group for stream, _ in self.scheduled))
+
+
+class _Packer:
+    """Collects a step's chunks per model."""
+
+    def __init__(self) -> None:
+        self.step = SchedulerStep()
+        self._chunks: dict[str, list[Chunk]] = {}
+        self._num_rows: Counter[str] = Counter()
+
+    def add(self, stream: Stream, end: int, *, wants_logits: bool) -> int:
+        """Schedule a stream's tokens up to `end`; return its row of logits, if it wants one."""
+        begin = stream.num_computed
+        chunk = Chunk(stream.tokens(begin, end), begin, stream.blocks, wants_logits)
+        self._chunks.setdefault(stream.model, []).append(chunk)
+        self.step.scheduled.append((stream, end - begin))
+        row = self._num_rows[stream.model]
+        if wants_logits:
+            self._num_rows[stream.model] += 1
+        return row
+
+    def pack(self, block_sizes: Mapping[str, int]) -> SchedulerStep:
+        for model, chunks in self._chunks.items():
+            self.step.plans[model] = StepPlan.pack(chunks, block_sizes[model])
+        return self.step
+
+
+class Scheduler:
+    """Owns the queue, the running groups, their slots and their blocks. One thread only."""
+
+    def __init__(
+        self,
+        allocators: Mapping[str, BlockAllocator],
+        *,
+        max_groups: int,
+        max_batch_tokens: int,
+    ) -> None:
+        self.allocators = dict(allocators)
+        self._block_sizes = {name: pool.block_size for name, pool in self.allocators.items()}
+        self._max_batch_tokens = max_batch_tokens
+        self._min_prefill_tokens = max(self._block_sizes.values())
+        self._free_slots = list(range(max_groups - 1, -1, -1))
+        self._waiting: deque[StreamGroup] = deque()
+        self._running: dict[StreamGroup, None] = {}  # in order of admission
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def running(self) -> list[StreamGroup]:
+        return list(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def submit(self, group: StreamGroup) -> None:
+        """Queue a group that `check_size` has let through."""
+        for stream in group.streams:
+            if not stream.hashes:
+                pool = self.allocators[stream.model]
+                # The last prompt token is always computed: its logits are needed.
+                stream.hashes = pool.hashes(stream.prompt[:-1])
+        self._waiting.append(group)
+
+    def remove(self, group: StreamGroup, *, keep: bool) -> None:
+        """Take a group out, wherever it is; `keep` leaves what it computed findable."""
+        if group.state is GroupState.WAITING:
+            self._waiting.remove(group)
+        elif group.state is not GroupState.GONE:
+            del self._running[group]
+            self._free_slots.append(group.slot)
+            for stream in group.streams:
+                self._let_go(stream, keep=keep)
+        group.state = GroupState.GONE
+
+    def plan(self) -> SchedulerStep:
+        """Admit whoever fits, then fill the next step."""
+        packer = _Packer()
+        packer.step.admitted = self._admit()
+        for group in self._running:
+            if group.state is GroupState.DECODING:
+                packer.step.num_decode_tokens += self._add_whole(packer, group)
+        budget = max(
+            self._max_batch_tokens - packer.step.num_decode_tokens, self._min_prefill_tokens
+        )
+        for group in self._running:
+            if budget <= 0:
+                break
+            if group.state is GroupState.PREFILLING:
+                num_tokens = self._add_prefill(packer, group, budget)
+                packer.step.num_prefill_tokens += num_tokens
+                budget -= num_tokens
+        return packer.pack(self._block_sizes)
+
+    def complete(self, step: SchedulerStep) -> None:
+        """Record that the step's forward passes are done."""
+        for stream, num_tokens in step.scheduled:
+            stream.num_computed += num_tokens
+            if stream.num_published < len(stream.hashes):
+                self._publish(stream)
+        for group in step.ready:
+            group.state = GroupState.DECODING
+
+    def _admit(self) -> list[StreamGroup]:
+        admitted = []
+        while self._waiting and self._free_slots and self._fits(self._waiting[0]):
+            group = self._waiting.popleft()
+            group.slot = self._free_slots.pop()
+            group.state = GroupState.PREFILLING
+            for stream in group.streams:
+                self._hold(stream)
+            self._running[group] = None
+            admitted.append(group)
+        return admitted
+
+    def _fits(self, group: StreamGroup) -> bool:
+        needed: Counter[str] = Counter()
+        for stream in group.streams:
+            pool = self.allocators[stream.model]
+            shared = pool.match(stream.hashes)
+            needed[stream.model] += self._worst_case(stream) - len(shared)
+            needed[stream.model] += pool.count_unheld(shared)
+        return all(self.allocators[name].num_available >= n for name, n in needed.items())
+
+    def _worst_case(self, stream: Stream) -> int:
+        block_size = self._block_sizes[stream.model]
+        return -(-(len(stream.prompt) + stream.group.max_tokens) // block_size)
+
+    def _hold(self, stream: Stream) -> None:
+        """Share the known prefix, announce the rest of the prompt, reserve room for the output."""
+        pool = self.allocators[stream.model]
+        stream.blocks = pool.match(stream.hashes)
+        pool.adopt(stream.blocks)
+        stream.reserved = self._worst_case(stream) - len(stream.blocks)
+        pool.reserve(stream.reserved)
+        for content in stream.hashes[len(stream.blocks) :]:
+            block = self._allocate(stream)
+            pool.announce(block, content, stream)
+        pool.pin(stream.hashes[: stream.num_pinned_tokens // pool.block_size])
+
+    def _allocate(self, stream: Stream) -> int:
+        block = self.allocators[stream.model].allocate()
+        stream.blocks.append(block)
+        stream.reserved -= 1
+        return block
+
+    def _let_go(self, stream: Stream, *, keep: bool) -> None:
+        pool = self.allocators[stream.model]
+        if keep:
+            self._publish_output(stream)
+        pool.release(stream.blocks, stream)
+        pool.unreserve(stream.reserved)
+        stream.blocks = []
+        stream.reserved = 0
+
+    def _publish(self, stream: Stream) -> None:
+        pool = self.allocators[stream.model]
+        written = min(stream.num_computed // pool.block_size, len(stream.hashes))
+        for i in range(stream.num_published, written):
+            pool.publish(stream.blocks[i], stream.hashes[i])
+        stream.num_published = max(stream.num_published, written)
+
+    def _publish_output(self, stream: Stream) -> None:
+        """Make the last prompt block and the output findable, for a conversation that goes on.
+
+        Not earlier: a rollback may compute a block again with other tokens.
+        """
+        pool = self.allocators[stream.model]
+        begin = len(stream.hashes) * pool.block_size
+        end = stream.num_computed - stream.num_computed % pool.block_size
+        if end <= begin:
+            return
+        parent = stream.hashes[-1] if stream.hashes else None
+        tail = stream.tokens(begin, end)
+        hashes = chain_hashes(tail, pool.block_size, pool.salt, parent=parent)
+        for block, content in zip(stream.blocks[len(stream.hashes) :], hashes, strict=False):
+            pool.publish(block, content)
+
+    def _add_whole(self, packer: _Packer, group: StreamGroup) -> int:
+        """Schedule all that a group misses, with logits; return the number of tokens."""
+        num_tokens = 0
+        rows = []
+        for stream in group.streams:
+            num_tokens += stream.num_missing
+            rows.append(self._add(packer, stream, len(stream), wants_logits=True))
+        packer.step.ready.append(group)
+        packer.step.rows.append(tuple(rows))
+        return num_tokens
+
+    def _add_prefill(self, packer: _Packer, group: StreamGroup, budget: int) -> int:
+        """Schedule the next chunk of a group's prompts; return the number of tokens."""
+        limits = [self._computable(stream, budget) for stream in group.streams]
+        missing = sum(stream.num_missing for stream in group.streams)
+        if missing <= budget and all(
+            limit == len(stream) for limit, stream in zip(limits, group.streams, strict=True)
+        ):
+            return self._add_whole(packer, group)
+        num_tokens = 0
+        for stream, limit in zip(group.streams, limits, strict=True):
+            end = min(limit, len(stream) - 1, stream.num_computed + budget - num_tokens)
+            if end > stream.num_computed:
+                num_tokens += end - stream.num_computed
+                self._add(packer, stream, end, wants_logits=False)
+        return num_tokens
+
+    def _add(self, packer: _Packer, stream: Stream, end: int, *, wants_logits: bool) -> int:
+        num_blocks = -(-end // self._block_sizes[stream.model])
+        while len(stream.blocks) < num_blocks:
+            self._allocate(stream)
+        return packer.add(stream, end, wants_logits=wants_logits)
+
+    def _computable(self, stream: Stream, budget: int) -> int:
+        """Skip what others have written; return up to where this stream may compute now."""
+        pool = self.allocators[stream.model]
+        block_size = pool.block_size
+        num_shared = len(stream.hashes)
+        index = stream.num_computed // block_size
+        while (
+            index < num_shared
+            and stream.num_computed % block_size == 0
+            and pool.is_written(stream.blocks[index])
+        ):
+            index += 1
+            stream.num_computed += block_size
+            stream.num_published = index
+            stream.cached_tokens += block_size
+        # No further than this step can reach: long prompts are asked about piece by piece.
+        horizon = min(num_shared, index + budget // block_size + 2)
+        while index < horizon and pool.claim(stream.blocks[index], stream):
+            index += 1
+        if index < horizon:
+            return max(index * block_size, stream.num_computed)
+        return len(stream) if horizon == num_shared else horizon * block_size
+
+
+def check_size(
+    pool: BlockAllocator, *, prompt_lengths: list[int], max_tokens: int, context_tokens: int
+) -> None:
+    """Refuse what could never be admitted; reads only what never changes, so any thread may call.
+
+    Raises:
+        RequestTooLarge: over the context or over the whole cache.
+    """
+    longest = max(prompt_lengths)
+    if longest + max_tokens > context_tokens:
+        raise RequestTooLarge(
+            what="tokens of context",
+            needed=longest + max_tokens,
+            limit=context_tokens,
+            prompt_tokens=longest,
+            max_tokens=max_tokens,
+        )
+    num_blocks = sum(-(-(n + max_tokens) // pool.block_size) for n in prompt_lengths)
+    if num_blocks > pool.num_blocks:
+        raise RequestTooLarge(
+            what="cache blocks",
+            needed=num_blocks,
+            limit=pool.num_blocks,
+            prompt_tokens=longest,
+            max_tokens=max_tokens,
+        )

@@ -1,0 +1,76 @@
+"""What one forward pass of one model computes, as packed integer arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int32]
+LongArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next tokens of one sequence, and the blocks that hold its keys and values."""
+
+    token_ids: Sequence[int]
+    past_len: int
+    blocks: Sequence[int]
+    wants_logits: bool  # of its last token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """A packed batch of B sequences with T new tokens in all, of which R rows need logits."""
+
+    input_ids: LongArray  # [T]
+    positions: LongArray  # [T]
+    past_lens: IntArray  # [B] tokens already in the blocks
+    subsequence_begins: IntArray  # [B + 1] where a sequence's tokens begin in [T]
+    block_indices: IntArray  # the block tables, one after the other
+    block_indices_begins: IntArray  # [B + 1]
+    max_context_len: int
+    logits_rows: LongArray  # [R] indices into [T]
+
+    @classmethod
+    def pack(cls, chunks: Sequence[Chunk], block_size: int) -> "StepPlan":
+        """Lay out chunks one after the other; a table ends with the last block that is touched."""
+        ids: list[int] = []
+        tables: list[int] = []
+        table_begins = [0]
+        logits_rows: list[int] = []
+        lengths: list[int] = []
+        for chunk in chunks:
+            length = len(chunk.token_ids)
+            lengths.append(length)
+            ids.extend(chunk.token_ids)
+            num_blocks = -(-(chunk.past_len + length) // block_size)
+            blocks = chunk.blocks
+            tables.extend(blocks if len(blocks) == num_blocks else blocks[:num_blocks])
+            table_begins.append(len(tables))
+            if chunk.wants_logits:
+                logits_rows.append(len(ids) - 1)
+        past = np.array([chunk.past_len for chunk in chunks], np.int32)
+        begins = np.zeros(len(chunks) + 1, np.int32)
+        np.cumsum(lengths, out=begins[1:])
+        sizes = np.array(lengths, np.int32)
+        positions = np.arange(len(ids), dtype=np.int64) + np.repeat(past - begins[:-1], sizes)
+        return cls(
+            input_ids=np.array(ids, np.int64),
+            positions=positions,
+            past_lens=past,
+            subsequence_begins=begins,
+            block_indices=np.array(tables, np.int32),
+            block_indices_begins=np.array(table_begins, np.int32),
+            max_context_len=int((past + sizes).max()),
+            logits_rows=np.array(logits_rows, np.int64),
+        )
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.past_lens)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.input_ids)

@@ -1,0 +1,67 @@
+"""Runs an unmodified Hugging Face model over packed batches, on CPU or CUDA."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bosal_server.engine.attention import IMPLEMENTATION
+from bosal_server.engine.attention_batch import AttentionBatch
+from bosal_server.engine.kv_pool import KVPool, LayerShape
+from bosal_server.engine.step import StepPlan
+
+BLOCK_SIZE = 32
+
+
+class TorchRunner:
+    """The reference runner: eager torch, exact attention over blocks."""
+
+    kind = "torch"
+    block_size = BLOCK_SIZE
+
+    def __init__(self, model: nn.Module, layers: Sequence[LayerShape], *, num_blocks: int) -> None:
+        weight = next(model.parameters())
+        self._model = model
+        self._device = weight.device
+        self._dtype = weight.dtype
+        self._pool = KVPool(
+            layers,
+            num_blocks=num_blocks,
+            block_size=BLOCK_SIZE,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+        model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
+        model.eval()
+
+    @property
+    def dtype(self) -> str:
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._model.config.get_text_config().vocab_size)  # type: ignore[union-attr, operator]
+
+    @property
+    def num_blocks(self) -> int:
+        return self._pool.num_blocks
+
+    @torch.inference_mode()
+    def forward(self, plan: StepPlan) -> Tensor:
+        batch = AttentionBatch(plan, self._pool, self._device)
+        output = self._model(
+            input_ids=batch.input_ids,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=batch.logits_rows,
+            bosal_batch=batch,
+        )
+        logits: Tensor = output.logits[0]
+        return logits.float()
+
+    def close(self) -> None:
+        self._pool.close()

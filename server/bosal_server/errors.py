@@ -1,0 +1,175 @@
+"""Errors of the server. Each names its wire status as text, so nothing here imports gRPC.
+
+ServerError
+├── ModelError              the operator's: a model cannot be served
+│   ├── ModelNotFound
+│   ├── ModelCorrupt
+│   └── ModelUnsupported
+└── EngineError             a request's: it gets this answer
+    ├── UnknownModel
+    ├── RequestTooLarge
+    ├── QueueFull
+    ├── DeadlineExceeded
+    ├── RequestCancelled
+    ├── EngineStopped
+    └── InternalFault
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class ServerError(Exception):
+    """Raised when the server cannot do what was asked; the root of its errors."""
+
+    reason: ClassVar[str] = "INTERNAL"
+    code: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self, message: str, *, field: str | None = None, metadata: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.field = field
+        self.metadata = metadata or {}
+
+
+class ModelError(ServerError):
+    """Raised when a model cannot be served; the message is for the operator."""
+
+    reason = "MODEL_ERROR"
+    code = "FAILED_PRECONDITION"
+
+
+class ModelNotFound(ModelError):
+    """Raised when a model's source is neither a directory with a model nor a known hub name."""
+
+    reason = "MODEL_NOT_FOUND"
+    code = "NOT_FOUND"
+
+    def __init__(self, name: str, source: str, cause: str) -> None:
+        super().__init__(
+            f"model '{name}': nothing to load at '{source}': {cause}", metadata={"model": name}
+        )
+
+
+class ModelCorrupt(ModelError):
+    """Raised when a file of a model cannot be read or does not fit the model."""
+
+    reason = "MODEL_CORRUPT"
+
+    def __init__(self, name: str, file: str, cause: str) -> None:
+        super().__init__(
+            f"model '{name}': file '{file}' is unusable: {cause}",
+            metadata={"model": name, "file": file},
+        )
+
+
+class ModelUnsupported(ModelError):
+    """Raised when a model cannot be served exactly."""
+
+    reason = "MODEL_UNSUPPORTED"
+    code = "UNIMPLEMENTED"
+
+    def __init__(self, name: str, architecture: str, cause: str) -> None:
+        super().__init__(
+            f"model '{name}': {architecture} cannot be served exactly: {cause}",
+            metadata={"model": name, "architecture": architecture},
+        )
+
+
+class EngineError(ServerError):
+    """Raised when the engine cannot take or finish a request."""
+
+    reason = "ENGINE_ERROR"
+
+
+class UnknownModel(EngineError):
+    """Raised when a request names a model that is not served."""
+
+    reason = "UNKNOWN_MODEL"
+    code = "NOT_FOUND"
+
+    def __init__(self, model: str, served: Iterable[str]) -> None:
+        names = sorted(served)
+        near = get_close_matches(model, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"served: {', '.join(names)}"
+        super().__init__(
+            f"model '{model}' is not served; {hint}", field="model", metadata={"model": model}
+        )
+
+
+class RequestTooLarge(EngineError):
+    """Raised when a request could never be admitted, however long it waited."""
+
+    reason = "REQUEST_TOO_LARGE"
+    code = "INVALID_ARGUMENT"
+
+    def __init__(
+        self, *, what: str, needed: int, limit: int, prompt_tokens: int, max_tokens: int
+    ) -> None:
+        super().__init__(
+            f"prompt of {prompt_tokens} tokens with max_tokens {max_tokens} "
+            f"needs {needed} {what}, of which there are {limit}",
+            field="max_tokens",
+            metadata={
+                "needed": str(needed),
+                "limit": str(limit),
+                "prompt_tokens": str(prompt_tokens),
+                "max_tokens": str(max_tokens),
+            },
+        )
+
+
+class QueueFull(EngineError):
+    """Raised when as many requests wait as may wait."""
+
+    reason = "QUEUE_FULL"
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, *, max_waiting: int, retry_after: float) -> None:
+        super().__init__(
+            f"{max_waiting} requests are already waiting; try again in {retry_after:.1f} s",
+            metadata={"max_waiting": str(max_waiting)},
+        )
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(EngineError):
+    """Raised when a request's deadline passed before it was finished."""
+
+    reason = "DEADLINE_EXCEEDED"
+    code = "DEADLINE_EXCEEDED"
+
+    def __init__(self) -> None:
+        super().__init__("the deadline passed before the request was finished")
+
+
+class RequestCancelled(EngineError):
+    """Raised when the caller cancelled the request."""
+
+    reason = "CANCELLED"
+    code = "CANCELLED"
+
+    def __init__(self) -> None:
+        super().__init__("the request was cancelled")
+
+
+class EngineStopped(EngineError):
+    """Raised when the engine is shutting down."""
+
+    reason = "ENGINE_STOPPED"
+    code = "UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the engine is shutting down")
+
+
+class InternalFault(EngineError):
+    """Raised when the server failed at a request; the cause is in its log only."""
+
+    reason = "INTERNAL"
+    code = "INTERNAL"
+
+    def __init__(self) -> None:
+        super().__init__("the server failed while processing this request")
