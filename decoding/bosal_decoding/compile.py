@@ -1,0 +1,101 @@
+"""Compiles a recipe for one vocabulary: strings to tokens, conflicts found before any work."""
+
+from functools import lru_cache
+from typing import Final
+
+from bosal_decoding.errors import PromptTooLong, RuleConflict, shorten
+from bosal_decoding.plan import CompiledRule, Plan, common_prefix, tokenise
+from bosal_decoding.recipe import Recipe
+from bosal_decoding.rules import Draft
+from bosal_decoding.scaffolds import Message, Scaffold
+from bosal_decoding.schema import join_field
+from bosal_decoding.vocabulary import Vocabulary
+from bosal_kernels import SlotParams
+
+# Openings that tokenizers treat differently; what all leave alone before them is stable.
+_PROBES: Final = (
+    "Hello", "a", "the quick", "I", "1", "2024", "!x", "'s", '"x', ")x", "::", "__x", "#x", "-x",
+    "éa", "中文", "😀x", "\u0301x", "ну", "/x",
+)  # fmt: skip
+
+
+def compile(recipe: Recipe, vocabulary: Vocabulary, *, context_tokens: int) -> Plan:
+    """Compile, or return the plan compiled before for the same recipe and vocabulary."""
+    return _compile(recipe, vocabulary, context_tokens)
+
+
+@lru_cache(maxsize=256)
+def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Plan:
+    draft = Draft(vocabulary=vocabulary)
+    compiled = []
+    for index, rule in enumerate(recipe.rules):
+        draft.begin(join_field("rules", index))
+        rule.contribute(draft)
+        compiled.append(
+            CompiledRule(
+                rule=rule.name,
+                stage=rule.stage.value,
+                params=rule.model_dump(mode="json"),
+                token_ids=draft.token_ids,
+            )
+        )
+    _check_conflicts(recipe, draft)
+    pinned, scaffold_tokens = _scaffold_tokens(recipe.scaffold, vocabulary)
+    if scaffold_tokens + 2 > context_tokens:
+        raise PromptTooLong(scaffold_tokens + 1, 1, context_tokens)
+    return Plan(
+        recipe=recipe,
+        vocabulary=vocabulary,
+        context_tokens=context_tokens,
+        params=SlotParams(
+            key=0,
+            repetition=draft.repetition,
+            presence=draft.presence,
+            frequency=draft.frequency,
+            used_weight=draft.used_weight,
+            eos_ramp_weight=draft.eos_ramp_weight,
+            eos_ramp_over=draft.eos_ramp_over,
+            min_tokens=draft.min_tokens,
+            chain=tuple(draft.chain),
+        ),
+        deltas=tuple((token, delta) for token, delta in draft.deltas.items() if delta),
+        used_includes_instruction=draft.used_includes_instruction,
+        stop_strings=tuple(draft.stop_strings),
+        banned_strings=tuple(draft.banned_strings),
+        max_tokens=draft.max_tokens,
+        num_streams=1,
+        rules=tuple(compiled),
+        notes=tuple(draft.notes),
+        pinned_ids=pinned,
+        scaffold_tokens=scaffold_tokens,
+    )
+
+
+def _check_conflicts(recipe: Recipe, draft: Draft) -> None:
+    places = {rule.name: join_field("rules", index) for index, rule in enumerate(recipe.rules)}
+    if draft.max_tokens is not None and draft.min_tokens > draft.max_tokens:
+        why = f"at least {draft.min_tokens} and at most {draft.max_tokens} tokens"
+        raise RuleConflict("min_tokens", "max_tokens", why, field=places["min_tokens"])
+    for stop in draft.stop_strings:
+        for banned in draft.banned_strings:
+            if banned in stop:
+                ban_text, stop_text = shorten(banned.decode()), shorten(stop.decode())
+                why = f"the output can never hold {stop_text} while {ban_text} is banned"
+                raise RuleConflict(
+                    "banned_strings", "stop_strings", why, field=places["banned_strings"]
+                )
+
+
+def _scaffold_tokens(scaffold: Scaffold, vocabulary: Vocabulary) -> tuple[tuple[int, ...], int]:
+    """The leading tokens that no instruction changes, and the tokens beyond the instruction."""
+    rendered = scaffold.render([Message(role="user", text=_PROBES[0])])[0]
+    prompt = tokenise(rendered, vocabulary)
+    num_scaffold = len(prompt.token_ids) - len(prompt.history_ids)
+    if rendered.stable_chars == 0:
+        return (), num_scaffold
+    pinned = prompt.token_ids
+    for text in _PROBES[1:]:
+        probe = scaffold.render([Message(role="user", text=text)])[0]
+        ids, _ = vocabulary.encode_with_offsets(probe.text)
+        pinned = pinned[: common_prefix(pinned, ids)]
+    return pinned, num_scaffold

@@ -1,0 +1,156 @@
+"""A recipe compiled for one model: numbers and tokens, shared by every request that uses it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bosal_decoding.errors import InvalidRecipe, PromptTooLong, RuleConflict
+from bosal_decoding.limits import DEFAULT_MAX_TOKENS, MAX_TOKENS
+from bosal_decoding.recipe import Recipe
+from bosal_decoding.scaffolds import Message, Rendered
+from bosal_decoding.stopping import TextStop
+from bosal_decoding.vocabulary import Vocabulary
+from bosal_kernels import SlotParams, TokenFlag, TouchedTokens, choice_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One stream's prompt in tokens."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    # The tokens that spell what the user wrote, in order; history rules see these.
+    history_ids: tuple[int, ...]
+    # Leading tokens shared by every prompt of the plan, worth keeping in the prefix cache.
+    pin_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledRule:
+    """What one rule became for this vocabulary."""
+
+    rule: str
+    stage: str
+    # In force, defaults filled in.
+    params: Mapping[str, Any]
+    # For rules over token strings: the ids each string names here.
+    token_ids: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plan:
+    """Everything a recipe says, in one vocabulary's tokens; immutable."""
+
+    recipe: Recipe
+    vocabulary: Vocabulary
+    context_tokens: int
+    # Complete but for the noise key and the wanted log-probabilities.
+    params: SlotParams
+    # (token, summed weight) of all weights that act at every step.
+    deltas: tuple[tuple[int, float], ...]
+    used_includes_instruction: bool
+    stop_strings: tuple[bytes, ...]
+    banned_strings: tuple[bytes, ...]
+    max_tokens: int | None
+    num_streams: int
+    rules: tuple[CompiledRule, ...]
+    notes: tuple[str, ...]
+    # Leading tokens of every prompt, and how many tokens a prompt has beyond the user's text.
+    pinned_ids: tuple[int, ...]
+    scaffold_tokens: int
+
+    @property
+    def version(self) -> str:
+        return self.recipe.version
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        return self.vocabulary.eos_ids
+
+    def prompts(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
+        """Render and tokenise a conversation, one prompt per stream."""
+        prompts = tuple(
+            tokenise(rendered, self.vocabulary, self.pinned_ids)
+            for rendered in self.recipe.scaffold.render(messages)
+        )
+        self._check_room(prompts, 1)
+        return prompts
+
+    def output_budget(self, prompts: Sequence[Prompt], requested: int | None = None) -> int:
+        """How many tokens a choice may have: as requested, else the recipe's, else 256.
+
+        A request beyond the context is an error; a default is cut to the room there is.
+        """
+        if requested is None:
+            longest = max(len(prompt.token_ids) for prompt in prompts)
+            budget = min(self.max_tokens or DEFAULT_MAX_TOKENS, self.context_tokens - longest)
+        else:
+            budget = requested
+        if not 1 <= budget <= MAX_TOKENS:
+            raise InvalidRecipe.at("max_tokens", f"must lie in 1 to {MAX_TOKENS}, not {budget}")
+        self._check_room(prompts, budget)
+        if self.params.min_tokens > budget:
+            why = f"at least {self.params.min_tokens} and at most {budget} tokens"
+            raise RuleConflict("min_tokens", "max_tokens", why, field="max_tokens")
+        return budget
+
+    def slot_params(self, *, seed: int, choice: int, logprobs: int = -1) -> SlotParams:
+        """The numbers of one choice."""
+        return replace(self.params, key=choice_key(seed, choice), logprobs=logprobs)
+
+    def touched(self, history: Sequence[int]) -> TouchedTokens:
+        """The tokens whose logits a choice edits from its first step."""
+        entries = dict.fromkeys((token for token, _ in self.deltas), 0)
+        if self.params.eos_ramp_weight or self.params.min_tokens:
+            entries |= dict.fromkeys(self.eos_ids, int(TokenFlag.EOS))
+        flag = TokenFlag.NONE
+        if self.params.repetition != 1:
+            flag |= TokenFlag.IN_PROMPT
+        if self.params.used_weight and self.used_includes_instruction:
+            flag |= TokenFlag.USED_AT_START
+        if flag:
+            for token in history:
+                entries[token] = entries.get(token, 0) | flag
+        deltas = dict(self.deltas)
+        return TouchedTokens.of(
+            ids=list(entries),
+            deltas=[deltas.get(token, 0.0) for token in entries],
+            flags=list(entries.values()),
+        )
+
+    def text_stop(self) -> TextStop:
+        """A fresh watcher of one choice's text."""
+        return TextStop(self.stop_strings, self.banned_strings)
+
+    def _check_room(self, prompts: Sequence[Prompt], max_tokens: int) -> None:
+        for stream, prompt in enumerate(prompts):
+            if len(prompt.token_ids) + max_tokens > self.context_tokens:
+                raise PromptTooLong(
+                    len(prompt.token_ids), max_tokens, self.context_tokens, stream=stream
+                )
+
+
+def tokenise(rendered: Rendered, vocabulary: Vocabulary, pinned_ids: Sequence[int] = ()) -> Prompt:
+    """Tokenise a rendered text as a whole and find what the user wrote by character offsets."""
+    ids, offsets = vocabulary.encode_with_offsets(rendered.text)
+    history = [
+        token
+        for token, (start, end) in zip(ids, offsets, strict=True)
+        if any(max(start, first) < min(end, last) for first, last in rendered.spans)
+    ]
+    return Prompt(
+        text=rendered.text,
+        token_ids=tuple(ids),
+        history_ids=tuple(history),
+        pin_tokens=common_prefix(ids, pinned_ids),
+    )
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    length = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        length += 1
+    return length

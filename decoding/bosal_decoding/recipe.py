@@ -1,0 +1,154 @@
+"""Recipes: named, immutable documents of a scaffold and rules, and where they are read from."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+from pydantic import AfterValidator, SerializeAsAny
+
+from bosal_decoding.document import content_version, read_yaml
+from bosal_decoding.errors import InvalidRecipe, suggestion
+from bosal_decoding.limits import MAX_DESCRIPTION_BYTES, MAX_NAME_CHARS, MAX_RULES
+from bosal_decoding.rules import Rule, RuleStage, read_rule
+from bosal_decoding.scaffolds import PlainScaffold, Scaffold, read_scaffold
+from bosal_decoding.schema import Schema, at_most_bytes, join_field
+
+_NAME: Final = re.compile(rf"[A-Za-z0-9._-]{{0,{MAX_NAME_CHARS}}}")
+
+
+def _plain_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"letters, digits, '-', '_' and '.', at most {MAX_NAME_CHARS}")
+    return name
+
+
+class Recipe(Schema):
+    """What a user writes, compares and ships. Its version hashes what it does, not its name."""
+
+    name: Annotated[str, AfterValidator(_plain_name)] = ""
+    description: Annotated[str, at_most_bytes(MAX_DESCRIPTION_BYTES)] = ""
+    scaffold: SerializeAsAny[Scaffold] = PlainScaffold()
+    rules: tuple[SerializeAsAny[Rule], ...] = ()
+    constraint: None = None
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any] | str) -> Self:
+        """Read a recipe from plain data or from YAML text; strict, with the field in errors."""
+        document = read_yaml(data) if isinstance(data, str) else data
+        if not isinstance(document, Mapping):
+            raise InvalidRecipe.at("", "a recipe must be a mapping")
+        for key in document:
+            if key not in cls.model_fields:
+                message = f"unknown field, {suggestion(str(key), cls.model_fields)}"
+                raise InvalidRecipe.at(join_field("", str(key)), message)
+        # Null and empty mean unset, as in proto.
+        fields = {key: value for key, value in document.items() if value not in (None, "", [], ())}
+        if "scaffold" in fields:
+            fields["scaffold"] = read_scaffold(fields["scaffold"], "scaffold")
+        if "rules" in fields:
+            fields["rules"] = _read_rules(fields["rules"], "rules")
+        return cls.read(fields, "")
+
+    def with_overrides(self, overrides: Sequence[Mapping[str, Any]]) -> Self:
+        """Replace the given parameters rule by rule; a rule that is new is appended.
+
+        A new temperature goes before the first rule of the truncation chain, its default place.
+        """
+        _refuse_many(overrides, "overrides")
+        merged = {rule.name: rule for rule in self.rules}
+        for index, entry in enumerate(overrides):
+            field = join_field("overrides", index)
+            name = entry.get("rule") if isinstance(entry, Mapping) else None
+            if any(name == other.get("rule") for other in overrides[:index]):
+                raise InvalidRecipe.at(join_field(field, "rule"), f"'{name}' is given twice")
+            old = merged.get(name) if isinstance(name, str) else None
+            rule = read_rule(entry if old is None else old.set_fields() | dict(entry), field)
+            merged[rule.name] = rule
+        rules = list(merged.values())
+        known = {rule.name for rule in self.rules}
+        if "temperature" in merged.keys() - known:
+            rules.remove(merged["temperature"])
+            chain = (at for at, rule in enumerate(rules) if rule.stage is RuleStage.TRUNCATE)
+            rules.insert(next(chain, len(rules)), merged["temperature"])
+        _refuse_many(rules, "rules")
+        fields = {key: getattr(self, key) for key in self.model_fields_set}
+        return type(self).read(fields | ({"rules": tuple(rules)} if rules else {}), "")
+
+    def document(self) -> dict[str, Any]:
+        """The fields the author set, as plain JSON data that `parse` reads back."""
+        document = self.model_dump(mode="json", exclude_unset=True, exclude={"scaffold", "rules"})
+        if "scaffold" in self.model_fields_set:
+            document["scaffold"] = {"kind": self.scaffold.kind, **self.scaffold.set_fields()}
+        if "rules" in self.model_fields_set:
+            document["rules"] = [{"rule": rule.name, **rule.set_fields()} for rule in self.rules]
+        return document
+
+    @cached_property
+    def version(self) -> str:
+        """Content hash of what the recipe does: neither name nor description counts."""
+        document = self.document()
+        return content_version(
+            {key: value for key, value in document.items() if key not in ("name", "description")}
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.version))
+
+
+def _read_rules(entries: object, field: str) -> tuple[Rule, ...]:
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        raise InvalidRecipe.at(field, "must be a list")
+    _refuse_many(entries, field)
+    rules: dict[str, Rule] = {}
+    for index, entry in enumerate(entries):
+        rule = read_rule(entry, join_field(field, index))
+        if rule.name in rules:
+            where = join_field(field, index, "rule")
+            raise InvalidRecipe.at(where, f"'{rule.name}' is given twice")
+        rules[rule.name] = rule
+    return tuple(rules.values())
+
+
+def _refuse_many(entries: Sequence[object], field: str) -> None:
+    if len(entries) > MAX_RULES:
+        raise InvalidRecipe.at(field, f"at most {MAX_RULES} rules, not {len(entries)}")
+
+
+def load_shipped() -> dict[str, Recipe]:
+    """Read the recipes that come with this package, by name."""
+    return _load(files("bosal_decoding").joinpath("recipes").iterdir())
+
+
+def load_folder(path: Path) -> dict[str, Recipe]:
+    """Read every .yaml, .yml and .json file of a folder, by recipe name."""
+    return _load(path.iterdir())
+
+
+def _load(entries: Iterable[Traversable]) -> dict[str, Recipe]:
+    recipes: dict[str, Recipe] = {}
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        stem, _, suffix = entry.name.rpartition(".")
+        if suffix not in ("yaml", "yml", "json") or not entry.is_file():
+            continue
+        try:
+            recipe = _parse_file(entry.read_bytes(), stem)
+            if recipe.name in recipes:
+                raise InvalidRecipe.at("name", f"'{recipe.name}' is in the folder twice")
+        except InvalidRecipe as error:
+            raise InvalidRecipe.at(entry.name, str(error)) from None
+        recipes[recipe.name] = recipe
+    return recipes
+
+
+def _parse_file(content: bytes, stem: str) -> Recipe:
+    try:
+        document = read_yaml(content.decode())
+    except UnicodeDecodeError:
+        raise InvalidRecipe.at("", "not UTF-8") from None
+    if isinstance(document, Mapping):
+        document = {"name": stem, **document}
+    return Recipe.parse(document)  # type: ignore[arg-type]  # parse says what is wrong with it

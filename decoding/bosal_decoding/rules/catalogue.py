@@ -1,0 +1,73 @@
+"""All rules by name, and their description for people and programs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from bosal_decoding.errors import InvalidRecipe, UnknownName, shorten
+from bosal_decoding.rules import length, penalties, strings, truncation, weights
+from bosal_decoding.rules.rule import Rule, RuleStage
+from bosal_decoding.schema import join_field
+
+_STAGES: Final = list(RuleStage)
+_MODULES: Final = (weights, penalties, length, strings, truncation)
+
+
+def _rules() -> dict[str, type[Rule]]:
+    found = [
+        value
+        for module in _MODULES
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Rule) and value is not Rule
+    ]
+    found.sort(key=lambda rule: _STAGES.index(rule.stage))
+    return {rule.name: rule for rule in found}
+
+
+# In the order of the step contract.
+RULES: Final[Mapping[str, type[Rule]]] = MappingProxyType(_rules())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleDescription:
+    """What the catalogue says of one rule."""
+
+    rule: str
+    summary: str
+    stage: str
+    formula: str
+    source: str
+    params_schema: dict[str, Any]
+
+
+def describe() -> list[RuleDescription]:
+    """Describe every rule, with the JSON Schema of its parameters."""
+    return [
+        RuleDescription(
+            rule=name,
+            summary=rule.summary,
+            stage=rule.stage.value,
+            formula=rule.formula,
+            source=rule.source,
+            params_schema=rule.model_json_schema(),
+        )
+        for name, rule in RULES.items()
+    ]
+
+
+def read_rule(entry: object, field: str) -> Rule:
+    """Parse `{rule: NAME, parameter: value, …}` found at `field` of a document."""
+    if not isinstance(entry, Mapping):
+        raise InvalidRecipe.at(field, "must be a mapping with the key 'rule'")
+    params = dict(entry)
+    name = params.pop("rule", None)
+    where = join_field(field, "rule")
+    if not isinstance(name, str):
+        raise InvalidRecipe.at(where, "is required" if name is None else "must be text")
+    if name not in RULES:
+        raise UnknownName("rule", name, RULES, field=where)
+    for key in params:
+        if not isinstance(key, str):
+            raise InvalidRecipe.at(field, f"the field name {shorten(str(key))} must be text")
+    return RULES[name].read(params, field)

@@ -1,0 +1,54 @@
+"""Rules about how long an answer gets."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from bosal_decoding.errors import RuleUnsupported
+from bosal_decoding.limits import MAX_TOKENS
+from bosal_decoding.rules.draft import Draft
+from bosal_decoding.rules.rule import Rule, RuleStage
+from bosal_decoding.schema import Integer, Weight
+
+
+class EosRamp(Rule):
+    name = "eos_ramp"
+    stage = RuleStage.SHAPE
+    summary = "Makes the end of the text ever more likely, up to a clamp."
+    formula = "z[eos] + weight * min(L, over) / over"
+    source = "Hewitt et al. 2024, arXiv:2409.14254 (EOS rule, weight 15 over 250), clamped"
+
+    weight: Weight
+    over: Annotated[Integer, Field(ge=1, le=MAX_TOKENS)]
+
+    def contribute(self, draft: Draft) -> None:
+        if not draft.vocabulary.eos_ids:
+            raise RuleUnsupported(self.name, "the model has no end-of-text token", field=draft.path)
+        draft.eos_ramp_weight = self.weight
+        draft.eos_ramp_over = self.over
+
+
+class MinTokens(Rule):
+    name = "min_tokens"
+    stage = RuleStage.MASK
+    summary = "Forbids the end of the text before so many tokens; stop strings still act."
+    formula = "z[eos] = -inf while L < value"
+    source = "min_new_tokens of transformers, min_tokens of vLLM"
+
+    value: Annotated[Integer, Field(ge=0, le=MAX_TOKENS)]
+
+    def contribute(self, draft: Draft) -> None:
+        draft.min_tokens = self.value
+
+
+class MaxTokens(Rule):
+    name = "max_tokens"
+    stage = RuleStage.STOP
+    summary = "Ends the answer after so many tokens unless the request says otherwise."
+    formula = "stop when L = value"
+    source = "max_new_tokens of transformers, max_tokens of vLLM"
+
+    value: Annotated[Integer, Field(ge=1, le=MAX_TOKENS)]
+
+    def contribute(self, draft: Draft) -> None:
+        draft.max_tokens = self.value

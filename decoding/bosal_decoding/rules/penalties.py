@@ -1,0 +1,65 @@
+"""Rules that weigh tokens by how they were used before."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from bosal_decoding.rules.draft import Draft
+from bosal_decoding.rules.rule import Rule, RuleStage
+from bosal_decoding.schema import Weight
+
+_Penalty = Annotated[float, Field(ge=-100, le=100)]
+
+
+class RepetitionPenalty(Rule):
+    name = "repetition_penalty"
+    stage = RuleStage.SHAPE
+    summary = "Scales down tokens of the instruction and the output; 1 is off."
+    formula = "v in instruction or output: z / value if z > 0, else z * value"
+    source = "Keskar et al. 2019 (CTRL), arXiv:1909.05858; as in transformers"
+
+    value: Annotated[float, Field(ge=0.01, le=100)]
+
+    def contribute(self, draft: Draft) -> None:
+        draft.repetition = self.value
+
+
+class PresencePenalty(Rule):
+    name = "presence_penalty"
+    stage = RuleStage.SHAPE
+    summary = "Lowers every token that the output already holds, once."
+    formula = "z - value * [count in output > 0]"
+    source = "OpenAI API, vLLM"
+
+    value: _Penalty
+
+    def contribute(self, draft: Draft) -> None:
+        draft.presence = self.value
+
+
+class FrequencyPenalty(Rule):
+    name = "frequency_penalty"
+    stage = RuleStage.SHAPE
+    summary = "Lowers every token by how often the output already holds it."
+    formula = "z - value * count in output"
+    source = "OpenAI API, vLLM"
+
+    value: _Penalty
+
+    def contribute(self, draft: Draft) -> None:
+        draft.frequency = self.value
+
+
+class UsedTokenWeight(Rule):
+    name = "used_token_weight"
+    stage = RuleStage.SHAPE
+    summary = "Adds one weight to every token already used, however often."
+    formula = "z + weight * [v in output, or in the instruction if included]"
+    source = "Hewitt et al. 2024, arXiv:2409.14254 (the diversity rule)"
+
+    weight: Weight
+    include_instruction: bool = False
+
+    def contribute(self, draft: Draft) -> None:
+        draft.used_weight = self.weight
+        draft.used_includes_instruction = self.include_instruction

@@ -1,0 +1,186 @@
+"""Stop strings and banned strings over the bytes of the output, whatever tokens spell them.
+
+Rule 1: a match counts at the byte that completes it, so the result does not depend on how the
+text was cut into tokens; of two that are complete at once a stop string wins over a banned one,
+and the longer over the shorter.
+Rule 2: bytes that a match could still take away are held: from where a stop string may have
+begun, and from the start of the token in which a banned string may have begun.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopMatch:
+    """A stop string is complete; the text ends at byte `start`."""
+
+    string: bytes
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BanMatch:
+    """A banned string is complete; the token at output position `position` began it."""
+
+    string: bytes
+    position: int
+
+
+class StringAutomaton:
+    """Aho-Corasick over bytes: the state says how much of which string the text ends with."""
+
+    def __init__(self, strings: Sequence[bytes]) -> None:
+        self._next: dict[tuple[int, int], int] = {}
+        # Bytes of the longest suffix of the text that begins one of the strings.
+        self.depth = [0]
+        # The longest string that the text ends with, or None.
+        self.match: list[bytes | None] = [None]
+        for string in strings:
+            state = 0
+            for byte in string:
+                state = self._child(state, byte)
+            self.match[state] = string
+        self._fail = self._failures()
+
+    def step(self, state: int, byte: int) -> int:
+        """The state after one more byte of text."""
+        following = self._next.get((state, byte))
+        while following is None and state:
+            state = self._fail[state]
+            following = self._next.get((state, byte))
+        return following or 0
+
+    def _child(self, state: int, byte: int) -> int:
+        child = self._next.setdefault((state, byte), len(self.depth))
+        if child == len(self.depth):
+            self.depth.append(self.depth[state] + 1)
+            self.match.append(None)
+        return child
+
+    def _failures(self) -> list[int]:
+        fail = [0] * len(self.depth)
+        children: dict[int, list[tuple[int, int]]] = {}
+        for (state, byte), child in self._next.items():
+            children.setdefault(state, []).append((byte, child))
+        queue = deque([0])
+        while queue:
+            state = queue.popleft()
+            for byte, child in children.get(state, ()):
+                if state:
+                    back = fail[state]
+                    while back and (back, byte) not in self._next:
+                        back = fail[back]
+                    fail[child] = self._next.get((back, byte), 0)
+                if self.match[child] is None:
+                    self.match[child] = self.match[fail[child]]
+                queue.append(child)
+        return fail
+
+
+@lru_cache(maxsize=256)
+def automaton(strings: tuple[bytes, ...]) -> StringAutomaton:
+    """The automaton of these strings, built once; it never changes."""
+    return StringAutomaton(strings)
+
+
+class TextStop:
+    """Watches one choice's output text, token by token, and can go back."""
+
+    def __init__(self, stop_strings: Sequence[bytes], banned_strings: Sequence[bytes]) -> None:
+        self._stops = automaton(tuple(stop_strings))
+        self._bans = automaton(tuple(banned_strings))
+        self._text = bytearray()
+        # After each token: length of the text and both automata's states.
+        self._ends: list[int] = []
+        self._states: list[tuple[int, int]] = []
+        self._stop: StopMatch | None = None
+        self._num_taken = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._ends)
+
+    @property
+    def text(self) -> bytes:
+        """All bytes fed and not taken back, cut where a stop string began."""
+        return bytes(self._text if self._stop is None else self._text[: self._stop.start])
+
+    @property
+    def num_final(self) -> int:
+        """Leading bytes of the text that no match can take away any more."""
+        if self._stop is not None:
+            return self._stop.start
+        length = len(self._text)
+        stop_state, ban_state = self._states[-1] if self._states else (0, 0)
+        final = length - self._stops.depth[stop_state]
+        if ban_depth := self._bans.depth[ban_state]:
+            final = min(final, self._token_start(self._token_at(length - ban_depth)))
+        return final
+
+    @property
+    def num_held(self) -> int:
+        """Bytes at the end of the text that a match could still take away."""
+        return len(self.text) - self.num_final
+
+    def feed(self, token_bytes: bytes) -> StopMatch | BanMatch | None:
+        """Append one token's bytes; a stop string's match is final, a banned one needs a rewind."""
+        stop_state, ban_state = self._states[-1] if self._states else (0, 0)
+        start = len(self._text)
+        stops, bans = self._stops, self._bans
+        stop: StopMatch | None = None
+        ban: tuple[bytes, int] | None = None
+        for end, byte in enumerate(token_bytes, start=start + 1):
+            stop_state = stops.step(stop_state, byte)
+            ban_state = bans.step(ban_state, byte)
+            if (string := stops.match[stop_state]) is not None:
+                stop = StopMatch(string=string, start=end - len(string))
+                break
+            if (string := bans.match[ban_state]) is not None:
+                ban = (string, end - len(string))
+                break
+        self._text += token_bytes
+        self._ends.append(len(self._text))
+        self._states.append((stop_state, ban_state))
+        if stop is not None:
+            self._stop = stop
+            return stop
+        if ban is not None:
+            return BanMatch(string=ban[0], position=self._token_at(ban[1]))
+        return None
+
+    def rewind(self, num_tokens: int) -> None:
+        """Take back the last tokens."""
+        if not 0 <= num_tokens <= len(self._ends):
+            raise ValueError(f"cannot take back {num_tokens} of {len(self._ends)} tokens")
+        if num_tokens == 0:
+            return
+        del self._ends[-num_tokens:]
+        del self._states[-num_tokens:]
+        del self._text[self._ends[-1] if self._ends else 0 :]
+        self._stop = None
+        if self._num_taken > len(self._text):
+            raise ValueError("text that was already taken cannot be taken back")
+
+    def take(self) -> bytes:
+        """The final bytes that were not taken before."""
+        return self._take(self.num_final)
+
+    def flush(self) -> bytes:
+        """All bytes not taken before: the choice ends here and nothing is taken back."""
+        return self._take(len(self.text))
+
+    def _take(self, end: int) -> bytes:
+        taken = bytes(self._text[self._num_taken : end])
+        self._num_taken = max(self._num_taken, end)
+        return taken
+
+    def _token_at(self, offset: int) -> int:
+        """The output position of the token that holds the byte at `offset`."""
+        return bisect_right(self._ends, offset)
+
+    def _token_start(self, position: int) -> int:
+        return self._ends[position - 1] if position else 0

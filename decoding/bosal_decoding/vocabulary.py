@@ -1,0 +1,212 @@
+"""A tokenizer seen as bytes: what every token spells, and how text becomes tokens."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, Self
+
+from tokenizers import Tokenizer
+
+from bosal_decoding.errors import InvalidText, SpecialTokenInText, UnsupportedTokenizer
+
+_BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class Vocabulary:
+    """The tokens of one tokenizer as bytes, with its own private encoder."""
+
+    def __init__(
+        self,
+        *,
+        encoder: Tokenizer,
+        token_bytes: Sequence[bytes],
+        special: Mapping[int, str],
+        eos_ids: Iterable[int],
+        unknown_id: int | None,
+        bos: Sequence[int],
+        digest: str,
+    ) -> None:
+        self.token_bytes = tuple(token_bytes)
+        self.eos_ids = frozenset(eos_ids)
+        self.digest = digest
+        self._encoder = encoder
+        self._bos = tuple(bos)
+        # An unknown character is lost text, not control; every other special id is control.
+        self._control = {token: text for token, text in special.items() if token != unknown_id}
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: object, *, eos_ids: Iterable[int] | None = None) -> Self:
+        """Read a Hugging Face fast tokenizer; unset `eos_ids` are the tokenizer's own."""
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not isinstance(backend, Tokenizer):
+            raise UnsupportedTokenizer(type(tokenizer).__name__, "it is not a fast tokenizer")
+        config = json.loads(backend.to_str())
+        config["truncation"] = config["padding"] = None
+        bos = _leading_special_ids(Tokenizer.from_str(json.dumps(config)))
+        # The post-processor only adds special tokens and trims offsets; both are unwanted here.
+        config["post_processor"] = None
+        encoder = Tokenizer.from_str(json.dumps(config))
+        encoder.encode_special_tokens = True
+
+        if eos_ids is None:
+            own = getattr(tokenizer, "eos_token_id", None)
+            eos_ids = () if own is None else (own,)
+        eos = frozenset(int(token) for token in eos_ids)
+        added = encoder.get_added_tokens_decoder()
+        special = {token: entry.content for token, entry in added.items() if entry.special}
+        pieces = {token: piece for piece, token in encoder.get_vocab().items()}
+        size = max((*pieces, *eos), default=-1) + 1
+        if size == 0:
+            raise UnsupportedTokenizer(type(tokenizer).__name__, "it has no tokens")
+        spell = _speller(config, {token: entry.content for token, entry in added.items()})
+        token_bytes = [
+            b""
+            if token in special or token in eos or token not in pieces
+            else spell(token, pieces[token])
+            for token in range(size)
+        ]
+        return cls(
+            encoder=encoder,
+            token_bytes=token_bytes,
+            special=special | {token: pieces.get(token, "") for token in eos},
+            eos_ids=eos,
+            unknown_id=_unknown_id(config, encoder),
+            bos=bos,
+            digest=_digest(config, bos, eos),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary(size={self.size}, digest={self.digest!r})"
+
+    @property
+    def size(self) -> int:
+        """Number of ids the tokenizer knows; a model's head may be padded beyond it."""
+        return len(self.token_bytes)
+
+    def ids_of(self, text: str) -> tuple[int, ...]:
+        """Every single token that spells exactly this text, in id order."""
+        return self._ids_by_bytes.get(_utf8(text), ())
+
+    def bytes_of(self, tokens: Iterable[int]) -> bytes:
+        """The bytes a token sequence spells; special tokens spell nothing."""
+        return b"".join(self.token_bytes[token] for token in tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenise a whole text: BOS once if the tokenizer adds it, no control from within."""
+        return self.encode_with_offsets(text)[0]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokenise a whole text, with the characters each token covers (BOS covers none)."""
+        _utf8(text)
+        encoding = self._encoder.encode(text, add_special_tokens=False)
+        for token in encoding.ids:
+            if token in self._control:
+                raise SpecialTokenInText(self._control[token])
+        bos = self._bos
+        return [*bos, *encoding.ids], [*((0, 0) for _ in bos), *encoding.offsets]
+
+    @cached_property
+    def _ids_by_bytes(self) -> dict[bytes, tuple[int, ...]]:
+        table: dict[bytes, tuple[int, ...]] = {}
+        for token, spelling in enumerate(self.token_bytes):
+            if spelling:
+                table[spelling] = (*table.get(spelling, ()), token)
+        return table
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidText from None
+
+
+def _leading_special_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    encoding = tokenizer.encode("a", add_special_tokens=True)
+    marks = encoding.special_tokens_mask
+    length = next((place for place, mark in enumerate(marks) if not mark), len(marks))
+    return tuple(encoding.ids[:length])
+
+
+def _unknown_id(config: Mapping[str, Any], encoder: Tokenizer) -> int | None:
+    model = config["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    unknown = model.get("unk_token")
+    return None if unknown is None else encoder.token_to_id(unknown)
+
+
+def _digest(config: Mapping[str, Any], bos: Sequence[int], eos: Iterable[int]) -> str:
+    content = json.dumps([config, list(bos), sorted(eos)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _steps(component: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Flatten a decoder of the tokenizers library into its steps."""
+    if component is None:
+        return []
+    if component["type"] == "Sequence":
+        return [step for part in component["decoders"] for step in _steps(part)]
+    return [component]
+
+
+def _speller(config: Mapping[str, Any], added: Mapping[int, str]) -> Callable[[int, str], bytes]:
+    """How this tokenizer's pieces become bytes, judged by its decoder."""
+    steps = _steps(config["decoder"])
+    kinds = {step["type"] for step in steps}
+    if kinds <= {"ByteLevel", "Fuse"} and "ByteLevel" in kinds:
+        alphabet = byte_alphabet()
+
+        def spell_byte_level(token: int, piece: str) -> bytes:
+            if token in added:
+                return added[token].encode()
+            if all(char in alphabet for char in piece):
+                return bytes(alphabet[char] for char in piece)
+            return piece.encode()
+
+        return spell_byte_level
+
+    space = _space_marker(steps)
+    if space is not None and kinds <= {"Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}:
+        has_byte_pieces = "ByteFallback" in kinds or bool(config["model"].get("byte_fallback"))
+
+        def spell_space_marked(token: int, piece: str) -> bytes:
+            match = _BYTE_PIECE.fullmatch(piece) if has_byte_pieces else None
+            if match is not None:
+                return bytes([int(match[1], 16)])
+            return piece.replace(space, " ").encode()
+
+        return spell_space_marked
+    names = ", ".join(step["type"] for step in steps) or "none"
+    raise UnsupportedTokenizer(
+        config["model"]["type"],
+        f"its tokens are not known as bytes (decoder: {names}); "
+        "byte-level and SentencePiece-like tokenizers are",
+    )
+
+
+def _space_marker(steps: Sequence[Mapping[str, Any]]) -> str | None:
+    for step in steps:
+        if step["type"] == "Metaspace":
+            return str(step["replacement"])
+        if step["type"] == "Replace" and step["content"] == " ":
+            pattern = step["pattern"].get("String")
+            return None if pattern is None else str(pattern)
+    return None
+
+
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins for the 256 bytes, from character to byte."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + rank): byte for rank, byte in enumerate(others)
+    }
