@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
-__all__ = ["STOPPED", "Answer", "Item", "Score", "Scorer", "Split", "Suite", "Turn"]
+from bosal_client.requests import Message
+
+__all__ = ["STOPPED", "Answer", "Item", "Score", "Scorer", "Split", "Suite"]
 
 Split = Literal["dev", "test"]
 
@@ -17,26 +19,18 @@ STOPPED = frozenset({"stop_token", "stop_string", "stop_rule", "constraint_compl
 _ASPECTS = ("followed", "right", "stopped", "no_run_on", "no_repetition", "no_leak")
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of an item's conversation."""
-
-    role: Literal["user", "assistant"]
-    text: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One instruction or conversation with what a scorer needs to judge the last answer.
 
-    A user turn that no assistant turn follows is answered by the model; its answer stands in the
-    conversation when the next user turn is asked.
+    A user message that no assistant message follows is answered by the model; its answer stands
+    in the conversation when the next user message is asked.
     """
 
     id: str
     category: str
     split: Split
-    turns: tuple[Turn, ...]
+    messages: tuple[Message, ...]
     # What the scorer reads; plain JSON values.
     checks: Mapping[str, Any] = field(default_factory=dict)
     # A right answer, if there is one to show or to take floors from.
@@ -47,7 +41,7 @@ class Item:
     @property
     def instruction(self) -> str:
         """The last thing asked."""
-        return self.turns[-1].text
+        return self.messages[-1].text
 
     def document(self) -> dict[str, Any]:
         """Return the item as plain JSON values."""
@@ -55,7 +49,7 @@ class Item:
             "id": self.id,
             "category": self.category,
             "split": self.split,
-            "turns": [[turn.role, turn.text] for turn in self.turns],
+            "messages": [[message.role, message.text] for message in self.messages],
             "checks": dict(self.checks),
             "reference": self.reference,
             "cluster": self.cluster,
