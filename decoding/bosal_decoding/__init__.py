@@ -1,6 +1,8 @@
-"""Decoding control for base models: recipes, rules, scaffolds, and plans compiled from them."""
+"""Decoding control for base models: recipes, rules, scaffolds, and plans compiled from them.
 
-from bosal_decoding.compile import compile
+The work happens in `compile.compile` and `pipeline.Pipeline`.
+"""
+
 from bosal_decoding.errors import DecodingError
 from bosal_decoding.plan import CompiledRule, Plan, Prompt
 from bosal_decoding.recipe import Recipe, load_folder, load_shipped
@@ -21,7 +23,6 @@ __all__ = [
     "StopMatch",
     "TextStop",
     "Vocabulary",
-    "compile",
     "describe",
     "load_folder",
     "load_shipped",

@@ -54,8 +54,19 @@ class _CoreLoader(yaml.SafeLoader):
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         return int(self.construct_scalar(node))
 
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        text = str(self.construct_scalar(node))
+        if text.isascii():
+            return text
+        # JSON writes a character beyond 16 bits as two escapes; YAML reads each alone.
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            return text
+
 
 _CoreLoader.add_constructor(f"{_TAG}int", _CoreLoader.construct_integer)
+_CoreLoader.add_constructor(f"{_TAG}str", _CoreLoader.construct_text)
 for _name, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, SerializeAsAny
 
 from bosal_decoding.document import content_version, read_yaml
-from bosal_decoding.errors import InvalidRecipe, suggestion
+from bosal_decoding.errors import DecodingError, InvalidRecipe, suggestion
 from bosal_decoding.limits import MAX_DESCRIPTION_BYTES, MAX_NAME_CHARS, MAX_RULES
 from bosal_decoding.rules import Rule, RuleStage, read_rule
 from bosal_decoding.scaffolds import PlainScaffold, Scaffold, read_scaffold
@@ -138,7 +138,7 @@ def _load(entries: Iterable[Traversable]) -> dict[str, Recipe]:
             recipe = _parse_file(entry.read_bytes(), stem)
             if recipe.name in recipes:
                 raise InvalidRecipe.at("name", f"'{recipe.name}' is in the folder twice")
-        except InvalidRecipe as error:
+        except DecodingError as error:
             raise InvalidRecipe.at(entry.name, str(error)) from None
         recipes[recipe.name] = recipe
     return recipes

@@ -1,0 +1,190 @@
+"""Stop and banned strings against searches over the whole text."""
+
+import pytest
+from bosal_decoding.stopping import BanMatch, StopMatch, TextStop
+from hypothesis import given
+from hypothesis import strategies as st
+
+# A small alphabet, so that strings overlap and repeat themselves often.
+CHUNK = st.text("ab", max_size=3).map(str.encode)
+STRINGS = st.lists(st.text("ab", min_size=1, max_size=5).map(str.encode), max_size=4, unique=True)
+TOKENS = st.lists(CHUNK, max_size=25)
+
+
+def first_completed(text: bytes, strings: list[bytes]) -> tuple[int, int, bytes] | None:
+    """(end, start, string) of the match that ends first, the longest of those."""
+    found = [
+        (place + len(string), place, string)
+        for string in strings
+        if (place := text.find(string)) >= 0
+    ]
+    return min(found, default=None)
+
+
+def position_of(tokens: list[bytes], offset: int) -> int:
+    owners = [position for position, token in enumerate(tokens) for _ in token]
+    return owners[offset]
+
+
+@given(tokens=TOKENS, stops=STRINGS)
+def test_a_stop_is_found_where_a_search_of_the_whole_text_finds_it(
+    tokens: list[bytes], stops: list[bytes]
+) -> None:
+    stop = TextStop(stops, [])
+    expected = first_completed(b"".join(tokens), stops)
+    shown = b""
+    for token in tokens:
+        match = stop.feed(token)
+        shown += stop.take()
+        if match is not None:
+            break
+    else:
+        assert expected is None
+        assert shown + stop.flush() == b"".join(tokens)
+        return
+    assert expected is not None
+    assert match == StopMatch(string=expected[2], start=expected[1])
+    assert shown + stop.flush() == b"".join(tokens)[: expected[1]] == stop.text
+
+
+@given(text=st.text("abQ:\nß中", max_size=40), cuts=st.lists(st.integers(0, 120)))
+def test_the_result_does_not_depend_on_how_the_text_is_cut(text: str, cuts: list[int]) -> None:
+    whole = text.encode()
+    stops = ["\nQ:".encode(), "ß".encode(), "中\n".encode(), b"ab"]
+    edges = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
+    stop = TextStop(stops, [])
+    matches = [stop.feed(whole[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    first = next((match for match in matches if match is not None), None)
+    expected = first_completed(whole, stops)
+    if expected is None:
+        assert first is None
+    else:
+        assert first == StopMatch(string=expected[2], start=expected[1])
+
+
+@given(tokens=TOKENS, stops=STRINGS)
+def test_held_bytes_are_exactly_those_a_stop_could_still_cut(
+    tokens: list[bytes], stops: list[bytes]
+) -> None:
+    stop = TextStop(stops, [])
+    for token in tokens:
+        if stop.feed(token) is not None:
+            assert stop.num_held == 0
+            return
+        text = stop.text
+        longest = max(
+            (
+                size
+                for string in stops
+                for size in range(1, len(string))
+                if text.endswith(string[:size])
+            ),
+            default=0,
+        )
+        assert stop.num_held == longest
+        assert stop.num_final == len(text) - longest
+
+
+@given(tokens=TOKENS, banned=STRINGS, stops=STRINGS)
+def test_a_banned_string_names_the_token_that_began_it(
+    tokens: list[bytes], banned: list[bytes], stops: list[bytes]
+) -> None:
+    stop = TextStop(stops, banned)
+    fed: list[bytes] = []
+    for token in tokens:
+        match = stop.feed(token)
+        fed.append(token)
+        text = b"".join(fed)
+        expected_stop = first_completed(text, stops)
+        expected_ban = first_completed(text, banned)
+        if expected_stop is None and expected_ban is None:
+            assert match is None
+            continue
+        if expected_ban is None or (
+            expected_stop is not None and expected_stop[0] <= expected_ban[0]
+        ):
+            assert isinstance(match, StopMatch)
+        else:
+            assert match == BanMatch(
+                string=expected_ban[2], position=position_of(fed, expected_ban[1])
+            )
+        return
+
+
+@given(tokens=TOKENS, banned=STRINGS, stops=STRINGS, data=st.data())
+def test_taken_text_is_never_taken_back(
+    tokens: list[bytes], banned: list[bytes], stops: list[bytes], data: st.DataObject
+) -> None:
+    stop = TextStop(stops, banned)
+    taken = b""
+    for token in tokens:
+        match = stop.feed(token)
+        while isinstance(match, BanMatch):
+            # What an engine does: roll back to the position and draw another token there.
+            stop.rewind(stop.num_tokens - match.position)
+            match = stop.feed(data.draw(st.sampled_from([b"x", b"ax", b"b"]), label="instead"))
+        taken += stop.take()
+        assert stop.text.startswith(taken)
+        if match is not None:
+            break
+    assert taken + stop.flush() == stop.text
+    assert not any(string in stop.text for string in banned)
+
+
+@given(tokens=TOKENS, detour=TOKENS, banned=STRINGS, stops=STRINGS)
+def test_rewinding_is_as_if_the_tokens_had_never_come(
+    tokens: list[bytes], detour: list[bytes], banned: list[bytes], stops: list[bytes]
+) -> None:
+    straight, winding = TextStop(stops, banned), TextStop(stops, banned)
+    for token in tokens:
+        count = 0
+        for extra in detour:
+            count += 1
+            if winding.feed(extra) is not None:
+                break
+        winding.rewind(count)
+        outcome = straight.feed(token)
+        assert winding.feed(token) == outcome
+        assert winding.text == straight.text
+        assert winding.num_final == straight.num_final
+        if outcome is not None:
+            return
+
+
+def test_a_stop_string_wins_over_a_ban_completed_by_the_same_byte() -> None:
+    stop = TextStop([b"\nQ:"], [b"x\nQ:"])
+    assert stop.feed(b"x\n") is None
+    assert stop.feed(b"Q:") == StopMatch(string=b"\nQ:", start=1)
+    assert stop.flush() == b"x"
+
+
+def test_text_before_a_banned_string_in_the_same_token_is_held() -> None:
+    stop = TextStop([], [b"bad"])
+    assert stop.feed(b"so b") is None
+    assert stop.take() == b""
+    assert stop.feed(b"ad") == BanMatch(string=b"bad", position=0)
+    stop.rewind(2)
+    assert stop.feed(b"fine") is None
+    assert stop.take() == b"fine"
+
+
+def test_tokens_without_bytes_hold_nothing_and_count_as_positions() -> None:
+    stop = TextStop([], [b"cat"])
+    assert [stop.feed(token) for token in (b"", b"a", b"", b"c", b"")] == [None] * 5
+    assert stop.feed(b"at") == BanMatch(string=b"cat", position=3)
+
+
+def test_rewinding_more_than_there_is_is_an_error() -> None:
+    stop = TextStop([b"x"], [])
+    stop.feed(b"a")
+    with pytest.raises(ValueError, match="cannot take back 2 of 1"):
+        stop.rewind(2)
+    stop.take()
+    with pytest.raises(ValueError, match="already taken"):
+        stop.rewind(1)
+
+
+def test_a_stop_at_the_start_leaves_no_text() -> None:
+    stop = TextStop([b"\nQ:"], [])
+    assert isinstance(stop.feed(b"\nQ: next"), StopMatch)
+    assert stop.flush() == b""
