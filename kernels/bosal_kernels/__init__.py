@@ -1,5 +1,6 @@
 """Controls logits and draws tokens, batched over slots; depends on torch alone."""
 
+from bosal_kernels.control import YIELDED_BANS, YIELDED_MIN_TOKENS, Control, control
 from bosal_kernels.errors import InvalidSlotParams, InvalidTouchedTokens, KernelError
 from bosal_kernels.layout import (
     MAX_STAGES,
@@ -9,17 +10,28 @@ from bosal_kernels.layout import (
     TokenFlag,
     TouchedTokens,
 )
-from bosal_kernels.noise import choice_key
+from bosal_kernels.logprobs import TopTokens
+from bosal_kernels.noise import choice_key, gumbel
+from bosal_kernels.select import Logprobs, Selection, select
 
 __all__ = [
     "MAX_STAGES",
+    "YIELDED_BANS",
+    "YIELDED_MIN_TOKENS",
+    "Control",
     "InvalidSlotParams",
     "InvalidTouchedTokens",
     "KernelError",
+    "Logprobs",
+    "Selection",
     "SlotParams",
     "SlotState",
     "Stage",
     "TokenFlag",
+    "TopTokens",
     "TouchedTokens",
     "choice_key",
+    "control",
+    "gumbel",
+    "select",
 ]

@@ -71,6 +71,8 @@ class SlotParams:
     def __post_init__(self) -> None:
         if len(self.chain) > MAX_STAGES:
             raise InvalidSlotParams(f"a chain has at most {MAX_STAGES} stages: {len(self.chain)}")
+        if [stage for stage, _, _ in self.chain].count(Stage.TEMPERATURE) > 1:
+            raise InvalidSlotParams("a chain has at most one temperature")
         if self.eos_ramp_over < 1:
             raise InvalidSlotParams(f"eos_ramp_over must be at least 1: {self.eos_ramp_over}")
         if not self.repetition > 0:

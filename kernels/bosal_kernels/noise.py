@@ -1,6 +1,39 @@
-"""The public noise specification: philox4x32-7 words and Gumbel noise keyed by 64-token groups."""
+"""The public noise specification: philox4x32-7 words and Gumbel noise keyed by 64-token groups.
 
+With key = the choice's key and philox counters (low word, position low, position high, purpose):
+
+    X(h)    = -log1p(-min((f32(h) + .5) * 2^-32, 1 - 2^-24))               a standard exponential
+    token t:  h = word t & 3 of counter (t >> 2, position, 0)
+    group j = t >> 6:  (U, w) = words 2(j & 1) and 2(j & 1) + 1 of counter (j >> 1, position, 1)
+    E_j     = X(U) / 64                                   the minimum of 64 standard exponentials
+    e_t     = E_j if t & 63 == w >> 26 else E_j + X(h)
+    g_t     = -ln e_t, at most N_j = -ln E_j
+    coin    = word 0 of counter (0, position, 2)
+
+A minimum of 64 exponentials sits at a uniform place and the others exceed it by independent
+exponentials, so the g_t are independent Gumbel variables; yet one draw per group bounds them all.
+Logarithms are taken in float64 and rounded to float32.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFF_FFFF
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LARGEST_UNIFORM = 1.0 - 2.0**-24
+
+
+class Purpose(IntEnum):
+    """What a random word is for; part of the philox counter."""
+
+    TOKEN = 0
+    GROUP = 1
+    COIN = 2
 
 
 def choice_key(seed: int, choice: int) -> int:
@@ -11,3 +44,106 @@ def choice_key(seed: int, choice: int) -> int:
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
     return state ^ (state >> 31)
+
+
+def philox4x32(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor],
+    key: tuple[Tensor, Tensor],
+    *,
+    rounds: int = 7,
+) -> Tensor:
+    """Return the four output words, [4, ...] int64 in [0, 2^32).
+
+    All inputs are int64 in [0, 2^32) and broadcast to the shape of the first counter word.
+    Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (2011).
+    """
+    # The two lanes of a round in one tensor; `even` is (c0, c2), `odd` is (c1, c3). Only the low
+    # 32 bits of `odd` and of the keys count: what lies above is masked with the next `even`.
+    even = torch.stack([counter[0], counter[2].expand_as(counter[0])])
+    odd = torch.stack([counter[1], counter[3]])
+    keys = torch.stack(key)
+    lane_shape = (2,) + (1,) * counter[0].dim()
+    multipliers = torch.tensor(_MULTIPLIERS, device=even.device).view(lane_shape)
+    weyl = torch.tensor(_WEYL, device=even.device).view(lane_shape)
+    for _ in range(rounds):
+        product = (even * multipliers).flip(0)
+        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(keys).bitwise_and_(_MASK32)
+        odd = product
+        keys = keys + weyl
+    odd = odd & _MASK32
+    return torch.stack([even[0], odd[0], even[1], odd[1]])
+
+
+def words(key: Tensor, position: Tensor, counter: Tensor, purpose: Purpose) -> Tensor:
+    """Return the four words of a counter, [4, ...]; key and position broadcast to it."""
+    return philox4x32(
+        (
+            counter,
+            position & _MASK32,
+            (position >> 32) & _MASK32,
+            torch.full_like(position, int(purpose)),
+        ),
+        (key & _MASK32, (key >> 32) & _MASK32),
+    )
+
+
+def exponential(word: Tensor) -> Tensor:
+    """Return X(h), float32, of 32-bit words: -log1p(-u) keeps full resolution where u is small."""
+    uniform = (word.to(torch.float32) + 0.5) * 2.0**-32
+    return -torch.log1p(-uniform.clamp_(max=_LARGEST_UNIFORM).double()).float()
+
+
+def negative_log(value: Tensor) -> Tensor:
+    """Return -ln of float32 values, through float64."""
+    return -torch.log(value.double()).float()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNoise:
+    """The noise of groups: the smallest exponential, its bound and the lane where it sits."""
+
+    smallest: Tensor  # E_j, float32
+    bound: Tensor  # N_j, float32
+    lane: Tensor  # [0, 64), int64
+
+
+def group_noise(key: Tensor, position: Tensor, group: Tensor) -> GroupNoise:
+    """Return the noise of groups; the arguments are [n]."""
+    word = words(key, position, group >> 1, Purpose.GROUP)
+    is_odd = (group & 1).bool()
+    return _group_noise(
+        torch.where(is_odd, word[2], word[0]), torch.where(is_odd, word[3], word[1])
+    )
+
+
+def all_group_noise(key: Tensor, position: Tensor, num_groups: int) -> GroupNoise:
+    """Return the noise of every group, [rows, num_groups]; key and position are [rows]."""
+    pairs = torch.arange(-(-num_groups // 2), device=key.device)
+    pairs = pairs.expand(len(key), -1)
+    word = words(key[:, None], position[:, None], pairs, Purpose.GROUP)
+    both = word.permute(1, 2, 0).reshape(len(key), -1, 2)[:, :num_groups]
+    return _group_noise(both[..., 0], both[..., 1])
+
+
+def _group_noise(uniform: Tensor, place: Tensor) -> GroupNoise:
+    smallest = exponential(uniform) * (1.0 / 64.0)
+    return GroupNoise(smallest, negative_log(smallest), place >> 26)
+
+
+def token_noise(key: Tensor, position: Tensor, token: Tensor, group: GroupNoise) -> Tensor:
+    """Return g_t, float32, of tokens [n] given the noise of their groups [n]."""
+    word = words(key, position, token >> 2, Purpose.TOKEN)
+    word = word.gather(0, (token & 3).unsqueeze(0)).squeeze(0)
+    excess = exponential(word).masked_fill_(token & 63 == group.lane, 0.0)
+    return negative_log(group.smallest + excess)
+
+
+def gumbel(key: Tensor, position: Tensor, token: Tensor) -> Tensor:
+    """Return g_t of any tokens [n]: the whole specification in one call."""
+    return token_noise(key, position, token, group_noise(key, position, token >> 6))
+
+
+def coin(key: Tensor, position: Tensor) -> Tensor:
+    """Return a uniform in (0, 1), float64 [n], for chance that is not the draw."""
+    word = words(key, position, torch.zeros_like(position), Purpose.COIN)[0]
+    return (word.double() + 0.5) * 2.0**-32

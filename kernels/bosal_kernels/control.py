@@ -1,0 +1,151 @@
+"""Shapes and masks a batch of logits in place, touching only the edited tokens of each row."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bosal_kernels.groups import group_max
+from bosal_kernels.layout import SlotState, TokenFlag
+from bosal_kernels.logprobs import RawRows, raw_rows
+
+# Bits of `Control.yielded`.
+YIELDED_MIN_TOKENS = 1
+YIELDED_BANS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """Controlled logits and what selection needs to know about them."""
+
+    logits: Tensor  # [B, V] float32, after shape and mask
+    slots: Tensor  # [B] int64
+    group_max: Tensor  # [B, ceil(V / 64)]
+    row_max: Tensor  # [B]; -inf where nothing is left
+    invalid: Tensor  # [B] bool: NaN or +inf came from the model
+    yielded: Tensor  # [B] int64, YIELDED_* bits
+    raw: RawRows | None  # the rows that ask for log-probabilities, before any edit
+
+
+@dataclass(frozen=True, slots=True)
+class _Edits:
+    """The touched tokens of a batch, [B, W], padded; `valid` marks the real ones."""
+
+    tokens: Tensor
+    valid: Tensor
+    raw: Tensor
+    shaped: Tensor
+    banned: Tensor
+    # End-of-text tokens held back by min_tokens.
+    early: Tensor
+
+    def write(self, logits: Tensor, rows: Tensor, masked: Tensor) -> None:
+        """Store the shaped values of some rows, -inf where masked; [k], [k, W]."""
+        valid = self.valid[rows]
+        values = self.shaped[rows].masked_fill_(masked, -torch.inf)
+        places = rows[:, None] * logits.shape[1] + self.tokens[rows]
+        logits.view(-1)[places[valid]] = values[valid]
+
+
+def control(logits: Tensor, state: SlotState, slots: Tensor) -> Control:
+    """Shape and mask `logits` [B, V] (float32, contiguous, changed in place) by their slots' rules.
+
+    For a token with output count c, in a choice with L output tokens:
+
+        z = x / repetition if x > 0 else x * repetition          if c > 0 or in the instruction
+        z = z - presence (c > 0) - frequency c + used_weight (c > 0 or used at start) + delta
+        z = z + eos_ramp_weight min(L, over) / over                          if it ends the text
+        z = -inf            if banned, banned at L, or it ends the text and L < min_tokens
+
+    A row where that leaves nothing gets its min_tokens lifted, then its bans.
+    """
+    num_rows, vocab_size = logits.shape
+    if logits.dtype != torch.float32 or not logits.is_contiguous():
+        raise ValueError("logits must be contiguous float32")
+    if vocab_size != state.vocab_size:
+        raise ValueError(f"rows of {vocab_size} logits for a state of {state.vocab_size}")
+    edits = _edits(logits, state, slots)
+    asking = (state.logprobs[slots] >= 0).nonzero().squeeze(1)
+    raw = None
+    if len(asking):
+        wanted = state.logprobs[slots[asking]]
+        raw = raw_rows(
+            logits, asking, wanted, edits.tokens[asking], edits.raw[asking], edits.valid[asking]
+        )
+    # A ban may hide a NaN from the group maxima.
+    invalid = (edits.valid & ~(edits.raw < torch.inf)).any(1)
+    everyone = torch.arange(num_rows, device=logits.device)
+    edits.write(logits, everyone, edits.banned | edits.early)
+    maxima = group_max(logits)
+    row_max = maxima.amax(1)
+    invalid |= ~(row_max < torch.inf)
+    yielded = torch.zeros(num_rows, dtype=torch.int64, device=logits.device)
+
+    def lift(bit: int, lifted: Tensor, still_masked: Tensor) -> None:
+        """Lift a mask [B, W] from the rows that it helped to leave empty."""
+        rows = ((row_max == -torch.inf) & ~invalid & lifted.any(1)).nonzero().squeeze(1)
+        if len(rows) == 0:
+            return
+        edits.write(logits, rows, still_masked[rows])
+        maxima[rows] = group_max(logits[rows])
+        row_max[rows] = maxima[rows].amax(1)
+        yielded[rows] |= bit
+
+    if bool((row_max == -torch.inf).any()):
+        lift(YIELDED_MIN_TOKENS, edits.early, edits.banned)
+        lift(YIELDED_BANS, edits.banned, torch.zeros_like(edits.banned))
+    return Control(
+        logits=logits,
+        slots=slots,
+        group_max=maxima,
+        row_max=row_max,
+        invalid=invalid,
+        yielded=yielded,
+        raw=raw,
+    )
+
+
+def _edits(logits: Tensor, state: SlotState, slots: Tensor) -> _Edits:
+    """Gather the touched tokens' logits and compute their shaped values and masks."""
+    num_touched = state.n_touch[slots]
+    width = int(num_touched.max()) if len(slots) else 0
+    valid = torch.arange(width, device=logits.device) < num_touched[:, None]
+    tokens = state.t_tok[slots, :width].long()
+    count = state.t_out_count[slots, :width]
+    flags = state.t_flag[slots, :width]
+    position = state.position[slots, None]
+
+    def param(table: Tensor) -> Tensor:
+        return table[slots, None]
+
+    raw = logits.gather(1, tokens)
+    in_output = count > 0
+    z = raw
+    repetition = param(state.repetition)
+    if bool((repetition != 1).any()):
+        seen = in_output | ((flags & TokenFlag.IN_PROMPT) != 0)
+        penalised = torch.where(z > 0, z / repetition, z * repetition)
+        z = torch.where(seen, penalised, z)
+    z = z - param(state.presence) * in_output - param(state.frequency) * count
+    used = in_output | ((flags & TokenFlag.USED_AT_START) != 0)
+    z = z + param(state.used_weight) * used + state.t_delta[slots, :width]
+    over = param(state.eos_ramp_over)
+    ramp = param(state.eos_ramp_weight) * (torch.minimum(position, over) / over)
+    is_eos = (flags & TokenFlag.EOS) != 0
+    z = z + ramp * is_eos
+    banned = (flags & TokenFlag.BANNED) != 0
+    num_bans = state.n_ban[slots]
+    if bool((num_bans > 0).any()):
+        here = state.ban_position[slots] == position
+        here &= torch.arange(here.shape[1], device=here.device) < num_bans[:, None]
+        row, entry = here.nonzero(as_tuple=True)
+        banned[row, state.ban_index[slots[row], entry].long()] = True
+    early = is_eos & (position < param(state.min_tokens))
+    return _Edits(
+        tokens=tokens,
+        valid=valid,
+        raw=raw,
+        shaped=z,
+        banned=banned & valid,
+        early=early & valid,
+    )

@@ -1,0 +1,124 @@
+"""Log-probabilities, ranks and best tokens of rows, read through their group maxima."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bosal_kernels.groups import (
+    GroupedRows,
+    descending_key,
+    group_max,
+    lanes,
+    tree_sum,
+    weights,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TopTokens:
+    """The best tokens of rows, best first; a row that has or asks fewer is padded by -1 and NaN."""
+
+    ids: Tensor  # [R, n] int64
+    logprobs: Tensor  # [R, n] float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawRows:
+    """What remains known of rows after they are edited in place."""
+
+    rows: Tensor  # [R] their place in the batch
+    wanted: Tensor  # [R] how many best tokens they ask for
+    log_normalizer: Tensor  # [R] float64
+    top: TopTokens
+    touched: Tensor  # [R, W] token ids
+    values: Tensor  # [R, W] their values before the edits
+    valid: Tensor  # [R, W]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Tokens of several rows in one list, row by row and best first."""
+
+    row: Tensor  # [n]
+    rank: Tensor  # [n], from 0
+    token: Tensor  # [n]
+    value: Tensor  # [n]
+
+
+def best_tokens(rows: GroupedRows, which: Tensor, counts: Tensor) -> Ranked:
+    """Return the `counts` [k] best finite tokens of rows `which` [k] by (value desc, id asc).
+
+    The n best tokens lie in the groups whose maximum reaches the n-th largest group maximum.
+    """
+    maxima = rows.maxima[which]
+    counts = counts.clamp(min=0)
+    deepest = min(int(counts.max()), rows.num_groups) if len(which) else 0
+    floor = torch.full_like(maxima[:, 0], torch.inf)
+    if deepest:
+        largest = maxima.topk(deepest).values
+        floor = largest.gather(1, (counts - 1).clamp(0, deepest - 1)[:, None]).squeeze(1)
+        floor = floor.masked_fill(counts > rows.num_groups, -torch.inf)
+        floor = floor.masked_fill(counts == 0, torch.inf)
+    row, group = ((maxima >= floor[:, None]) & (maxima > -torch.inf)).nonzero(as_tuple=True)
+    values = rows.read(which[row], group)
+    place, lane = ((values >= floor[row, None]) & (values > -torch.inf)).nonzero(as_tuple=True)
+    row, value = row[place], values[place, lane]
+    token = lanes(group)[place, lane]
+    # Stable, and tokens of a row are listed by id: ties keep the lowest id first.
+    order = ((row << 32) | descending_key(value)).argsort(stable=True)
+    row, token, value = row[order], token[order], value[order]
+    starts = torch.searchsorted(row, torch.arange(len(which), device=row.device))
+    rank = torch.arange(len(row), device=row.device) - starts[row]
+    kept = rank < counts[row]
+    return Ranked(row[kept], rank[kept], token[kept], value[kept])
+
+
+def log_normalizer(rows: GroupedRows, which: Tensor, inverse: Tensor, maximum: Tensor) -> Tensor:
+    """Return ln sum exp(z * inverse) of whole rows, float64 [k]; inverse and maximum are [k]."""
+    row, group = (rows.maxima[which] > -torch.inf).nonzero(as_tuple=True)
+    values = rows.read(which[row], group)
+    scaled = (values - maximum[row, None]).mul_(inverse[row, None])
+    sums = torch.zeros((len(which), rows.num_groups), dtype=torch.float64, device=values.device)
+    sums[row, group] = weights(scaled).sum(1).double()
+    return tree_sum(sums).log() + maximum.double() * inverse.double()
+
+
+def count_above(rows: GroupedRows, which: Tensor, value: Tensor) -> Tensor:
+    """Return how many tokens of rows `which` [k] exceed `value` [k]."""
+    row, group = (rows.maxima[which] > value[:, None]).nonzero(as_tuple=True)
+    above = (rows.read(which[row], group) > value[row, None]).float().sum(1).long()
+    return torch.zeros_like(which).index_add_(0, row, above)
+
+
+def top_tokens(best: Ranked, log_normalizer: Tensor, inverse: Tensor, width: int) -> TopTokens:
+    """Lay out ranked tokens as a table with their log-probabilities."""
+    shape = (len(log_normalizer), width)
+    device = log_normalizer.device
+    ids = torch.full(shape, -1, dtype=torch.int64, device=device)
+    logprobs = torch.full(shape, torch.nan, dtype=torch.float32, device=device)
+    ids[best.row, best.rank] = best.token
+    scaled = best.value.double() * inverse.double()[best.row]
+    logprobs[best.row, best.rank] = (scaled - log_normalizer[best.row]).float()
+    return TopTokens(ids, logprobs)
+
+
+def raw_rows(
+    logits: Tensor, rows: Tensor, wanted: Tensor, touched: Tensor, values: Tensor, valid: Tensor
+) -> RawRows:
+    """Summarise rows of logits [B, V] before they are edited."""
+    mine = logits if len(rows) == len(logits) else logits[rows]
+    grouped = GroupedRows(mine, group_max(mine))
+    everyone = torch.arange(len(rows), device=logits.device)
+    one = torch.ones(len(rows), dtype=torch.float32, device=logits.device)
+    normalizer = log_normalizer(grouped, everyone, one, grouped.maxima.amax(1))
+    best = best_tokens(grouped, everyone, wanted)
+    return RawRows(
+        rows=rows,
+        wanted=wanted,
+        log_normalizer=normalizer,
+        top=top_tokens(best, normalizer, one, int(wanted.max())),
+        touched=touched,
+        values=values,
+        valid=valid,
+    )

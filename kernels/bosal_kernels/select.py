@@ -1,0 +1,137 @@
+"""Chooses one token per row of controlled logits, and reports what the row thought of it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bosal_kernels.control import Control
+from bosal_kernels.draw import Draw
+from bosal_kernels.groups import GROUP, GroupedRows
+from bosal_kernels.layout import SlotState, Stage
+from bosal_kernels.logprobs import (
+    RawRows,
+    TopTokens,
+    best_tokens,
+    count_above,
+    log_normalizer,
+    top_tokens,
+)
+from bosal_kernels.truncate import Truncation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprobs:
+    """Log-probabilities of the rows that ask for them, before and after control.
+
+    Raw is the log-softmax of the logits as given; controlled follows mask and temperature and
+    precedes truncation (temperature 0 reads as 1). A rank is 1 + the number of greater logits.
+    A row without a token has NaN and rank 0.
+    """
+
+    rows: Tensor  # [R] int64, places in the batch, ascending
+    raw_logprob: Tensor  # [R] float32
+    controlled_logprob: Tensor  # [R] float32
+    raw_rank: Tensor  # [R] int64
+    controlled_rank: Tensor  # [R] int64
+    top_raw: TopTokens  # [R, n]
+    top_controlled: TopTokens  # [R, n]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The chosen tokens of a batch."""
+
+    tokens: Tensor  # [B] int64; -1 where nothing is left or the row is invalid
+    yielded: Tensor  # [B] int64: rules that gave way, bits YIELDED_MIN_TOKENS and YIELDED_BANS
+    invalid: Tensor  # [B] bool
+    logprobs: Logprobs | None
+
+
+def select(control: Control, state: SlotState, slots: Tensor) -> Selection:
+    """Choose a token for every row of `control`, whose slots are `slots` [B].
+
+    token = argmax over the kept set of (z - max z) / T + g, lowest id on ties, where the chain of
+    the slot decides the kept set and the noise g is a function of (key, position, token) alone;
+    T = 0 is the argmax of z. Rows never influence each other: a row's token and log-probabilities
+    are the same bits in any batch.
+    """
+    stages = state.chain_stage[slots]
+    is_temperature = stages == Stage.TEMPERATURE
+    values = state.chain_value[slots]
+    is_live = ~control.invalid & (control.row_max > -torch.inf)
+    is_greedy = (is_temperature & (values <= 0)).any(1)
+    tokens = torch.full_like(slots, -1)
+    greedy = (is_live & is_greedy).nonzero().squeeze(1)
+    if len(greedy):
+        tokens[greedy] = _best(control, greedy)
+    sampled = (is_live & ~is_greedy).nonzero().squeeze(1)
+    if len(sampled):
+        whole = len(sampled) == len(slots)
+        logits = control.logits if whole else control.logits[sampled]
+        truncation = Truncation(
+            GroupedRows(logits, control.group_max[sampled]),
+            control.row_max[sampled],
+            logits.shape[1],
+            state.key[slots[sampled]],
+            state.position[slots[sampled]],
+        )
+        truncation.run(stages[sampled], values[sampled], state.chain_second[slots[sampled]])
+        tokens[sampled] = Draw(truncation).tokens()
+    logprobs = None
+    if control.raw is not None:
+        temperature = torch.where(is_temperature & (values > 0), values, 1.0).prod(1)
+        logprobs = _logprobs(control, control.raw, tokens, temperature)
+    return Selection(
+        tokens=tokens, yielded=control.yielded, invalid=control.invalid, logprobs=logprobs
+    )
+
+
+def _best(control: Control, rows: Tensor) -> Tensor:
+    """Return the lowest id among the largest logits of rows [k]."""
+    row_max = control.row_max[rows, None]
+    group = (control.group_max[rows] == row_max).int().argmax(1)
+    width = min(GROUP, control.logits.shape[1])
+    # The last window may begin before its group: what precedes the group is less than the maximum.
+    start = (group * GROUP).clamp(max=control.logits.shape[1] - width)
+    window = start[:, None] + torch.arange(width, device=rows.device)
+    return start + (control.logits[rows[:, None], window] == row_max).int().argmax(1)
+
+
+def _logprobs(control: Control, raw: RawRows, tokens: Tensor, temperature: Tensor) -> Logprobs:
+    rows = raw.rows
+    chosen = tokens[rows]
+    has_token = chosen >= 0
+    chosen = chosen.clamp(min=0)
+    everyone = torch.arange(len(rows), device=rows.device)
+    logits = control.logits if len(rows) == len(tokens) else control.logits[rows]
+    grouped = GroupedRows(logits, control.group_max[rows])
+    row_max = control.row_max[rows]
+    inverse = (1.0 / temperature[rows]).clamp(max=3e38).float()
+    # Centred on the row's maximum, which carries no temperature.
+    normalizer = log_normalizer(grouped, everyone, inverse, row_max)
+    value = grouped.at(everyone, chosen)
+
+    # The raw logit: as saved where the token was edited, else as it stands.
+    is_chosen = raw.valid & (raw.touched == chosen[:, None])
+    saved = torch.where(is_chosen, raw.values, 0.0).sum(1)
+    raw_value = torch.where(is_chosen.any(1), saved, value)
+    edited = logits.gather(1, raw.touched)
+    raw_rank = 1 + count_above(grouped, everyone, raw_value)
+    raw_rank += (raw.valid & (raw.values > raw_value[:, None])).sum(1)
+    raw_rank -= (raw.valid & (edited > raw_value[:, None])).sum(1)
+    rank = 1 + count_above(grouped, everyone, value)
+
+    def known(logprob: Tensor) -> Tensor:
+        return logprob.float().masked_fill(~has_token, torch.nan)
+
+    best = best_tokens(grouped, everyone, raw.wanted)
+    return Logprobs(
+        rows=rows,
+        raw_logprob=known(raw_value.double() - raw.log_normalizer),
+        controlled_logprob=known(value.double() * inverse.double() - normalizer),
+        raw_rank=raw_rank * has_token,
+        controlled_rank=rank * has_token,
+        top_raw=raw.top,
+        top_controlled=top_tokens(best, normalizer, inverse, int(raw.wanted.max())),
+    )

@@ -1,0 +1,283 @@
+"""Applies truncation chains to intervals, vectorised over rows: one call per place and stage."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from bosal_kernels.cut import last_kept
+from bosal_kernels.groups import (
+    GroupedRows,
+    descending_key,
+    tree_sum,
+    value_of_descending_key,
+    weights,
+)
+from bosal_kernels.interval import Intervals
+from bosal_kernels.layout import Stage
+from bosal_kernels.logprobs import best_tokens
+from bosal_kernels.noise import coin
+
+# Up to this many tokens a top-k is enumerated from the best groups.
+_MAX_ENUMERATED = 1024
+# Stages that ask neither mass nor entropy of what an earlier top-p left.
+_INDIFFERENT = (Stage.NONE, Stage.TEMPERATURE, Stage.TOP_K, Stage.MIN_P, Stage.TOP_N_SIGMA)
+# A temperature so small that its inverse overflows keeps the order all the same.
+_LARGEST_INVERSE = 3e38
+
+
+class Truncation:
+    """The rows of a batch that sample, and what their chains leave of them.
+
+    A top-p whose successors do not need its result stays pending: `pending_mass` is the mass that
+    may lie ahead of a kept token, tested on drawn tokens only.
+    """
+
+    def __init__(
+        self, rows: GroupedRows, row_max: Tensor, vocab_size: int, key: Tensor, position: Tensor
+    ) -> None:
+        self.rows = rows
+        self.vocab_size = vocab_size
+        self.key = key
+        self.position = position
+        self.intervals = Intervals(rows, row_max)
+        # Inverse temperature at the current place of the chain; after it, the draw's.
+        self.inverse = torch.ones_like(row_max)
+        self.pending_mass = torch.full_like(row_max, torch.inf, dtype=torch.float64)
+        self.pending_inverse = torch.ones_like(row_max)
+
+    def run(self, stages: Tensor, values: Tensor, seconds: Tensor) -> None:
+        """Apply the chains, [R, MAX_STAGES] each."""
+        indifferent = torch.tensor(_INDIFFERENT, device=stages.device)
+        asks_later = ~torch.isin(stages, indifferent)
+        # Whether any later stage needs the set a top-p leaves.
+        asks_later = asks_later.flip(1).cumsum(1).flip(1) - asks_later.long() > 0
+        for place in range(int((stages != Stage.NONE).sum(1).max())):
+            here = stages[:, place]
+            for stage, apply in _APPLY.items():
+                which = (here == stage).nonzero().squeeze(1)
+                if len(which):
+                    value, second = values[which, place], seconds[which, place]
+                    apply(self, which, value, second, asks_later[which, place])
+
+    def temperature(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
+        """scaled = (z - max z) / T from here on; T > 0."""
+        self.inverse[which] = (1.0 / value).clamp(max=_LARGEST_INVERSE).float()
+
+    def top_k(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
+        """Keep the k first tokens. Source: Fan et al., Hierarchical Neural Story Generation (2018).
+
+        k <= 0 and k >= V are off.
+        """
+        is_on = (value >= 1) & (value < self.vocab_size)
+        which, count = which[is_on], value[is_on].long()
+        is_cut = self.intervals.high_value[which] < torch.inf
+        is_listed = ~is_cut & (count <= _MAX_ENUMERATED)
+        listed, rest = which[is_listed], which[~is_listed]
+        if len(listed):
+            best = best_tokens(self.rows, listed, count[is_listed])
+            is_last = torch.ones_like(best.row, dtype=torch.bool)
+            is_last[:-1] = best.row[1:] != best.row[:-1]
+            self.intervals.raise_floor(listed, best.value[is_last], best.token[is_last])
+        if len(rest):
+            row, token, logit = self.intervals.members(rest).tokens()
+            one = torch.ones_like(row, dtype=torch.float64)
+            target = count[~is_listed].double()
+            last = last_kept(row, descending_key(logit), one, target, key_bits=32)
+            self.intervals.raise_floor(rest, logit[last], token[last])
+
+    def top_p(self, which: Tensor, value: Tensor, _second: Tensor, asks_later: Tensor) -> None:
+        """Keep a token while the mass ahead of it is less than p times the mass of the set.
+
+        Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020). p >= 1 is off;
+        the first token stays.
+        """
+        is_on = value < 1
+        which, asks_later = which[is_on], asks_later[is_on]
+        if len(which) == 0:
+            return
+        target = value[is_on] * self.intervals.mass(which, self.inverse[which])
+        lazy = which[~asks_later]
+        self.pending_mass[lazy] = target[~asks_later]
+        self.pending_inverse[lazy] = self.inverse[lazy]
+        if bool(asks_later.any()):
+            self._cut_mass(which[asks_later], target[asks_later])
+
+    def min_p(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
+        """Keep scaled >= scaled of the first token + ln p.
+
+        Source: Nguyen et al., Turning Up the Heat: Min-p Sampling (2024). p <= 0 is off.
+        """
+        is_on = value > 0
+        which, drop = which[is_on], value[is_on].log().float()
+        best = self.intervals.first_value[which]
+        scaled = self.intervals.scaled(which, self.inverse[which], best)
+        self._raise_scaled_floor(which, scaled + drop)
+
+    def typical(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
+        """Keep the tokens whose surprise is nearest to the entropy until their mass reaches tau.
+
+        With c the expected scaled logit, tokens are taken by |scaled - c|, whole ties at a time.
+        Source: Meister et al., Locally Typical Sampling (2023). tau >= 1 is off.
+        """
+        is_on = value < 1
+        which, tau = which[is_on], value[is_on]
+        if len(which) == 0:
+            return
+        intervals, inverse = self.intervals, self.inverse[which]
+        mass, moment = intervals.mass_and_moment(which, inverse)
+        centre = moment / mass
+        row, token, logit = intervals.members(which).tokens()
+        scaled = intervals.scaled(which[row], inverse[row], logit)
+        distance = (scaled.double() - centre[row]).abs()
+        # The bits of a non-negative float64 are ordered as its values.
+        bits = (distance + 0.0).view(torch.int64)
+        last = last_kept(row, bits, _token_weights(scaled), tau * mass, key_bits=64)
+        kept = bits <= bits[last][row]
+        row, token, logit = row[kept], token[kept], logit[kept]
+        key = descending_key(logit)
+        for edge, is_top in ((key, True), (-key, False)):
+            best = torch.full_like(which, torch.iinfo(torch.int64).max)
+            best = best.scatter_reduce_(0, row, edge, "amin")
+            at_edge = edge == best[row]
+            value_there = value_of_descending_key(best if is_top else -best)
+            ids = token[at_edge] if is_top else -token[at_edge]
+            extreme = torch.full_like(which, torch.iinfo(torch.int64).max)
+            extreme = extreme.scatter_reduce_(0, row[at_edge], ids, "amin")
+            if is_top:
+                intervals.lower_ceiling(which, value_there, extreme)
+            else:
+                intervals.raise_floor(which, value_there, -extreme)
+
+    def top_n_sigma(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
+        """Keep z >= max z - n sd, with the population deviation of the whole finite row.
+
+        Source: Tang et al., Top-n-sigma: Not All Logits Are You Need (2024). n < 0 is off.
+        """
+        is_on = value >= 0
+        which, count = which[is_on], value[is_on]
+        if len(which) == 0:
+            return
+        row_max = self.intervals.row_max[which]
+        values = self.rows.values[which].view(len(which), self.rows.num_groups, -1)
+        is_finite = values > -torch.inf
+        centred = (values.double() - row_max.double()[:, None, None]).masked_fill_(~is_finite, 0.0)
+        number = is_finite.sum((1, 2)).double()
+        mean = tree_sum(centred.sum(2)) / number
+        deviation = (centred - mean[:, None, None]).masked_fill_(~is_finite, 0.0)
+        variance = tree_sum(deviation.square_().sum(2)) / number
+        threshold = row_max.double() - count * variance.sqrt()
+        self.intervals.raise_floor(which, _rounded_up(threshold))
+
+    def epsilon(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
+        """Keep tokens of probability at least eps, and the first.
+
+        Source: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022).
+        """
+        is_on = (value > 0) & (value < 1)
+        which, log_eps = which[is_on], value[is_on].log()
+        if len(which):
+            mass = self.intervals.mass(which, self.inverse[which])
+            self._raise_scaled_floor(which, _rounded_up(log_eps + mass.log()))
+
+    def eta(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
+        """Keep tokens of probability at least min(eps, sqrt(eps) exp(-entropy)), and the first.
+
+        Source: Hewitt et al., Truncation Sampling as Language Model Desmoothing (2022).
+        """
+        is_on = (value > 0) & (value < 1)
+        which, log_eps = which[is_on], value[is_on].log()
+        if len(which):
+            mass, moment = self.intervals.mass_and_moment(which, self.inverse[which])
+            entropy = mass.log() - moment / mass
+            threshold = torch.minimum(log_eps, 0.5 * log_eps - entropy)
+            self._raise_scaled_floor(which, _rounded_up(threshold + mass.log()))
+
+    def xtc(self, which: Tensor, value: Tensor, second: Tensor, _asks_later: Tensor) -> None:
+        """With some probability drop all tokens of at least `threshold` but the last of them.
+
+        Source: p-e-w, Exclude Top Choices (text-generation-webui 6335, 2024).
+        """
+        is_on = coin(self.key[which], self.position[which]) < value
+        which, threshold = which[is_on], second[is_on]
+        if len(which) == 0:
+            return
+        intervals, inverse = self.intervals, self.inverse[which]
+        mass = intervals.mass(which, inverse)
+        edge = self._least_logit(which, _rounded_up(threshold.log() + mass.log()))
+        row, token, logit = intervals.members(which, edge).tokens()
+        is_choice = logit >= edge[row]
+        row, token, logit = row[is_choice], token[is_choice], logit[is_choice]
+        has_two = torch.bincount(row, minlength=len(which)) >= 2
+        is_choice = has_two[row]
+        row, token, logit = row[is_choice], token[is_choice], logit[is_choice]
+        least = torch.full_like(edge, torch.inf).scatter_reduce_(0, row, logit, "amin")
+        is_least = logit == least[row]
+        last = torch.full_like(which, -1)
+        last = last.scatter_reduce_(0, row[is_least], token[is_least], "amax")
+        intervals.lower_ceiling(which[has_two], least[has_two], last[has_two])
+
+    def _cut_mass(self, which: Tensor, target: Tensor) -> None:
+        """Drop all behind the token at which the mass ahead reaches the target [k]."""
+        row, token, logit = self.intervals.members(which).tokens()
+        scaled = self.intervals.scaled(which[row], self.inverse[which][row], logit)
+        weight = _token_weights(scaled)
+        last = last_kept(row, descending_key(logit), weight, target, key_bits=32)
+        self.intervals.raise_floor(which, logit[last], token[last])
+
+    def _raise_scaled_floor(self, which: Tensor, floor: Tensor) -> None:
+        self.intervals.raise_floor(which, self._least_logit(which, floor))
+
+    def _least_logit(self, which: Tensor, floor: Tensor) -> Tensor:
+        """Return the least float32 z with scaled(z) >= floor, by bisection over the floats."""
+        inverse = self.inverse[which]
+        row_max = self.intervals.row_max[which]
+        top = torch.full_like(row_max, torch.finfo(torch.float32).max)
+        guess = (row_max.double() + floor.double() / inverse.double()).float()
+        guess = guess.clamp(-top, top)
+        slack = 3e-7 * (row_max.abs() + guess.abs()) + 1e-37
+        # Keys descend: `passing` belongs to a greater logit than `failing`.
+        passing = descending_key((guess + slack).clamp(-top, top))
+        failing = descending_key((guess - slack).clamp(-top, top)) + 1
+        open_top = self.intervals.scaled(which, inverse, value_of_descending_key(passing)) < floor
+        passing = torch.where(open_top, descending_key(top), passing)
+        open_low = self.intervals.scaled(which, inverse, value_of_descending_key(failing)) >= floor
+        failing = torch.where(open_low, descending_key(-top) + 1, failing)
+        while bool((failing - passing > 1).any()):
+            middle = (passing + failing) >> 1
+            value = value_of_descending_key(middle)
+            passes = self.intervals.scaled(which, inverse, value) >= floor
+            passing = torch.where(passes, middle, passing)
+            failing = torch.where(passes, failing, middle)
+        return value_of_descending_key(passing)
+
+
+def _rounded_up(value: Tensor) -> Tensor:
+    """Return the least float32 that is not less than a float64."""
+    rounded = value.float()
+    above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
+    return torch.where(rounded.double() < value, above, rounded)
+
+
+def _token_weights(scaled: Tensor) -> Tensor:
+    """Return exp of scaled logits [m] as float64, bit for bit as `weights` of whole groups."""
+    missing = -len(scaled) % 64
+    padded = torch.nn.functional.pad(scaled, (0, missing)).view(-1, 64)
+    return weights(padded).view(-1)[: len(scaled)].double()
+
+
+_Apply = Callable[[Truncation, Tensor, Tensor, Tensor, Tensor], None]
+_APPLY: Mapping[Stage, _Apply] = MappingProxyType(
+    {
+        Stage.TEMPERATURE: Truncation.temperature,
+        Stage.TOP_K: Truncation.top_k,
+        Stage.TOP_P: Truncation.top_p,
+        Stage.MIN_P: Truncation.min_p,
+        Stage.TYPICAL: Truncation.typical,
+        Stage.TOP_N_SIGMA: Truncation.top_n_sigma,
+        Stage.EPSILON: Truncation.epsilon,
+        Stage.ETA: Truncation.eta,
+        Stage.XTC: Truncation.xtc,
+    }
+)
