@@ -1,0 +1,300 @@
+"""What the server does with a request, free of any transport."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from time import monotonic
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.errors import DecodingError
+from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.recipe import Recipe
+from bosal_decoding.scaffolds import Message
+from bosal_decoding.vocabulary import Vocabulary
+from bosal_server.config import Limits
+from bosal_server.engine.loop import EngineLoop
+from bosal_server.engine.request import (
+    FailedEvent,
+    FinishedEvent,
+    TokensEvent,
+)
+from bosal_server.errors import UnknownModel
+from bosal_server.mailbox import Mailbox
+from bosal_server.metrics import MeteredRequest, Metrics
+from bosal_server.recipe_store import RecipeStore
+from bosal_server.request_errors import (
+    InvalidRequestId,
+    MissingField,
+    OutOfRange,
+    located,
+)
+
+# The label and name of a recipe that came with its request.
+INLINE = "inline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model as requests see it."""
+
+    name: str
+    digest: str
+    architecture: str
+    num_parameters: int
+    vocabulary: Vocabulary
+    context_tokens: int
+    runner: str
+    dtype: str
+    device: str
+    cache_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptCommand:
+    """Whose prompt to make: a recipe and what the user said."""
+
+    # A name, `name@version`, a whole document, or "" for the default.
+    recipe: str | Mapping[str, Any] = ""
+    # One of the two.
+    instruction: str | None = None
+    conversation: Sequence[Message] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateCommand:
+    """What to generate; None and "" leave it to the server."""
+
+    prompt: PromptCommand
+    model: str = ""
+    overrides: Sequence[Mapping[str, Any]] = ()
+    num_choices: int | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    # -1: none; 0: the chosen token; n: and the best n.
+    logprobs: int = -1
+    request_id: str = ""
+    # On the clock of time.monotonic.
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A request that was accepted, with everything that makes it repeatable."""
+
+    request_id: str
+    model: ServedModel
+    # `inline` for a recipe that came with the request.
+    recipe_name: str
+    plan: Plan
+    seed: int
+    max_tokens: int
+    num_choices: int
+    prompts: tuple[Prompt, ...]
+
+
+CoreEvent = Started | TokensEvent | FinishedEvent
+
+Result = TypeVar("Result")
+
+
+class GenerationCore:
+    """Resolves, checks, compiles and tokenises requests, and runs them on the engine.
+
+    Methods belong to one event loop. Whatever takes time runs in a thread beside it.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, ServedModel],
+        recipes: RecipeStore,
+        default_recipe: str,
+        limits: Limits,
+        engine: EngineLoop,
+        metrics: Metrics,
+        versions: Mapping[str, str],
+    ) -> None:
+        self.models = dict(models)
+        self.recipes = recipes
+        self.default_model = next(iter(self.models))
+        self.default_recipe = default_recipe
+        self.limits = limits
+        self.versions = dict(versions)
+        self._engine = engine
+        self._metrics = metrics
+        self._numbers = count()
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="bosal-prepare")
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    async def generate(self, command: GenerateCommand) -> AsyncGenerator[CoreEvent, None]:
+        """Yield Started, then tokens as they come, then the end; an error is raised.
+
+        Tokens that became ready together come as one event per choice. Closing the iterator
+        early cancels the request.
+        """
+        arrival = monotonic()
+        self._check(command)
+        started = await self._beside(lambda: self._accept(command))
+        # The client's id may repeat while a call it retries is still being cancelled.
+        engine_id = f"{started.request_id}#{next(self._numbers)}"
+        mailbox = Mailbox()
+        request = MeteredRequest(
+            request_id=engine_id,
+            model=started.model.name,
+            plan=started.plan,
+            prompts=started.prompts,
+            seed=started.seed,
+            max_tokens=started.max_tokens,
+            num_choices=started.num_choices,
+            logprobs=command.logprobs,
+            deadline=command.deadline,
+            arrival=arrival,
+            metrics=self._metrics.bind(started.model.name, started.recipe_name),
+        )
+        is_over = False
+        self._engine.submit(request, mailbox)
+        try:
+            yield started
+            while not is_over:
+                for event in await mailbox.take():
+                    if isinstance(event, FailedEvent):
+                        is_over = True
+                        raise event.error
+                    is_over = isinstance(event, FinishedEvent)
+                    yield event
+        finally:
+            if not is_over:
+                self._engine.cancel(engine_id)
+
+    async def tokenize_text(self, text: str, model: ServedModel) -> list[int]:
+        """Tokenise a text as it stands."""
+
+        def tokens() -> list[int]:
+            with _at("text"):
+                return model.vocabulary.encode(text)
+
+        return await self._beside(tokens)
+
+    async def tokenize_prompt(
+        self, command: PromptCommand, model: ServedModel
+    ) -> tuple[Prompt, ...]:
+        """Render and tokenise the prompts a recipe makes."""
+        messages, field = self._messages(command)
+
+        def prompts() -> tuple[Prompt, ...]:
+            plan = self._plan(model, self._recipe(command.recipe)[1], command.recipe)
+            return self._prompts(plan, messages, field)
+
+        return await self._beside(prompts)
+
+    async def validate(self, document: Mapping[str, Any], model: ServedModel) -> Plan:
+        """Compile a recipe document for a model."""
+        return await self._beside(
+            lambda: compile_recipe(
+                Recipe.parse(document), model.vocabulary, context_tokens=model.context_tokens
+            )
+        )
+
+    def model(self, name: str) -> ServedModel:
+        """Return a model by name; "" is the default."""
+        name = name or self.default_model
+        if name not in self.models:
+            raise UnknownModel(name, self.models)
+        return self.models[name]
+
+    async def _beside(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _check(self, command: GenerateCommand) -> None:
+        """Refuse what needs no recipe to be wrong."""
+        limits = self.limits
+        is_printable = command.request_id.isprintable()
+        if not is_printable or len(command.request_id) > limits.max_request_id_chars:
+            raise InvalidRequestId(limits.max_request_id_chars)
+        if command.num_choices is not None:
+            _within("num_choices", command.num_choices, 1, limits.max_choices)
+        if command.logprobs >= 0:
+            _within("logprobs.top", command.logprobs, 0, limits.max_top_logprobs)
+
+    def _accept(self, command: GenerateCommand) -> Started:
+        served = self.model(command.model)
+        messages, field = self._messages(command.prompt)
+        if command.max_tokens is not None:
+            _within("max_tokens", command.max_tokens, 1, served.context_tokens)
+        name, recipe = self._recipe(command.prompt.recipe)
+        if command.overrides:
+            recipe = recipe.with_overrides(command.overrides)
+        plan = self._plan(served, recipe, command.prompt.recipe)
+        prompts = self._prompts(plan, messages, field)
+        with _at("max_tokens"):
+            max_tokens = plan.output_budget(prompts, command.max_tokens)
+        return Started(
+            request_id=command.request_id or uuid4().hex,
+            model=served,
+            recipe_name=name,
+            plan=plan,
+            prompts=prompts,
+            seed=secrets.randbits(32) if command.seed is None else command.seed,
+            max_tokens=max_tokens,
+            num_choices=command.num_choices or 1,
+        )
+
+    def _recipe(self, reference: str | Mapping[str, Any]) -> tuple[str, Recipe]:
+        """Return a recipe and the bounded name it is counted under."""
+        if isinstance(reference, str):
+            recipe = self.recipes.get(reference or self.default_recipe)
+            return recipe.name, recipe
+        with located("inline_recipe"):
+            return INLINE, Recipe.parse(reference)
+
+    def _plan(
+        self, served: ServedModel, recipe: Recipe, reference: str | Mapping[str, Any]
+    ) -> Plan:
+        with located("recipe" if isinstance(reference, str) else "inline_recipe"):
+            return compile_recipe(recipe, served.vocabulary, context_tokens=served.context_tokens)
+
+    def _messages(self, command: PromptCommand) -> tuple[Sequence[Message], str]:
+        """Return what the user said, and the request field that holds it."""
+        if command.conversation is not None:
+            if len(command.conversation) > self.limits.max_messages:
+                raise OutOfRange(
+                    "conversation.messages",
+                    len(command.conversation),
+                    low=1,
+                    high=self.limits.max_messages,
+                )
+            return command.conversation, "conversation"
+        if command.instruction is None or not command.instruction.strip():
+            raise MissingField("instruction", "there is nothing to answer")
+        return [Message(role="user", text=command.instruction)], "instruction"
+
+    def _prompts(self, plan: Plan, messages: Sequence[Message], field: str) -> tuple[Prompt, ...]:
+        if field == "conversation":
+            with _at(field), located(field):
+                return plan.prompts(messages)
+        with _at(field):
+            return plan.prompts(messages)
+
+
+def _within(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise OutOfRange(field, value, low=low, high=high)
+
+
+@contextmanager
+def _at(field: str) -> Iterator[None]:
+    """Name the request's field for errors that know of none."""
+    try:
+        yield
+    except DecodingError as error:
+        if error.field is None:
+            error.field = field
+        raise

@@ -1,0 +1,79 @@
+"""The way of events from the engine's thread to the event loop's readers."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from bosal_server.engine.request import EngineEvent, TokenLogprobs, TokensEvent
+
+
+class Mailbox:
+    """One request's events; all that came since the last look are taken together."""
+
+    def __init__(self) -> None:
+        self._events: deque[EngineEvent] = deque()
+        self._has_mail = asyncio.Event()
+
+    def put(self, event: EngineEvent) -> None:
+        self._events.append(event)
+        self._has_mail.set()
+
+    async def take(self) -> list[EngineEvent]:
+        """Wait for events; return those there are, tokens of one choice merged into one."""
+        await self._has_mail.wait()
+        self._has_mail.clear()
+        events = merged(self._events) if len(self._events) > 1 else list(self._events)
+        self._events.clear()
+        return events
+
+
+class Delivery:
+    """Given to the engine: brings a step's events to their mailboxes by one wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __call__(self, batch: Sequence[tuple[Mailbox, EngineEvent]]) -> None:
+        self._loop.call_soon_threadsafe(_put_all, batch)
+
+
+def _put_all(batch: Sequence[tuple[Mailbox, EngineEvent]]) -> None:
+    for mailbox, event in batch:
+        mailbox.put(event)
+
+
+def merged(events: Iterable[EngineEvent]) -> list[EngineEvent]:
+    """Join each choice's token events; the last event of a request stays last."""
+    tokens: dict[int, list[TokensEvent]] = {}
+    rest: list[EngineEvent] = []
+    for event in events:
+        if isinstance(event, TokensEvent):
+            tokens.setdefault(event.choice, []).append(event)
+        else:
+            rest.append(event)
+    return [*(_joined(parts) for parts in tokens.values()), *rest]
+
+
+def _joined(parts: list[TokensEvent]) -> TokensEvent:
+    if len(parts) == 1:
+        return parts[0]
+    logprobs = [part.logprobs for part in parts if part.logprobs is not None]
+    return TokensEvent(
+        choice=parts[0].choice,
+        first_position=parts[0].first_position,
+        token_ids=[token for part in parts for token in part.token_ids],
+        text="".join(part.text for part in parts),
+        logprobs=_joined_logprobs(logprobs) if logprobs else None,
+    )
+
+
+def _joined_logprobs(parts: list[TokenLogprobs]) -> TokenLogprobs:
+    joined = TokenLogprobs()
+    for part in parts:
+        joined.raw += part.raw
+        joined.raw_rank += part.raw_rank
+        joined.controlled += part.controlled
+        joined.controlled_rank += part.controlled_rank
+        joined.top_raw += part.top_raw
+        joined.top_controlled += part.top_controlled
+    return joined

@@ -1,0 +1,227 @@
+"""Starts a server, keeps it until a signal, ends it in order."""
+
+import asyncio
+import importlib.metadata
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import prometheus_client
+from rich.console import Console
+
+import bosal_models
+from bosal_decoding.errors import DecodingError
+from bosal_server.config import InvalidConfig, ModelConfig, ServerConfig
+from bosal_server.core import GenerationCore, ServedModel
+from bosal_server.engine.loop import EngineConfig, EngineLoop, EngineModel
+from bosal_server.engine.runner import ModelRunner
+from bosal_server.errors import ServerError
+from bosal_server.mailbox import Delivery
+from bosal_server.metrics import Metrics
+from bosal_server.model import LoadedModel, load_model
+from bosal_server.recipe_store import RecipeStore
+from bosal_server.rpc.server import RpcServer
+
+log = logging.getLogger(__name__)
+
+_EMBEDDED = "base"
+# Distributions whose version can change what comes out.
+_DECISIVE = ("bosal", "torch", "transformers", "tokenizers")
+
+
+def serve(config: ServerConfig) -> int:
+    """Serve until SIGINT or SIGTERM; return the process's exit code."""
+    logging.basicConfig(
+        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        recipes = RecipeStore.load(config.recipes)
+        default_recipe = _default_recipe(config, recipes)
+        _check_port(config.host, config.port)
+        models = [_load(model, config) for model in config.models or (_embedded(),)]
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(config, recipes, default_recipe, models))
+    except (ServerError, DecodingError) as error:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"error: {error}", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def _serve(
+    config: ServerConfig,
+    recipes: RecipeStore,
+    default_recipe: str,
+    models: Sequence[LoadedModel],
+) -> None:
+    loop = asyncio.get_running_loop()
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    metrics = Metrics()
+    runners = {model.name: model.runner(cache_tokens=config.cache_tokens) for model in models}
+    engine = EngineLoop(
+        {name: EngineModel(runner) for name, runner in runners.items()},
+        EngineConfig(
+            max_groups=config.max_running,
+            max_waiting=config.max_waiting,
+            max_batch_tokens=config.max_batch_tokens,
+        ),
+        deliver=Delivery(loop),
+        observer=metrics,
+    )
+    metrics.watch(engine.stats, runners)
+    core = GenerationCore(
+        models={model.name: _served(model, runners[model.name]) for model in models},
+        recipes=recipes,
+        default_recipe=default_recipe,
+        limits=config.limits,
+        engine=engine,
+        metrics=metrics,
+        versions=_versions(),
+    )
+    rpc = RpcServer(core, config, metrics)
+    with _exported(metrics, config) as metrics_address:
+        engine.start()
+        try:
+            address = await rpc.start()
+            _announce(address, metrics_address, core)
+            await asked_to_stop.wait()
+            asked_to_stop.clear()
+            await _drain(rpc, config.drain_seconds, asked_to_stop)
+        finally:
+            await rpc.stop()
+            await asyncio.to_thread(engine.stop, 0)
+            core.close()
+
+
+async def _drain(rpc: RpcServer, seconds: float, asked_again: asyncio.Event) -> None:
+    """Let running calls end; a second signal ends the wait."""
+    log.info("draining for at most %.0f s", seconds)
+    draining = asyncio.create_task(rpc.drain(seconds))
+    impatience = asyncio.create_task(asked_again.wait())
+    await asyncio.wait((draining, impatience), return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done() or not draining.result():
+        log.warning("calls were still running; they are cancelled")
+    for task in (draining, impatience):
+        task.cancel()
+
+
+def _announce(address: str, metrics_address: str | None, core: GenerationCore) -> None:
+    """Say on one line that the server is ready, and for what."""
+    models = "; ".join(
+        f"{model.name} ({model.runner}, {model.device}, {model.dtype})"
+        for model in core.models.values()
+    )
+    parts = [f"ready at {address}", f"model {models}", f"recipe {core.default_recipe}"]
+    if metrics_address is not None:
+        parts.append(f"metrics http://{metrics_address}/metrics")
+    sys.stdout.write(", ".join(parts) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _exported(metrics: Metrics, config: ServerConfig) -> Iterator[str | None]:
+    """Serve /metrics from a thread of its own."""
+    if config.metrics_port < 0:
+        yield None
+        return
+    host = config.metrics_host
+    try:
+        server, thread = prometheus_client.start_http_server(
+            config.metrics_port, host, metrics.registry
+        )
+    except OSError as error:
+        raise InvalidConfig(
+            f"cannot serve metrics at {host}:{config.metrics_port}: {error.strerror}"
+        ) from None
+    try:
+        yield f"{host}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _default_recipe(config: ServerConfig, recipes: RecipeStore) -> str:
+    name = config.default_recipe or ("plain" if config.models else "steered")
+    return recipes.get(name).name
+
+
+def _check_port(host: str, port: int) -> None:
+    """Find out before a model is loaded whether the port is free."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InvalidConfig(f"cannot listen at {host}:{port}: {error.strerror}") from None
+
+
+def _embedded() -> ModelConfig:
+    """The model that comes with this package."""
+    return ModelConfig(name=_EMBEDDED, source=str(bosal_models.path(_EMBEDDED)))
+
+
+def _load(model: ModelConfig, config: ServerConfig) -> LoadedModel:
+    with _progress(f"loading {model.name} from {model.source}"):
+        return load_model(
+            model.name,
+            model.source,
+            dtype=config.dtype,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+        )
+
+
+@contextmanager
+def _progress(message: str) -> Iterator[None]:
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(message):
+            yield
+    else:
+        log.info("%s", message)
+        yield
+
+
+def _served(model: LoadedModel, runner: ModelRunner) -> ServedModel:
+    return ServedModel(
+        name=model.name,
+        digest=model.digest,
+        architecture=model.architecture,
+        num_parameters=model.num_parameters,
+        vocabulary=model.vocabulary,
+        context_tokens=model.context_tokens,
+        runner=runner.kind,
+        dtype=runner.dtype,
+        device=runner.device,
+        cache_tokens=runner.num_blocks * runner.block_size,
+    )
+
+
+def _versions() -> Mapping[str, str]:
+    versions = {}
+    for name in _DECISIVE:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Take uvloop where it is installed: it carries half again as many messages."""
+    if find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

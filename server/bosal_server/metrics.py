@@ -1,0 +1,228 @@
+"""Every metric this server exports."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from bosal_server.engine.observer import EngineStats, StepReport
+from bosal_server.engine.request import EngineRequest, FailedEvent, FinishedEvent, FinishReason
+
+_FIRST_TOKEN: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+    1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
+)  # fmt: skip
+_INTER_TOKEN: Final = (
+    0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075,
+    0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
+)  # fmt: skip
+_REQUEST: Final = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50,
+    60, 120, 240, 480, 960, 1920, 7680,
+)  # fmt: skip
+_STEP: Final = (
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05,
+    0.075, 0.1, 0.2, 0.5, 1, 2.5, 5,
+)  # fmt: skip
+_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+_REQUEST_LABELS: Final = ("model", "recipe", "variant")
+# Status codes of requests the engine could not finish.
+_FAILURES: Final = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestMetrics:
+    """The children of one (model, recipe, variant), bound once."""
+
+    time_to_first_token: Histogram
+    inter_token: Histogram
+    queue: Histogram
+    prefill: Histogram
+    decode: Histogram
+    total: Histogram
+    prompt_tokens: Counter
+    generated_tokens: Counter
+    # By finish reason, or by status code.
+    finished: dict[str, Counter]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ModelMetrics:
+    forward: Histogram
+    control: Histogram
+    rest: Histogram
+    batch_rows: Histogram
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteredRequest(EngineRequest):
+    """A request that carries the metrics its end is counted in."""
+
+    metrics: RequestMetrics
+
+
+class Metrics:
+    """Owns a registry; observes the engine, from its thread, and the service's errors.
+
+    Labels are bounded: models and recipes by the configuration (a recipe sent with a request is
+    `inline`), variants by experiments, methods and codes by the contract.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry(auto_describe=True)
+        self._bound: dict[tuple[str, str, str], RequestMetrics] = {}
+        self._bound_models: dict[str, _ModelMetrics] = {}
+        self._time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "From arrival to the first token.", _FIRST_TOKEN
+        )
+        self._inter_token = self._histogram(
+            "inter_token_latency_seconds", "Between tokens of one choice.", _INTER_TOKEN
+        )
+        self._queue = self._histogram(
+            "request_queue_seconds", "From arrival to admission.", _REQUEST
+        )
+        self._prefill = self._histogram(
+            "request_prefill_seconds", "From admission to the first token.", _REQUEST
+        )
+        self._decode = self._histogram(
+            "request_decode_seconds", "From the first token to the last.", _REQUEST
+        )
+        self._total = self._histogram("request_seconds", "From arrival to the end.", _REQUEST)
+        self._prompt_tokens = self._counter(
+            "prompt_tokens_total", "Prompt tokens of admitted requests, cached ones included."
+        )
+        self._generated_tokens = self._counter("generated_tokens_total", "Tokens generated.")
+        self._finished = self._counter(
+            "finished_choices_total",
+            "Choices by how they ended: a finish reason, or a status code.",
+            (*_REQUEST_LABELS, "reason"),
+        )
+        self._step = self._histogram(
+            "step_seconds",
+            "One model's part in one engine step, split into forward, control and rest.",
+            _STEP,
+            ("model", "part"),
+        )
+        self._batch_rows = self._histogram(
+            "batch_rows", "Rows of logits in a step.", _ROWS, ("model",)
+        )
+        self._prefix_queries = self._counter(
+            "prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", ("model",)
+        )
+        self._prefix_hits = self._counter(
+            "prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", ("model",)
+        )
+        self._errors = self._counter(
+            "errors_total", "Calls that ended with an error, by status code.", ("method", "code")
+        )
+        # Read when scraped, so they are right also when no step runs.
+        self._running = self._gauge("running_groups", "Choices being decoded.", ())
+        self._waiting = self._gauge("waiting_groups", "Choices waiting for admission.", ())
+        self._blocks_used = self._gauge(
+            "kv_blocks_used", "Key-value blocks held by running choices.", ("model",)
+        )
+        self._blocks_total = self._gauge("kv_blocks", "Key-value blocks there are.", ("model",))
+
+    def bind(self, model: str, recipe: str, variant: str = "") -> RequestMetrics:
+        """Return the children of one label set; every later call returns the same."""
+        labels = (model, recipe, variant)
+        bound = self._bound.get(labels)
+        if bound is None:
+            bound = self._bound[labels] = RequestMetrics(
+                time_to_first_token=self._time_to_first_token.labels(*labels),
+                inter_token=self._inter_token.labels(*labels),
+                queue=self._queue.labels(*labels),
+                prefill=self._prefill.labels(*labels),
+                decode=self._decode.labels(*labels),
+                total=self._total.labels(*labels),
+                prompt_tokens=self._prompt_tokens.labels(*labels),
+                generated_tokens=self._generated_tokens.labels(*labels),
+                finished={
+                    reason: self._finished.labels(*labels, reason)
+                    for reason in (*FinishReason, *_FAILURES)
+                },
+            )
+        return bound
+
+    def watch(self, stats: Callable[[], EngineStats], models: Iterable[str]) -> None:
+        """Read the engine's state whenever it is scraped."""
+        self._running.set_function(lambda: stats().running)
+        self._waiting.set_function(lambda: stats().waiting)
+        for model in models:
+            self._blocks_used.labels(model).set_function(partial(_used, stats, model))
+            self._blocks_total.labels(model).set_function(partial(_total, stats, model))
+
+    def count_error(self, method: str, code: str) -> None:
+        """Count a call that ended with an error."""
+        self._errors.labels(method, code).inc()
+
+    # The engine's observer; from here on everything is called from the engine's thread.
+
+    def step(self, report: StepReport) -> None:
+        bound = self._bound_models.get(report.model)
+        if bound is None:
+            bound = self._bound_models[report.model] = _ModelMetrics(
+                forward=self._step.labels(report.model, "forward"),
+                control=self._step.labels(report.model, "control"),
+                rest=self._step.labels(report.model, "rest"),
+                batch_rows=self._batch_rows.labels(report.model),
+            )
+        bound.forward.observe(report.forward_s)
+        bound.control.observe(report.control_s)
+        bound.rest.observe(report.rest_s)
+        bound.batch_rows.observe(report.rows)
+
+    def prefix(self, model: str, queried_tokens: int, hit_tokens: int) -> None:
+        self._prefix_queries.labels(model).inc(queried_tokens)
+        self._prefix_hits.labels(model).inc(hit_tokens)
+
+    def finished(
+        self,
+        request: EngineRequest,
+        event: FinishedEvent | FailedEvent,
+        token_gaps: Sequence[float],
+    ) -> None:
+        if not isinstance(request, MeteredRequest):
+            return
+        metrics = request.metrics
+        for gap in token_gaps:
+            metrics.inter_token.observe(gap)
+        if isinstance(event, FailedEvent):
+            metrics.finished[event.error.code].inc(request.num_choices)
+            return
+        timings, usage = event.timings, event.usage
+        metrics.time_to_first_token.observe(timings.time_to_first_token)
+        metrics.queue.observe(timings.queue)
+        metrics.prefill.observe(timings.prefill)
+        metrics.decode.observe(timings.decode)
+        metrics.total.observe(timings.total)
+        metrics.prompt_tokens.inc(usage.prompt_tokens)
+        metrics.generated_tokens.inc(usage.output_tokens)
+        for ending in event.endings:
+            metrics.finished[ending.reason].inc()
+
+    def _histogram(
+        self,
+        name: str,
+        text: str,
+        buckets: tuple[float, ...],
+        labels: tuple[str, ...] = _REQUEST_LABELS,
+    ) -> Histogram:
+        return Histogram(f"bosal_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = _REQUEST_LABELS) -> Counter:
+        return Counter(f"bosal_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(f"bosal_{name}", text, labels, registry=self.registry)
+
+
+def _used(stats: Callable[[], EngineStats], model: str) -> int:
+    return stats().blocks[model].used
+
+
+def _total(stats: Callable[[], EngineStats], model: str) -> int:
+    return stats().blocks[model].total

@@ -1,0 +1,155 @@
+"""Errors of a request that the service finds before any work.
+
+ServerError
+├── InvalidRequest          the request cannot be honoured as it stands
+│   ├── MissingField
+│   ├── OutOfRange
+│   ├── InvalidRequestId
+│   ├── ContextOverflow
+│   ├── MalformedMessage
+│   └── MessageTooLarge
+├── UnknownRecipe
+├── UnknownRecipeVersion
+└── ShuttingDown
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from bosal_decoding.errors import DecodingError, suggestion
+from bosal_server.errors import ServerError
+
+
+class InvalidRequest(ServerError):
+    """Raised when a request cannot be honoured as it stands."""
+
+    reason = "INVALID_REQUEST"
+    code = "INVALID_ARGUMENT"
+
+
+class MissingField(InvalidRequest):
+    """Raised when a field that must be set is not, or is empty."""
+
+    reason = "MISSING_FIELD"
+
+    def __init__(self, field: str, what: str) -> None:
+        super().__init__(f"{field}: {what}", field=field)
+
+
+class OutOfRange(InvalidRequest):
+    """Raised when a number lies outside what this server accepts."""
+
+    reason = "OUT_OF_RANGE"
+
+    def __init__(self, field: str, value: int, *, low: int, high: int) -> None:
+        super().__init__(
+            f"{field} is {value}; it must be from {low} to {high}",
+            field=field,
+            metadata={"value": str(value), "low": str(low), "high": str(high)},
+        )
+
+
+class InvalidRequestId(InvalidRequest):
+    """Raised when a request id is too long or holds other than printable characters."""
+
+    reason = "INVALID_REQUEST_ID"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"request_id must be at most {limit} printable characters", field="request_id"
+        )
+
+
+class ContextOverflow(InvalidRequest):
+    """Raised when a prompt and its output together exceed the model's context."""
+
+    reason = "CONTEXT_OVERFLOW"
+
+    def __init__(
+        self, *, field: str, prompt_tokens: int, max_tokens: int, context_tokens: int
+    ) -> None:
+        room = context_tokens - prompt_tokens
+        super().__init__(
+            f"a prompt of {prompt_tokens} tokens leaves room for {max(room, 0)} of the model's "
+            f"{context_tokens}; {max_tokens} output tokens do not fit",
+            field=field,
+            metadata={
+                "prompt_tokens": str(prompt_tokens),
+                "max_tokens": str(max_tokens),
+                "context_tokens": str(context_tokens),
+            },
+        )
+
+
+class MalformedMessage(InvalidRequest):
+    """Raised when a request's bytes are not the message they should be."""
+
+    reason = "MALFORMED_MESSAGE"
+
+    def __init__(self, message_type: str, field: str | None) -> None:
+        if field is None:
+            super().__init__(f"the request is not a well-formed {message_type}")
+        else:
+            super().__init__(f"{field} is not valid UTF-8", field=field)
+
+
+class MessageTooLarge(InvalidRequest):
+    """Raised when a request is larger than this server reads."""
+
+    reason = "MESSAGE_TOO_LARGE"
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the request has {size} bytes; this server reads at most {limit}",
+            metadata={"size": str(size), "limit": str(limit)},
+        )
+
+
+class UnknownRecipe(ServerError):
+    """Raised when a request names a recipe this server does not have."""
+
+    reason = "UNKNOWN_RECIPE"
+    code = "NOT_FOUND"
+
+    def __init__(self, name: str, known: Iterable[str], *, field: str) -> None:
+        super().__init__(
+            f"no recipe is called '{name}', {suggestion(name, known)}",
+            field=field,
+            metadata={"recipe": name},
+        )
+
+
+class UnknownRecipeVersion(ServerError):
+    """Raised when a recipe exists, but not in the version asked for."""
+
+    reason = "UNKNOWN_RECIPE_VERSION"
+    code = "NOT_FOUND"
+
+    def __init__(self, name: str, version: str, current: str, *, field: str) -> None:
+        super().__init__(
+            f"recipe '{name}' has no version '{version}'; here it is '{name}@{current}'",
+            field=field,
+            metadata={"recipe": name, "version": version, "current": current},
+        )
+
+
+class ShuttingDown(ServerError):
+    """Raised when a call arrives while the server finishes what it has begun."""
+
+    reason = "SHUTTING_DOWN"
+    code = "UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+        self.retry_after = 1.0
+
+
+@contextmanager
+def located(prefix: str) -> Iterator[None]:
+    """Say where in the outer message the field of an error lies."""
+    try:
+        yield
+    except (DecodingError, ServerError) as error:
+        if error.field is not None:
+            error.field = f"{prefix}.{error.field}"
+        raise

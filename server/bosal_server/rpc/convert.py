@@ -1,0 +1,245 @@
+"""Protobuf to commands and events to protobuf; nothing beyond this folder sees protobuf."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from google.protobuf import duration_pb2
+
+from bosal.v1 import generation_pb2 as pb
+from bosal.v1 import model_pb2, recipe_pb2
+from bosal_decoding.plan import CompiledRule, Plan
+from bosal_decoding.recipe import Recipe
+from bosal_decoding.rules.catalogue import RuleDescription
+from bosal_decoding.scaffolds import Message
+from bosal_decoding.vocabulary import Vocabulary
+from bosal_server.core import GenerateCommand, PromptCommand, ServedModel, Started
+from bosal_server.engine.request import (
+    ChoiceEnding,
+    FinishedEvent,
+    FinishReason,
+    Timings,
+    TokenLogprobs,
+    TokensEvent,
+    TopTokens,
+    Usage,
+)
+from bosal_server.request_errors import InvalidRequest
+from bosal_server.rpc.documents import recipe_document, recipe_message, rule_document, struct
+
+_ROLES: dict[int, Literal["user", "assistant"]] = {
+    pb.ROLE_USER: "user",
+    pb.ROLE_ASSISTANT: "assistant",
+}
+_FINISH_REASONS = {
+    reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.value}") for reason in FinishReason
+}
+
+
+def generate_command(spec: pb.GenerationSpec, deadline: float | None) -> GenerateCommand:
+    return GenerateCommand(
+        prompt=prompt_command(spec),
+        model=spec.model,
+        overrides=[
+            rule_document(rule, f"overrides[{index}]") for index, rule in enumerate(spec.overrides)
+        ],
+        num_choices=spec.num_choices if spec.HasField("num_choices") else None,
+        max_tokens=spec.max_tokens if spec.HasField("max_tokens") else None,
+        seed=spec.seed if spec.HasField("seed") else None,
+        logprobs=spec.logprobs.top if spec.HasField("logprobs") else -1,
+        request_id=spec.request_id,
+        deadline=deadline,
+    )
+
+
+def prompt_command(source: pb.GenerationSpec | pb.PromptSource) -> PromptCommand:
+    return PromptCommand(
+        recipe=(
+            recipe_document(source.inline_recipe)
+            if source.HasField("inline_recipe")
+            else source.recipe
+        ),
+        instruction=source.instruction if source.HasField("instruction") else None,
+        conversation=(_messages(source.conversation) if source.HasField("conversation") else None),
+    )
+
+
+def _messages(conversation: pb.Conversation) -> list[Message]:
+    messages = []
+    for index, message in enumerate(conversation.messages):
+        role = _ROLES.get(message.role)
+        if role is None:
+            field = f"conversation.messages[{index}].role"
+            raise InvalidRequest(f"{field} must be ROLE_USER or ROLE_ASSISTANT", field=field)
+        messages.append(Message(role=role, text=message.text))
+    return messages
+
+
+def started(event: Started, versions: dict[str, str]) -> pb.Started:
+    recipe = event.plan.recipe
+    return pb.Started(
+        request_id=event.request_id,
+        model=event.model.name,
+        model_digest=event.model.digest,
+        recipe_name=event.recipe_name,
+        recipe_version=recipe.version,
+        recipe=recipe_message(recipe.document()),
+        seed=event.seed,
+        max_tokens=event.max_tokens,
+        num_choices=event.num_choices,
+        prompt_tokens=[len(prompt.token_ids) for prompt in event.prompts],
+        runner=event.model.runner,
+        dtype=event.model.dtype,
+        device=event.model.device,
+        versions=versions,
+    )
+
+
+def token_batch(event: TokensEvent, vocabulary: Vocabulary) -> pb.TokenBatch:
+    batch = pb.TokenBatch(
+        choice=event.choice,
+        first_position=event.first_position,
+        token_ids=event.token_ids,
+        text=event.text,
+    )
+    if event.logprobs is not None:
+        batch.logprobs.CopyFrom(_logprobs(event.logprobs, event.token_ids, vocabulary))
+    return batch
+
+
+def finished(event: FinishedEvent) -> pb.Finished:
+    return pb.Finished(
+        endings=[ending(one) for one in event.endings],
+        usage=usage(event.usage),
+        timings=timings(event.timings),
+    )
+
+
+def choice(end: ChoiceEnding, batches: Sequence[TokensEvent], vocabulary: Vocabulary) -> pb.Choice:
+    """Put one choice together from its merged events."""
+    message = pb.Choice(index=end.choice, ending=ending(end))
+    for batch in batches:
+        message.text += batch.text
+        message.token_ids.extend(batch.token_ids)
+        if batch.logprobs is not None:
+            # Merging concatenates the parallel lists.
+            message.logprobs.MergeFrom(_logprobs(batch.logprobs, batch.token_ids, vocabulary))
+    return message
+
+
+def ending(end: ChoiceEnding) -> pb.Ending:
+    return pb.Ending(
+        choice=end.choice,
+        reason=_FINISH_REASONS[end.reason],
+        matched_stop=end.matched_stop,
+        output_tokens=end.output_tokens,
+        yielded_rules=end.yielded_rules,
+    )
+
+
+def usage(counts: Usage) -> pb.Usage:
+    return pb.Usage(
+        prompt_tokens=counts.prompt_tokens,
+        cached_prompt_tokens=counts.cached_prompt_tokens,
+        output_tokens=counts.output_tokens,
+    )
+
+
+def timings(seconds: Timings) -> pb.Timings:
+    return pb.Timings(
+        queue=_duration(seconds.queue),
+        prefill=_duration(seconds.prefill),
+        time_to_first_token=_duration(seconds.time_to_first_token),
+        decode=_duration(seconds.decode),
+        total=_duration(seconds.total),
+    )
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
+    return duration_pb2.Duration(seconds=whole, nanos=nanos)
+
+
+def _logprobs(
+    logprobs: TokenLogprobs, token_ids: Sequence[int], vocabulary: Vocabulary
+) -> pb.Logprobs:
+    return pb.Logprobs(
+        raw=logprobs.raw,
+        raw_rank=logprobs.raw_rank,
+        controlled=logprobs.controlled,
+        controlled_rank=logprobs.controlled_rank,
+        top_raw=[_top_logprobs(top, vocabulary) for top in logprobs.top_raw],
+        top_controlled=[_top_logprobs(top, vocabulary) for top in logprobs.top_controlled],
+        token_bytes=token_bytes(token_ids, vocabulary),
+    )
+
+
+def _top_logprobs(top: TopTokens, vocabulary: Vocabulary) -> pb.TopLogprobs:
+    return pb.TopLogprobs(
+        token_ids=top.token_ids,
+        logprobs=top.logprobs,
+        token_bytes=token_bytes(top.token_ids, vocabulary),
+    )
+
+
+def token_bytes(token_ids: Sequence[int], vocabulary: Vocabulary) -> list[bytes]:
+    """Spell tokens; a model's head may have rows its tokenizer does not know."""
+    spellings = vocabulary.token_bytes
+    return [spellings[token] if token < len(spellings) else b"" for token in token_ids]
+
+
+def token_sequence(token_ids: Sequence[int], text: str, vocabulary: Vocabulary) -> pb.TokenSequence:
+    return pb.TokenSequence(
+        token_ids=token_ids, token_bytes=token_bytes(token_ids, vocabulary), text=text
+    )
+
+
+def recipe_version(recipe: Recipe, *, is_default: bool) -> recipe_pb2.RecipeVersion:
+    return recipe_pb2.RecipeVersion(
+        recipe=recipe_message(recipe.document()), version=recipe.version, is_default=is_default
+    )
+
+
+def validation(plan: Plan) -> recipe_pb2.ValidateRecipeResponse:
+    return recipe_pb2.ValidateRecipeResponse(
+        version=plan.version,
+        num_streams=plan.num_streams,
+        scaffold_tokens=plan.scaffold_tokens,
+        rules=[_compiled_rule(rule) for rule in plan.rules],
+        notes=plan.notes,
+    )
+
+
+def _compiled_rule(rule: CompiledRule) -> recipe_pb2.CompiledRule:
+    return recipe_pb2.CompiledRule(
+        rule=rule.rule,
+        stage=rule.stage,
+        params=struct(rule.params),
+        token_ids={text: recipe_pb2.TokenIds(ids=ids) for text, ids in rule.token_ids.items()},
+    )
+
+
+def rule_description(rule: RuleDescription) -> recipe_pb2.RuleDescription:
+    return recipe_pb2.RuleDescription(
+        rule=rule.rule,
+        summary=rule.summary,
+        stage=rule.stage,
+        formula=rule.formula,
+        source=rule.source,
+        params_schema=struct(rule.params_schema),
+    )
+
+
+def model(served: ServedModel, *, is_default: bool) -> model_pb2.Model:
+    return model_pb2.Model(
+        name=served.name,
+        is_default=is_default,
+        architecture=served.architecture,
+        digest=served.digest,
+        num_parameters=served.num_parameters,
+        vocabulary_size=served.vocabulary.size,
+        context_tokens=served.context_tokens,
+        dtype=served.dtype,
+        runner=served.runner,
+        device=served.device,
+        cache_tokens=served.cache_tokens,
+    )

@@ -1,0 +1,88 @@
+"""GenerationService over gRPC."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from time import monotonic
+from typing import Any
+
+import grpc.aio
+
+from bosal.v1 import generation_pb2 as pb
+from bosal.v1 import generation_pb2_grpc
+from bosal_server.core import GenerationCore, Started
+from bosal_server.engine.request import FinishedEvent, TokensEvent
+from bosal_server.request_errors import MissingField, located
+from bosal_server.rpc import convert
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
+    """Generates text, whole or as a stream, and tokenises."""
+
+    def __init__(self, core: GenerationCore) -> None:
+        self._core = core
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        response = pb.GenerateResponse()
+        batches: dict[int, list[TokensEvent]] = {}
+        with located("spec"):
+            command = convert.generate_command(request.spec, _deadline(context))
+            async with aclosing(self._core.generate(command)) as events:
+                async for event in events:
+                    match event:
+                        case Started():
+                            vocabulary = event.model.vocabulary
+                            response.started.CopyFrom(convert.started(event, self._core.versions))
+                        case TokensEvent():
+                            batches.setdefault(event.choice, []).append(event)
+                        case FinishedEvent():
+                            response.usage.CopyFrom(convert.usage(event.usage))
+                            response.timings.CopyFrom(convert.timings(event.timings))
+                            response.choices.extend(
+                                convert.choice(end, batches.get(end.choice, ()), vocabulary)
+                                for end in event.endings
+                            )
+        return response
+
+    async def GenerateStream(
+        self, request: pb.GenerateStreamRequest, context: Context
+    ) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+        with located("spec"):
+            command = convert.generate_command(request.spec, _deadline(context))
+            async with aclosing(self._core.generate(command)) as events:
+                async for event in events:
+                    match event:
+                        case Started():
+                            vocabulary = event.model.vocabulary
+                            message = convert.started(event, self._core.versions)
+                            yield pb.GenerateStreamResponse(started=message)
+                        case TokensEvent():
+                            batch = convert.token_batch(event, vocabulary)
+                            yield pb.GenerateStreamResponse(tokens=batch)
+                        case FinishedEvent():
+                            yield pb.GenerateStreamResponse(finished=convert.finished(event))
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        model = self._core.model(request.model)
+        vocabulary = model.vocabulary
+        match request.WhichOneof("source"):
+            case "text":
+                ids = await self._core.tokenize_text(request.text, model)
+                sequences = [convert.token_sequence(ids, request.text, vocabulary)]
+            case "prompt":
+                with located("prompt"):
+                    command = convert.prompt_command(request.prompt)
+                    prompts = await self._core.tokenize_prompt(command, model)
+                sequences = [
+                    convert.token_sequence(prompt.token_ids, prompt.text, vocabulary)
+                    for prompt in prompts
+                ]
+            case _:
+                raise MissingField("source", "give a text or a prompt")
+        return pb.TokenizeResponse(sequences=sequences)
+
+
+def _deadline(context: Context) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else monotonic() + remaining

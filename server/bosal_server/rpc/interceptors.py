@@ -1,0 +1,134 @@
+"""The outermost layer of every call: errors become statuses, calls are counted and drained."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from bosal_decoding.errors import DecodingError
+from bosal_server.errors import InternalFault, ServerError
+from bosal_server.metrics import Metrics
+from bosal_server.request_errors import InvalidRequest, ShuttingDown
+from bosal_server.rpc.reader import reader
+from bosal_server.rpc.status import describe
+
+log = logging.getLogger(__name__)
+
+_OURS = "/bosal.v1."
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """Answers every call of our services with a result or a described status.
+
+    Health checks and reflection pass untouched.
+    """
+
+    def __init__(self, metrics: Metrics, *, max_request_bytes: int) -> None:
+        self._metrics = metrics
+        self._max_request_bytes = max_request_bytes
+        self._num_running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_draining = False
+
+    async def drain(self) -> None:
+        """Refuse new calls and wait for the running ones."""
+        self._is_draining = True
+        await self._idle.wait()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        # Its type is that of the blocking server's handlers.
+        handler: Any = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(_OURS):
+            return handler  # type: ignore[no-any-return]
+        # A generated handler's deserializer is the message type's bound FromString.
+        message_type: type[Message] = handler.request_deserializer.__self__
+        read = reader(message_type, self._max_request_bytes)
+        name = method.rpartition("/")[2]
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(name, handler.unary_stream), read, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(name, handler.unary_unary), read, handler.response_serializer
+        )
+
+    def _unary(self, method: str, behavior: Callable[..., Awaitable[Message]]) -> Any:
+        async def answer(
+            request: Message | InvalidRequest, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> Message:
+            self._enter()
+            try:
+                return await behavior(self._accepted(request), context)
+            except (Exception, asyncio.CancelledError) as error:
+                await self._end(error, method, request, context)
+            finally:
+                self._leave()
+
+        return answer
+
+    def _stream(self, method: str, behavior: Callable[..., AsyncGenerator[Message, None]]) -> Any:
+        async def answer(
+            request: Message | InvalidRequest, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> None:
+            self._enter()
+            try:
+                # Closed here and now, so that a cancelled call stops its generation at once.
+                async with aclosing(behavior(self._accepted(request), context)) as messages:
+                    async for message in messages:
+                        await context.write(message)
+            except (Exception, asyncio.CancelledError) as error:
+                await self._end(error, method, request, context)
+            finally:
+                self._leave()
+
+        return answer
+
+    def _accepted(self, request: Message | InvalidRequest) -> Message:
+        if self._is_draining:
+            raise ShuttingDown
+        if isinstance(request, InvalidRequest):
+            raise request
+        return request
+
+    async def _end(
+        self,
+        error: BaseException,
+        method: str,
+        request: Message | InvalidRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> NoReturn:
+        if isinstance(error, asyncio.CancelledError):
+            remaining = context.time_remaining()
+            is_late = remaining is not None and remaining <= 0
+            self._metrics.count_error(method, "DEADLINE_EXCEEDED" if is_late else "CANCELLED")
+            raise error
+        request_id = getattr(getattr(request, "spec", None), "request_id", "") or uuid4().hex
+        if not isinstance(error, DecodingError | ServerError):
+            log.error("request %r: %s failed", request_id, method, exc_info=error)
+            error = InternalFault()
+        self._metrics.count_error(method, error.code)
+        code, text, trailers = describe(error, request_id)
+        await context.abort(code, text, trailers)
+
+    def _enter(self) -> None:
+        self._num_running += 1
+        self._idle.clear()
+
+    def _leave(self) -> None:
+        self._num_running -= 1
+        if not self._num_running:
+            self._idle.set()

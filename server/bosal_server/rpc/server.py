@@ -1,0 +1,89 @@
+"""The gRPC server: our services, health and reflection on one port."""
+
+import asyncio
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from bosal.v1 import (
+    generation_pb2,
+    generation_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    recipe_pb2,
+    recipe_pb2_grpc,
+)
+from bosal_server.config import InvalidConfig, ServerConfig
+from bosal_server.core import GenerationCore
+from bosal_server.metrics import Metrics
+from bosal_server.rpc.generation_service import GenerationService
+from bosal_server.rpc.interceptors import Boundary
+from bosal_server.rpc.model_service import ModelService
+from bosal_server.rpc.recipe_service import RecipeService
+
+_SERVICES = (
+    generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+    recipe_pb2.DESCRIPTOR.services_by_name["RecipeService"].full_name,
+    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+# Our own limit answers with a described error; gRPC's, which ends the call, only guards memory.
+_TRANSPORT_FACTOR = 16
+# Time for the last statuses to leave after every call is done.
+_FLUSH_SECONDS = 1.0
+
+
+class RpcServer:
+    """One listening port. Its methods belong to one event loop."""
+
+    def __init__(self, core: GenerationCore, config: ServerConfig, metrics: Metrics) -> None:
+        max_bytes = config.limits.max_request_bytes
+        self._config = config
+        self._boundary = Boundary(metrics, max_request_bytes=max_bytes)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[self._boundary],
+            options=[
+                ("grpc.max_receive_message_length", max_bytes * _TRANSPORT_FACTOR),
+                ("grpc.max_send_message_length", -1),
+                # Two servers on one port would each get some of the connections.
+                ("grpc.so_reuseport", 0),
+                # Finds clients that vanished without closing their connection.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+            ],
+        )
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(
+            GenerationService(core), self._server
+        )
+        recipe_pb2_grpc.add_RecipeServiceServicer_to_server(RecipeService(core), self._server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core, config), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def start(self) -> str:
+        """Begin to listen; return the address, with the port that was chosen if 0 was asked."""
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        wanted = f"{host}:{self._config.port}"
+        try:
+            port = self._server.add_insecure_port(wanted)
+        except RuntimeError:
+            raise InvalidConfig(f"cannot listen at {wanted}") from None
+        await self._server.start()
+        for name in ("", *_SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return f"{host}:{port}"
+
+    async def drain(self, seconds: float) -> bool:
+        """Say NOT_SERVING, refuse new calls, let running ones end; False if time ran out."""
+        await self._health.enter_graceful_shutdown()
+        try:
+            await asyncio.wait_for(self._boundary.drain(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Close the port; calls that still run are cancelled."""
+        await self._server.stop(_FLUSH_SECONDS)

@@ -1,0 +1,76 @@
+"""Domain errors as the wire's: a canonical status with google.rpc details."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from bosal_decoding.errors import DecodingError
+from bosal_server.errors import ServerError
+
+DOMAIN = "bosal"
+# A call's trailers together may not exceed 8 KiB by default, and texts may quote the request.
+_MAX_TEXT_BYTES = 600
+_MAX_DETAIL_BYTES = 200
+_MAX_VIOLATIONS = 5
+
+DomainError = DecodingError | ServerError
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+
+def describe(error: DomainError, request_id: str) -> tuple[grpc.StatusCode, str, Trailers]:
+    """Return the status code, its text and the trailers that carry the details."""
+    code = grpc.StatusCode[error.code]
+    text = _cut(str(error), _MAX_TEXT_BYTES)
+    metadata = {key: _cut(value, _MAX_DETAIL_BYTES) for key, value in error.metadata.items()}
+    if code is grpc.StatusCode.INTERNAL:
+        metadata["request_id"] = request_id
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+    ]
+    violations = list(_violations(error, text))
+    if violations:
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    retry_after: float | None = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(int(retry_after * 1e9))
+        details.append(retry)
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=text)
+    for detail in details:
+        status.details.add().Pack(detail)
+    trailers: list[tuple[str, str | bytes]] = [
+        ("grpc-status-details-bin", status.SerializeToString())
+    ]
+    if retry_after is not None:
+        trailers.append(("grpc-retry-pushback-ms", str(int(retry_after * 1000))))
+    return code, text, tuple(trailers)
+
+
+def _violations(
+    error: DomainError, text: str
+) -> Iterable[error_details_pb2.BadRequest.FieldViolation]:
+    """Yield what is wrong, field by field; an error may know of several."""
+    many: Sequence[Any] = getattr(error, "violations", ())
+    if error.field is None:
+        return
+    if len(many) < 2:
+        yield error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(error.field, _MAX_DETAIL_BYTES), description=text, reason=error.reason
+        )
+        return
+    # The error's own field is the first violation's, seen from the request.
+    prefix = error.field.removesuffix(many[0].field)
+    for one in many[:_MAX_VIOLATIONS]:
+        yield error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(prefix + one.field, _MAX_DETAIL_BYTES),
+            description=_cut(one.message, _MAX_DETAIL_BYTES),
+            reason=error.reason,
+        )
+
+
+def _cut(text: str, limit: int) -> str:
+    data = text.encode("utf-8", "replace")
+    return data.decode() if len(data) <= limit else data[:limit].decode(errors="ignore") + "…"
