@@ -235,9 +235,7 @@ def _families(
     return families
 
 
-def _token_order(
-    plan: StepPlan, order: NDArray[np.intp], lengths: IntArray
-) -> NDArray[np.int64]:
+def _token_order(plan: StepPlan, order: NDArray[np.intp], lengths: IntArray) -> NDArray[np.int64]:
     """Return, for each row of the reordered batch, its index in the plan."""
     sizes = lengths[order]
     ends = np.cumsum(sizes)

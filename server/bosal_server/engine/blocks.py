@@ -193,8 +193,11 @@ class BlockAllocator:
             return True
         return current is writer
 
-    def release(self, blocks: Sequence[int], holder: object) -> None:
-        """Let go of a sequence's blocks; its last ones become the first to be evicted."""
+    def release(self, blocks: Sequence[int], holder: object, *, forget: bool = False) -> None:
+        """Let go of a sequence's blocks; its last ones become the first to be evicted.
+
+        `forget` frees at once what nobody else holds.
+        """
         for block in reversed(blocks):
             self._refs[block] -= 1
             pending = self._index.is_pending(block)
@@ -203,7 +206,7 @@ class BlockAllocator:
                     self._index.set_writer(block, None)
                 continue
             content = self._index.hash_of(block)
-            if content is None or pending:
+            if content is None or pending or forget:
                 self._index.remove(block)
                 self._free.append(block)
             elif content in self._pins:

@@ -16,7 +16,7 @@ class LayerShape:
 
 
 class KVPool:
-    """Per layer one tensor [rows, 2, kv heads, head dim]; token p of a block is row block * size + p.
+    """Per layer one tensor [rows, 2, kv heads, head dim]; token p of block b is row b * size + p.
 
     Keys and values of a token lie side by side: one write and one gather serve both.
     """

@@ -5,7 +5,6 @@ from enum import StrEnum
 from time import monotonic
 
 from bosal_decoding.plan import Plan, Prompt
-
 from bosal_server.errors import ServerError
 
 
@@ -142,4 +141,3 @@ class FailedEvent:
 
 
 EngineEvent = TokensEvent | FinishedEvent | FailedEvent
-

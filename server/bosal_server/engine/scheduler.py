@@ -29,14 +29,14 @@ class SchedulerStep:
     scheduled: list[tuple[Stream, int]] = field(default_factory=list)
     ready: list[StreamGroup] = field(default_factory=list)  # these get logits, one row a stream
     rows: list[tuple[int, ...]] = field(default_factory=list)  # row in each stream's model
-    admitted: list[StreamGroup] = field(default_factory=list)
-    num_decode_tokens: int = 0
-    num_prefill_tokens: int = 0
+    prefill_tokens: Counter[str] = field(default_factory=Counter)  # by model
+    decode_rows: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def groups(self) -> list[StreamGroup]:
-        """Every group with a token in this step, once each."""
-        return list(dict.fromkeys(stream.group for stream, _ in self.scheduled))
+    def groups_on(self, model: str) -> list[StreamGroup]:
+        """Every group with a token on this model in this step, once each."""
+        return list(
+            dict.fromkeys(stream.group for stream, _ in self.scheduled if stream.model == model)
+        )
 
 
 class _Packer:
@@ -50,6 +50,10 @@ class _Packer:
     def add(self, stream: Stream, end: int, *, wants_logits: bool) -> int:
         """Schedule a stream's tokens up to `end`; return its row of logits, if it wants one."""
         begin = stream.num_computed
+        if stream.group.state is GroupState.DECODING:
+            self.step.decode_rows[stream.model] += 1
+        else:
+            self.step.prefill_tokens[stream.model] += end - begin
         chunk = Chunk(stream.tokens(begin, end), begin, stream.blocks, wants_logits)
         self._chunks.setdefault(stream.model, []).append(chunk)
         self.step.scheduled.append((stream, end - begin))
@@ -108,7 +112,10 @@ class Scheduler:
         self._waiting.append(group)
 
     def remove(self, group: StreamGroup, *, keep: bool) -> None:
-        """Take a group out, wherever it is; `keep` leaves what it computed findable."""
+        """Take a group out, wherever it is.
+
+        `keep` leaves what it computed findable; a group that failed may have computed rubbish.
+        """
         if group.state is GroupState.WAITING:
             self._waiting.remove(group)
         elif group.state is not GroupState.GONE:
@@ -119,34 +126,34 @@ class Scheduler:
         group.state = GroupState.GONE
 
     def plan(self) -> SchedulerStep:
-        """Admit whoever fits, then fill the next step."""
+        """Fill the next step from the admitted groups."""
         packer = _Packer()
-        packer.step.admitted = self._admit()
+        num_decode_tokens = 0
         for group in self._running:
             if group.state is GroupState.DECODING:
-                packer.step.num_decode_tokens += self._add_whole(packer, group)
-        budget = max(
-            self._max_batch_tokens - packer.step.num_decode_tokens, self._min_prefill_tokens
-        )
+                num_decode_tokens += self._add_whole(packer, group)
+        budget = max(self._max_batch_tokens - num_decode_tokens, self._min_prefill_tokens)
         for group in self._running:
             if budget <= 0:
                 break
             if group.state is GroupState.PREFILLING:
-                num_tokens = self._add_prefill(packer, group, budget)
-                packer.step.num_prefill_tokens += num_tokens
-                budget -= num_tokens
+                budget -= self._add_prefill(packer, group, budget)
         return packer.pack(self._block_sizes)
 
     def complete(self, step: SchedulerStep) -> None:
-        """Record that the step's forward passes are done."""
+        """Record that the step's forward passes are done, but for groups that are gone."""
         for stream, num_tokens in step.scheduled:
+            if stream.group.state is GroupState.GONE:
+                continue
             stream.num_computed += num_tokens
             if stream.num_published < len(stream.hashes):
                 self._publish(stream)
         for group in step.ready:
-            group.state = GroupState.DECODING
+            if group.state is not GroupState.GONE:
+                group.state = GroupState.DECODING
 
-    def _admit(self) -> list[StreamGroup]:
+    def admit(self) -> list[StreamGroup]:
+        """Admit from the head of the queue whoever fits; return them."""
         admitted = []
         while self._waiting and self._free_slots and self._fits(self._waiting[0]):
             group = self._waiting.popleft()
@@ -193,7 +200,7 @@ class Scheduler:
         pool = self.allocators[stream.model]
         if keep:
             self._publish_output(stream)
-        pool.release(stream.blocks, stream)
+        pool.release(stream.blocks, stream, forget=not keep)
         pool.unreserve(stream.reserved)
         stream.blocks = []
         stream.reserved = 0

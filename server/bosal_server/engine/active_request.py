@@ -1,0 +1,102 @@
+"""A request inside the engine: its groups, its outputs, and when what happened."""
+
+from bosal_server.engine.choice import ChoiceOutput
+from bosal_server.engine.group import Stream, StreamGroup
+from bosal_server.engine.request import (
+    ChoiceEnding,
+    EngineRequest,
+    FinishedEvent,
+    Timings,
+    Usage,
+)
+
+
+class ActiveRequest:
+    """One request from submission to its last event."""
+
+    __slots__ = (
+        "_admitted_at",
+        "_first_token_at",
+        "_last_token_at",
+        "groups",
+        "is_over",
+        "outputs",
+        "request",
+        "sink",
+        "token_gaps",
+    )
+
+    def __init__(self, request: EngineRequest, sink: object) -> None:
+        self.request = request
+        self.sink = sink
+        self.groups = [
+            StreamGroup(
+                request.request_id,
+                choice,
+                [
+                    Stream(request.model, prompt.token_ids, prompt.pin_tokens)
+                    for prompt in request.prompts
+                ],
+                request.max_tokens,
+            )
+            for choice in range(request.num_choices)
+        ]
+        self.outputs = [
+            ChoiceOutput(
+                choice,
+                request.plan,
+                request.max_tokens,
+                has_logprobs=request.logprobs >= 0,
+            )
+            for choice in range(request.num_choices)
+        ]
+        self.is_over = False
+        self.token_gaps: list[float] = []
+        self._admitted_at: float | None = None
+        self._first_token_at: float | None = None
+        self._last_token_at: float | None = None
+
+    @property
+    def was_admitted(self) -> bool:
+        return self._admitted_at is not None
+
+    def note_admission(self, now: float) -> None:
+        if self._admitted_at is None:
+            self._admitted_at = now
+
+    def note_token(self, output: ChoiceOutput, now: float) -> None:
+        """Record when a choice's token was drawn."""
+        if output.last_token_at is not None:
+            self.token_gaps.append(now - output.last_token_at)
+        output.last_token_at = now
+        self._last_token_at = now
+        if self._first_token_at is None:
+            self._first_token_at = now
+
+    @property
+    def endings(self) -> tuple[ChoiceEnding, ...] | None:
+        """Every choice's ending; None while one goes on."""
+        endings = tuple(output.ending for output in self.outputs if output.ending is not None)
+        return endings if len(endings) == len(self.outputs) else None
+
+    def finished(self, endings: tuple[ChoiceEnding, ...], now: float) -> FinishedEvent:
+        """Return the last event of a request whose choices have all ended."""
+        admitted = now if self._admitted_at is None else self._admitted_at
+        first = now if self._first_token_at is None else self._first_token_at
+        last = now if self._last_token_at is None else self._last_token_at
+        arrival = self.request.arrival
+        return FinishedEvent(
+            endings,
+            Usage(
+                prompt_tokens=sum(len(prompt.token_ids) for prompt in self.request.prompts),
+                cached_prompt_tokens=sum(stream.cached_tokens for stream in self.groups[0].streams),
+                output_tokens=sum(ending.output_tokens for ending in endings),
+            ),
+            Timings(
+                queue=admitted - arrival,
+                prefill=first - admitted,
+                time_to_first_token=first - arrival,
+                decode=last - first,
+                total=now - arrival,
+            ),
+        )

@@ -1,0 +1,167 @@
+"""One choice's output on its way to the caller: stop rules, text, and what is held back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bosal_decoding.plan import Plan
+from bosal_decoding.stopping import BanMatch, StopMatch
+from bosal_server.engine.detokenizer import Detokenizer
+from bosal_server.engine.request import (
+    ChoiceEnding,
+    FinishReason,
+    TokenLogprobs,
+    TokensEvent,
+    TopTokens,
+)
+
+# A choice that runs into its banned strings this often keeps what it draws.
+_MAX_ROLLBACKS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """The tokens from `position` on spell a banned string; `token` may not stand there."""
+
+    position: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """What one position's draw reports."""
+
+    raw: float
+    raw_rank: int
+    controlled: float
+    controlled_rank: int
+    top_raw: TopTokens
+    top_controlled: TopTokens
+
+
+class ChoiceOutput:
+    """Takes tokens as they are drawn; gives out events once nothing can take them back.
+
+    Tokens wait with the text they belong to: a stop string may cut it, a banned string may take
+    the tokens back.
+    """
+
+    def __init__(
+        self, choice: int, plan: Plan, max_tokens: int, *, has_logprobs: bool = False
+    ) -> None:
+        self.choice = choice
+        self.num_tokens = 0
+        self.ending: ChoiceEnding | None = None
+        self.last_token_at: float | None = None
+        self._token_bytes: Sequence[bytes] = plan.vocabulary.token_bytes
+        self._eos_ids = plan.eos_ids
+        self._max_tokens = max_tokens
+        self._stop = plan.text_stop() if plan.stop_strings or plan.banned_strings else None
+        self._detokenizer = Detokenizer()
+        self._held_ids: list[int] = []
+        self._held_ends: list[int] = []  # byte offset in the text behind each held token
+        self._num_bytes = 0
+        self._text = ""
+        self._logprobs = TokenLogprobs() if has_logprobs else None
+        self._bans: set[tuple[int, int]] = set()
+        self._num_rollbacks = 0
+        self._yielded: dict[str, None] = {}
+
+    def accept(self, token: int, logprobs: PositionLogprobs | None = None) -> Rollback | None:
+        """Take the next token; sets `ending` if it is the last. A Rollback has been done here."""
+        self.num_tokens += 1
+        self._held_ids.append(token)
+        if logprobs is not None:
+            self._append_logprobs(logprobs)
+        is_eos = token in self._eos_ids
+        # The head of a model may have rows for which its tokenizer has no token.
+        spelling = b"" if is_eos or token >= len(self._token_bytes) else self._token_bytes[token]
+        if self._stop is None:
+            self._text += self._detokenizer.feed(spelling)
+        else:
+            self._num_bytes += len(spelling)
+            self._held_ends.append(self._num_bytes)
+            match = self._stop.feed(spelling)
+            if isinstance(match, BanMatch):
+                rollback = self._roll_back(match.position)
+                if rollback is not None:
+                    return rollback
+            elif isinstance(match, StopMatch):
+                self._end(FinishReason.STOP_STRING, match.string.decode(errors="replace"))
+                return None
+        if is_eos:
+            self._end(FinishReason.STOP_TOKEN)
+        elif self.num_tokens >= self._max_tokens:
+            self._end(FinishReason.MAX_TOKENS)
+        return None
+
+    def note_yielded(self, rules: Sequence[str]) -> None:
+        """Remember rules that had to yield because nothing legal was left."""
+        self._yielded.update(dict.fromkeys(rules))
+
+    def end_without_token(self, reason: FinishReason) -> None:
+        """End the choice because no token could be drawn."""
+        self._end(reason)
+
+    def take(self) -> TokensEvent | None:
+        """Return what became final since the last call; everything, once the choice has ended."""
+        text = self._take_text()
+        count = self._count_final()
+        if not count and not text:
+            return None
+        ids = self._held_ids[:count]
+        del self._held_ids[:count]
+        del self._held_ends[:count]
+        first = self.num_tokens - len(self._held_ids) - count
+        logprobs = self._logprobs.take(count) if self._logprobs is not None else None
+        return TokensEvent(self.choice, first, ids, text, logprobs)
+
+    def _take_text(self) -> str:
+        if self._stop is not None:
+            data = self._stop.take() if self.ending is None else self._stop.flush()
+            self._text += self._detokenizer.feed(data)
+        if self.ending is not None:
+            self._text += self._detokenizer.flush()
+        text, self._text = self._text, ""
+        return text
+
+    def _count_final(self) -> int:
+        if self._stop is None or self.ending is not None:
+            return len(self._held_ids)
+        num_final = self._stop.num_final
+        return sum(end <= num_final for end in self._held_ends)
+
+    def _roll_back(self, position: int) -> Rollback | None:
+        """Take back all tokens from `position` on; None if the ban there has already yielded."""
+        assert self._stop is not None
+        count = self.num_tokens - position
+        assert count <= len(self._held_ids), "a token that was given out cannot be taken back"
+        token = self._held_ids[-count]
+        if (position, token) in self._bans or self._num_rollbacks >= _MAX_ROLLBACKS:
+            self.note_yielded(["banned_strings"])
+            return None
+        self._num_rollbacks += 1
+        # Bans behind this position were about a text that is gone.
+        self._bans = {ban for ban in self._bans if ban[0] <= position}
+        self._bans.add((position, token))
+        self._stop.rewind(count)
+        del self._held_ids[-count:]
+        del self._held_ends[-count:]
+        self._num_bytes = len(self._stop.text)
+        self.num_tokens = position
+        if self._logprobs is not None:
+            self._logprobs.drop_last(count)
+        return Rollback(position, token)
+
+    def _end(self, reason: FinishReason, matched_stop: str = "") -> None:
+        self.ending = ChoiceEnding(
+            self.choice, reason, matched_stop, self.num_tokens, tuple(self._yielded)
+        )
+
+    def _append_logprobs(self, one: PositionLogprobs) -> None:
+        assert self._logprobs is not None
+        self._logprobs.raw.append(one.raw)
+        self._logprobs.raw_rank.append(one.raw_rank)
+        self._logprobs.controlled.append(one.controlled)
+        self._logprobs.controlled_rank.append(one.controlled_rank)
+        self._logprobs.top_raw.append(one.top_raw)
+        self._logprobs.top_controlled.append(one.top_controlled)

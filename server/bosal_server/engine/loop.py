@@ -1,0 +1,170 @@
+"""The engine's thread: it alone touches the models; others post messages and are called back."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import monotonic
+
+import torch
+
+from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.observer import EngineObserver, EngineStats, NullObserver
+from bosal_server.engine.request import EngineEvent, EngineRequest
+from bosal_server.engine.scheduler import check_size
+from bosal_server.engine.stepper import EngineModel, Stepper
+from bosal_server.engine.waiting_room import WaitingRoom
+from bosal_server.errors import EngineStopped, InternalFault, UnknownModel
+
+_LOG = logging.getLogger(__name__)
+
+Deliver = Callable[[list[tuple[object, EngineEvent]]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Limits of the engine, and what it does to the process."""
+
+    max_groups: int = 64  # choices decoded at once, over all models
+    max_waiting: int = 256  # requests
+    max_batch_tokens: int = 512  # new tokens in a step; bounds how long a prompt delays others
+    # Threads of torch's operators; unset leaves torch's choice.
+    torch_threads: int | None = None
+    # Seconds after which Python lets another thread run; unset leaves it. The default of 5 ms
+    # makes an event loop beside the engine late by as much.
+    switch_interval: float | None = 0.0005
+
+
+class EngineLoop:
+    """Runs requests on models, in a thread of its own.
+
+    `deliver` is called from that thread, at most once a step, with that step's events; each comes
+    with the sink its request was submitted with, which means nothing to the engine.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, EngineModel],
+        config: EngineConfig,
+        deliver: Deliver,
+        observer: EngineObserver | None = None,
+    ) -> None:
+        self._models = dict(models)
+        self._config = config
+        self._deliver = deliver
+        self._room = WaitingRoom(config.max_waiting)
+        self._stepper = Stepper(
+            self._models,
+            max_groups=config.max_groups,
+            max_batch_tokens=config.max_batch_tokens,
+            observer=observer or NullObserver(),
+            on_left_queue=self._leave_room,
+        )
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._lock = Lock()
+        self._is_stopping = False
+        self._drain_until: float | None = None
+        self._stats = self._stepper.stats(0)
+        self._thread = Thread(target=self._run, name="bosal-engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; sets the process's switch interval if so configured."""
+        if self._config.switch_interval is not None:
+            sys.setswitchinterval(self._config.switch_interval)
+        self._thread.start()
+
+    def submit(self, request: EngineRequest, sink: object) -> None:
+        """Queue a request from any thread; everything later comes through `deliver`.
+
+        Raises:
+            UnknownModel: its model is not served.
+            RequestTooLarge: it could never be admitted.
+            QueueFull: too many requests wait; says when to try again.
+            EngineStopped: the engine is shutting down.
+        """
+        model = self._models.get(request.model)
+        if model is None:
+            raise UnknownModel(request.model, self._models)
+        check_size(
+            self._stepper.allocator(request.model),
+            prompt_lengths=[len(prompt.token_ids) for prompt in request.prompts],
+            max_tokens=request.max_tokens,
+            context_tokens=model.context_tokens,
+        )
+        active = ActiveRequest(request, sink)
+        with self._lock:
+            if self._is_stopping:
+                raise EngineStopped
+            self._room.enter(request.request_id)
+            self._inbox.put(lambda: self._stepper.add(active))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request at the next step, from any thread; unknown and ended ones are ignored."""
+        self._inbox.put(lambda: self._stepper.cancel(request_id))
+
+    def stats(self) -> EngineStats:
+        """Return the state after the last step, from any thread."""
+        return self._stats
+
+    def stop(self, drain_seconds: float = 0.0) -> None:
+        """Take no more requests, give those inside some time, then fail them; wait for the end."""
+        with self._lock:
+            self._is_stopping = True
+            self._inbox.put(lambda: self._begin_drain(drain_seconds))
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        if self._config.torch_threads is not None:
+            torch.set_num_threads(self._config.torch_threads)
+        with torch.inference_mode():
+            while not self._is_drained():
+                self._turn()
+        self._stepper.fail_all(EngineStopped())
+        self._flush()
+        for model in self._models.values():
+            model.runner.close()
+
+    def _turn(self) -> None:
+        """Read the mail, take one step, send the mail."""
+        self._read_inbox(wait=not self._stepper.has_work)
+        try:
+            self._stepper.expire(monotonic())
+            if self._stepper.has_work:
+                self._stepper.step()
+        except Exception:
+            _LOG.exception("an engine step failed; every request in the engine fails with it")
+            self._stepper.fail_all(InternalFault())
+        self._flush()
+
+    def _read_inbox(self, *, wait: bool) -> None:
+        try:
+            message = self._inbox.get(block=wait)
+            while True:
+                message()
+                message = self._inbox.get_nowait()
+        except Empty:
+            pass
+
+    def _flush(self) -> None:
+        self._stats = self._stepper.stats(len(self._room))
+        events = self._stepper.take_events()
+        if not events:
+            return
+        try:
+            self._deliver(events)
+        except Exception:
+            _LOG.exception("delivering %d events failed", len(events))
+
+    def _begin_drain(self, seconds: float) -> None:
+        self._drain_until = monotonic() + seconds
+
+    def _is_drained(self) -> bool:
+        if self._drain_until is None:
+            return False
+        return not self._stepper.has_work or monotonic() >= self._drain_until
+
+    def _leave_room(self, active: ActiveRequest) -> None:
+        self._room.leave(active.request.request_id, was_admitted=not active.is_over)

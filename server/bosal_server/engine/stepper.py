@@ -1,0 +1,293 @@
+"""The engine without its thread: what happens in one step, and to whom."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic, perf_counter
+
+from torch import Tensor
+
+from bosal_decoding.pipeline import Pipeline
+from bosal_decoding.vocabulary import Vocabulary
+from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.blocks import BlockAllocator
+from bosal_server.engine.group import GroupState, StreamGroup
+from bosal_server.engine.observer import BlockStats, EngineObserver, EngineStats, StepReport
+from bosal_server.engine.request import EngineEvent, FailedEvent, FinishedEvent, FinishReason
+from bosal_server.engine.runner import ModelRunner
+from bosal_server.engine.sampler import Draw, draw, gather_rows
+from bosal_server.engine.scheduler import Scheduler, SchedulerStep
+from bosal_server.errors import (
+    DeadlineExceeded,
+    InternalFault,
+    RequestCancelled,
+    ServerError,
+)
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineModel:
+    """A model as the engine needs it."""
+
+    runner: ModelRunner
+    vocabulary: Vocabulary
+    context_tokens: int
+    digest: str = ""  # of weights and tokenizer; keeps prefixes of different models apart
+
+
+class Stepper:
+    """Owns the requests inside the engine; every method belongs to the engine's thread."""
+
+    def __init__(
+        self,
+        models: Mapping[str, EngineModel],
+        *,
+        max_groups: int,
+        max_batch_tokens: int,
+        observer: EngineObserver,
+        on_left_queue: Callable[[ActiveRequest], None],
+    ) -> None:
+        self._models = dict(models)
+        self._allocators = {
+            name: BlockAllocator(
+                model.runner.num_blocks, model.runner.block_size, model.digest.encode()
+            )
+            for name, model in self._models.items()
+        }
+        self._pipelines = {
+            name: Pipeline(model.runner.vocab_size, max_groups, device=model.runner.device)
+            for name, model in self._models.items()
+        }
+        self._scheduler = Scheduler(
+            self._allocators, max_groups=max_groups, max_batch_tokens=max_batch_tokens
+        )
+        self._observer = observer
+        self._on_left_queue = on_left_queue
+        self._requests: dict[str, ActiveRequest] = {}
+        self._events: list[tuple[object, EngineEvent]] = []
+        self._num_steps = 0
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def allocator(self, model: str) -> BlockAllocator:
+        return self._allocators[model]
+
+    def add(self, active: ActiveRequest) -> None:
+        """Queue a request's groups, choice after choice."""
+        self._requests[active.request.request_id] = active
+        for group in active.groups:
+            self._scheduler.submit(group)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request on its caller's wish, if it is still here."""
+        active = self._requests.get(request_id)
+        if active is not None:
+            self._fail(active, RequestCancelled())
+
+    def expire(self, now: float) -> None:
+        """End the requests whose deadline has passed."""
+        for active in list(self._requests.values()):
+            deadline = active.request.deadline
+            if deadline is not None and now >= deadline:
+                self._fail(active, DeadlineExceeded())
+
+    def fail_all(self, error: ServerError) -> None:
+        """End every request."""
+        for active in list(self._requests.values()):
+            self._fail(active, error)
+
+    def take_events(self) -> list[tuple[object, EngineEvent]]:
+        """Return what has happened since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def step(self) -> None:
+        """Schedule, run, sample, emit."""
+        started = perf_counter()
+        self._start(self._scheduler.admit())
+        step = self._scheduler.plan()
+        if not step.plans:
+            if self._scheduler.has_work:
+                raise RuntimeError("requests are waiting but nothing can be scheduled")
+            return
+        logits, forward_seconds = self._forward(step)
+        self._report_prefixes(step)
+        self._scheduler.complete(step)
+        control_seconds = self._decide(step, logits)
+        self._num_steps += 1
+        self._report(step, forward_seconds, control_seconds, perf_counter() - started)
+
+    def stats(self, waiting_requests: int) -> EngineStats:
+        return EngineStats(
+            running=self._scheduler.num_running,
+            waiting=self._scheduler.num_waiting,
+            waiting_requests=waiting_requests,
+            num_steps=self._num_steps,
+            blocks={
+                name: BlockStats(pool.num_held, pool.num_free, pool.num_findable, pool.num_blocks)
+                for name, pool in self._allocators.items()
+            },
+        )
+
+    def _start(self, admitted: list[StreamGroup]) -> None:
+        now = monotonic()
+        for group in admitted:
+            active = self._requests[group.request_id]
+            if not active.was_admitted:
+                self._on_left_queue(active)
+            active.note_admission(now)
+            request = active.request
+            with self._isolated(active):
+                self._pipelines[request.model].add(
+                    group.slot,
+                    request.plan,
+                    history=request.prompts[0].history_ids,
+                    seed=request.seed,
+                    choice=group.choice,
+                    logprobs=request.logprobs,
+                )
+
+    def _forward(self, step: SchedulerStep) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Run every model's batch; a model that fails takes down its groups only."""
+        logits: dict[str, Tensor] = {}
+        seconds: dict[str, float] = {}
+        for name, plan in step.plans.items():
+            started = perf_counter()
+            try:
+                logits[name] = self._models[name].runner.forward(plan)
+            except Exception:
+                _LOG.exception("model '%s' failed in a forward pass", name)
+                self._fail_groups(step.groups_on(name))
+            seconds[name] = perf_counter() - started
+        return logits, seconds
+
+    def _decide(self, step: SchedulerStep, logits: Mapping[str, Tensor]) -> dict[str, float]:
+        """Draw each ready group's token and hand it on; return the seconds spent in control."""
+        members: dict[str, list[int]] = {}
+        for i, group in enumerate(step.ready):
+            if group.state is not GroupState.GONE:
+                members.setdefault(group.streams[0].model, []).append(i)
+        seconds: dict[str, float] = {}
+        for name, indices in members.items():
+            groups = [step.ready[i] for i in indices]
+            started = perf_counter()
+            try:
+                draws = draw(self._pipelines[name], gather_rows(step, indices, logits), groups)
+            except Exception:
+                _LOG.exception("control failed for a batch of model '%s'", name)
+                self._fail_groups(groups)
+                continue
+            seconds[name] = perf_counter() - started
+            now = monotonic()
+            for group, drawn in zip(groups, draws, strict=True):
+                if group.state is not GroupState.GONE:
+                    active = self._requests[group.request_id]
+                    with self._isolated(active):
+                        self._settle(active, group, drawn, now)
+        return seconds
+
+    def _settle(self, active: ActiveRequest, group: StreamGroup, drawn: Draw, now: float) -> None:
+        """Take one group's token: stop rules, text, events."""
+        output = active.outputs[group.choice]
+        if drawn.is_faulty:
+            _LOG.error("request %s: the model gave no usable logits", group.request_id)
+            self._fail(active, InternalFault())
+            return
+        if drawn.yielded:
+            output.note_yielded(drawn.yielded)
+        if drawn.token < 0:
+            output.end_without_token(FinishReason.RULE_CONFLICT)
+        else:
+            group.commit([drawn.token])
+            active.note_token(output, now)
+            rollback = output.accept(drawn.token, drawn.logprobs)
+            if rollback is not None:
+                self._roll_back(group, rollback.position, rollback.token)
+        event = output.take()
+        if event is not None:
+            self._events.append((active.sink, event))
+        if output.ending is not None:
+            self._remove(group, keep=True)
+            endings = active.endings
+            if endings is not None:
+                self._finish(active, active.finished(endings, now))
+
+    def _roll_back(self, group: StreamGroup, position: int, token: int) -> None:
+        pipeline = self._pipelines[group.streams[0].model]
+        count = len(group.output) - position
+        group.rollback(count)
+        pipeline.rollback(group.slot, count)
+        pipeline.ban(group.slot, position, token)
+
+    @contextmanager
+    def _isolated(self, active: ActiveRequest) -> Iterator[None]:
+        """Turn an exception into the failure of this request alone."""
+        try:
+            yield
+        except Exception:
+            _LOG.exception("request %s failed", active.request.request_id)
+            self._fail(active, InternalFault())
+
+    def _fail_groups(self, groups: list[StreamGroup]) -> None:
+        for group in groups:
+            active = self._requests.get(group.request_id)
+            if active is not None:
+                self._fail(active, InternalFault())
+
+    def _fail(self, active: ActiveRequest, error: ServerError) -> None:
+        """End a request early and free all it holds."""
+        if active.is_over:
+            return
+        is_sound = not isinstance(error, InternalFault)
+        for group in active.groups:
+            self._remove(group, keep=is_sound)
+        self._finish(active, FailedEvent(error))
+
+    def _remove(self, group: StreamGroup, *, keep: bool) -> None:
+        if group.state in (GroupState.PREFILLING, GroupState.DECODING):
+            self._pipelines[group.streams[0].model].free(group.slot)
+        self._scheduler.remove(group, keep=keep)
+
+    def _finish(self, active: ActiveRequest, event: FinishedEvent | FailedEvent) -> None:
+        active.is_over = True
+        del self._requests[active.request.request_id]
+        if not active.was_admitted:
+            self._on_left_queue(active)
+        self._events.append((active.sink, event))
+        self._observer.finished(active.request, event, active.token_gaps)
+
+    def _report_prefixes(self, step: SchedulerStep) -> None:
+        for group in step.ready:
+            if group.state is GroupState.PREFILLING:
+                for stream in group.streams:
+                    self._observer.prefix(stream.model, len(stream.prompt), stream.cached_tokens)
+
+    def _report(
+        self,
+        step: SchedulerStep,
+        forward_seconds: Mapping[str, float],
+        control_seconds: Mapping[str, float],
+        seconds: float,
+    ) -> None:
+        busy = sum(forward_seconds.values()) + sum(control_seconds.values())
+        for name, plan in step.plans.items():
+            self._observer.step(
+                StepReport(
+                    model=name,
+                    forward_s=forward_seconds[name],
+                    control_s=control_seconds.get(name, 0.0),
+                    rest_s=(seconds - busy) / len(step.plans),
+                    rows=len(plan.logits_rows),
+                    prefill_tokens=step.prefill_tokens[name],
+                    decode_rows=step.decode_rows[name],
+                    running=self._scheduler.num_running,
+                    waiting=self._scheduler.num_waiting,
+                    blocks_used=self._allocators[name].num_held,
+                    blocks_total=self._allocators[name].num_blocks,
+                )
+            )

@@ -1,0 +1,360 @@
+"""Loads a model and its tokenizer from safetensors files, or says what is wrong with them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+import transformers
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from bosal_decoding.errors import UnsupportedTokenizer
+from bosal_decoding.vocabulary import Vocabulary
+from bosal_server.engine.kv_pool import LayerShape
+from bosal_server.engine.probe import probe
+from bosal_server.engine.torch_runner import TorchRunner
+from bosal_server.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
+
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+_CONFIG_FILES = ("config.json", "generation_config.json")
+_SERVED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Below this size eager bf16 on a CPU costs more in conversions than it saves in bandwidth.
+_MIN_BF16_PARAMETERS = 100_000_000
+_FAST_BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
+_DEFAULT_CACHE_BYTES = 4 << 30
+_DEFAULT_CACHE_TOKENS = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A causal language model with everything the server says about it."""
+
+    name: str
+    model: transformers.PreTrainedModel
+    layers: tuple[LayerShape, ...]
+    vocabulary: Vocabulary
+    digest: str  # of weights, configuration and tokenizer
+    architecture: str
+    num_parameters: int
+    context_tokens: int
+    vocab_size: int  # rows of the head, which may exceed the vocabulary
+    dtype: str
+    device: str
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        return self.vocabulary.eos_ids
+
+    def runner(self, *, cache_tokens: int | None = None) -> TorchRunner:
+        """Build the torch runner with room for so many tokens; unset: 65,536 or 4 GiB."""
+        if cache_tokens is None:
+            per_token = sum(
+                2 * layer.num_kv_heads * layer.head_dim * _DTYPES[self.dtype].itemsize
+                for layer in self.layers
+            )
+            cache_tokens = min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // per_token)
+        num_blocks = -(-cache_tokens // TorchRunner.block_size)
+        return TorchRunner(self.model, self.layers, num_blocks=num_blocks)
+
+
+def load_model(
+    name: str,
+    source: str,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load from a local directory or, if there is none of that name, from the hub.
+
+    Raises:
+        ModelNotFound: there is nothing at `source`.
+        ModelCorrupt: a file is missing, cut off or does not fit the others.
+        ModelUnsupported: the model could not be served exactly.
+    """
+    with _quiet():
+        folder = _resolve(name, source, trust_remote_code)
+        weight_files = _weight_files(name, folder)
+        num_parameters = sum(_count_parameters(name, file) for file in weight_files)
+        config = _load_config(name, folder, trust_remote_code)
+        _check_config(name, config)
+        torch_dtype = _choose_dtype(dtype, device, num_parameters)
+        model = _load_weights(name, folder, config, torch_dtype, trust_remote_code)
+        _check_model(name, model)
+        vocabulary = _load_vocabulary(name, folder, model, trust_remote_code)
+        model.to(device)
+        context_tokens = _context_tokens(name, model)
+        layers = probe(name, model, context_tokens=context_tokens)
+    return LoadedModel(
+        name=name,
+        model=model,
+        layers=layers,
+        vocabulary=vocabulary,
+        digest=_digest(folder, weight_files),
+        architecture=type(model).__name__,
+        num_parameters=sum(weight.numel() for weight in model.parameters()),
+        context_tokens=context_tokens,
+        vocab_size=model.config.get_text_config().vocab_size,
+        dtype=str(torch_dtype).removeprefix("torch."),
+        device=str(device),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers and the hub from writing to the terminal."""
+    # Neither package types its logging switches.
+    logging: Any = transformers.utils.logging
+    hub: Any = huggingface_hub.utils
+    verbosity = logging.get_verbosity()
+    had_bars = logging.is_progress_bar_enabled()
+    had_hub_bars = not hub.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    hub.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
+        if had_hub_bars:
+            hub.enable_progress_bars()
+
+
+def _resolve(name: str, source: str, trust_remote_code: bool) -> Path:
+    """Return the directory of the model's files, fetched from the hub if need be."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelNotFound(name, source, "the directory has no config.json")
+        return folder
+    if folder.exists():
+        raise ModelNotFound(name, source, "it is a file, not a directory")
+    patterns = ["*.safetensors", "*.safetensors.index.json", *_CONFIG_FILES, *_TOKENIZER_FILES]
+    if trust_remote_code:
+        patterns.append("*.py")
+    try:
+        return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns))
+    except HFValidationError:
+        raise ModelNotFound(name, source, "no such directory, nor a name on the hub") from None
+    except LocalEntryNotFoundError:
+        cause = "no such directory, not in the local cache, and the hub cannot be reached"
+        raise ModelNotFound(name, source, cause) from None
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelNotFound(name, source, _first_line(error)) from None
+
+
+def _weight_files(name: str, folder: Path) -> list[Path]:
+    index_file = folder / "model.safetensors.index.json"
+    if index_file.is_file():
+        try:
+            shards = sorted(set(json.loads(index_file.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelCorrupt(name, index_file.name, _first_line(error)) from None
+        for shard in shards:
+            if not (folder / shard).is_file():
+                raise ModelCorrupt(name, shard, f"it is missing, though {index_file.name} names it")
+        return [folder / shard for shard in shards]
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        others = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"))]
+        hint = f"; pickled weights ({others[0]}) are not loaded" if others else ""
+        raise ModelCorrupt(name, weights.name, f"it is missing{hint}")
+    return [weights]
+
+
+def _count_parameters(name: str, file: Path) -> int:
+    """Read a weight file's header, which must account for every byte of it."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            shapes = [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelCorrupt(name, file.name, _first_line(error)) from None
+    return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def _load_config(name: str, folder: Path, trust_remote_code: bool) -> Any:
+    file = folder / "config.json"
+    try:
+        model_type = json.loads(file.read_text())["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelCorrupt(name, file.name, f"no model type: {_first_line(error)}") from None
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (ValueError, KeyError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            cause = "it brings code of its own, which runs only with trust_remote_code"
+        else:
+            cause = "transformers does not know this model type"
+        raise ModelUnsupported(name, str(model_type), cause) from None
+    except Exception as error:  # a field of the wrong type: each configuration has its own checks
+        raise ModelCorrupt(name, file.name, _first_line(error)) from None
+
+
+def _check_config(name: str, config: Any) -> None:
+    """Refuse by name what is known not to fit, before its weights are read."""
+    text = config.get_text_config()
+    architecture = (config.architectures or [config.model_type])[0]
+    other_layers = sorted(set(getattr(text, "layer_types", None) or ()) - _SERVED_LAYER_TYPES)
+    if config.is_encoder_decoder:
+        cause = "it is an encoder-decoder model"
+    elif other_layers:
+        cause = f"it has layers of type {', '.join(other_layers)}"
+    elif getattr(text, "kv_lora_rank", None):
+        cause = "its keys and values are latent (MLA)"
+    elif type(
+        config
+    ) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in (
+        getattr(config, "auto_map", None) or {}
+    ):
+        cause = "it is not a causal language model"
+    else:
+        return
+    raise ModelUnsupported(name, architecture, cause)
+
+
+def _load_weights(
+    name: str, folder: Path, config: Any, dtype: torch.dtype, trust_remote_code: bool
+) -> Any:
+    loader: Any = transformers.AutoModelForCausalLM
+    try:
+        model, report = loader.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise ModelCorrupt(name, "model.safetensors", _first_line(error)) from None
+    missing = sorted(report["missing_keys"])
+    if missing:
+        cause = f"{len(missing)} weights are missing, the first is '{missing[0]}'"
+        raise ModelCorrupt(name, "model.safetensors", cause)
+    return model
+
+
+def _check_model(name: str, model: Any) -> None:
+    if getattr(model, "_is_stateful", False):
+        cause = "it keeps a recurrent state"
+    elif not getattr(model, "_supports_attention_backend", False):
+        cause = "its attention does not go through transformers' attention interface"
+    else:
+        return
+    raise ModelUnsupported(name, type(model).__name__, cause)
+
+
+def _load_vocabulary(name: str, folder: Path, model: Any, trust_remote_code: bool) -> Vocabulary:
+    file = next((file for file in _TOKENIZER_FILES if (folder / file).is_file()), None)
+    if file is None:
+        raise ModelCorrupt(name, "tokenizer.json", "it is missing")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # the tokenizers library raises bare Exception on a bad file
+        raise ModelCorrupt(name, "tokenizer.json", _first_line(error)) from None
+    head_rows = model.config.get_text_config().vocab_size
+    try:
+        vocabulary = Vocabulary.from_tokenizer(
+            tokenizer, eos_ids=_eos_ids(tokenizer, model, head_rows)
+        )
+    except UnsupportedTokenizer as error:
+        raise ModelUnsupported(name, type(model).__name__, str(error)) from None
+    if vocabulary.size > head_rows:
+        cause = f"its tokenizer has {vocabulary.size} tokens, its head only {head_rows} rows"
+        raise ModelUnsupported(name, type(model).__name__, cause)
+    return vocabulary
+
+
+def _eos_ids(tokenizer: Any, model: Any, head_rows: int) -> frozenset[int]:
+    """Return the tokenizer's end token and those of the configuration that are special tokens.
+
+    Configurations often carry a default id that spells ordinary text in their own tokenizer.
+    """
+    stated = getattr(model.generation_config, "eos_token_id", None)
+    if stated is None:
+        stated = model.config.get_text_config().eos_token_id
+    configured = {stated} if isinstance(stated, int) else set(stated or ())
+    special = set(tokenizer.all_special_ids) | {
+        token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special
+    }
+    own = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+    return frozenset(token for token in (configured & special) | own if 0 <= token < head_rows)
+
+
+def _choose_dtype(dtype: str, device: str, num_parameters: int) -> torch.dtype:
+    if dtype != "auto":
+        if dtype not in _DTYPES:
+            raise ValueError(f"unknown dtype '{dtype}'; known: auto, {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
+    if torch.device(device).type != "cpu":
+        return torch.bfloat16
+    is_worth_it = num_parameters >= _MIN_BF16_PARAMETERS and has_fast_bf16()
+    return torch.bfloat16 if is_worth_it else torch.float32
+
+
+def has_fast_bf16() -> bool:
+    """Say whether this CPU multiplies bfloat16 matrices in hardware."""
+    return any(torch.cpu.get_capabilities().get(name) for name in _FAST_BF16_CAPABILITIES)
+
+
+def _context_tokens(name: str, model: Any) -> int:
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if not limit:
+        cause = "its configuration states no context length"
+        raise ModelUnsupported(name, type(model).__name__, cause)
+    # Longrope changes every position's angle once a batch holds one long sequence; below the
+    # original length it never does.
+    rope = getattr(config, "rope_parameters", None) or {}
+    per_layer_type = [part for part in rope.values() if isinstance(part, dict)]
+    for part in per_layer_type or [rope]:
+        if part.get("rope_type") == "longrope":
+            limit = min(limit, part.get("original_max_position_embeddings", limit))
+    return int(limit)
+
+
+def _digest(folder: Path, weight_files: list[Path]) -> str:
+    """Hash the content of everything that decides the output."""
+    names = (*_CONFIG_FILES, *_TOKENIZER_FILES)
+    files = [folder / name for name in names if (folder / name).is_file()] + weight_files
+    total = blake2b(digest_size=16)
+    for file in sorted(files, key=lambda file: file.name):
+        content = blake2b(digest_size=32)
+        with file.open("rb") as stream:
+            while part := stream.read(1 << 22):
+                content.update(part)
+        total.update(file.name.encode() + b"\0" + content.digest())
+    return total.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
