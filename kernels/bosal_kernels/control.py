@@ -68,9 +68,14 @@ def control(logits: Tensor, state: SlotState, slots: Tensor) -> Control:
     asking = (state.logprobs[slots] >= 0).nonzero().squeeze(1)
     raw = None
     if len(asking):
-        wanted = state.logprobs[slots[asking]]
         raw = raw_rows(
-            logits, asking, wanted, edits.tokens[asking], edits.raw[asking], edits.valid[asking]
+            logits,
+            state.scratch(num_rows),
+            asking,
+            wanted=state.logprobs[slots[asking]],
+            touched=edits.tokens[asking],
+            values=edits.raw[asking],
+            valid=edits.valid[asking],
         )
     # A ban may hide a NaN from the group maxima.
     invalid = (edits.valid & ~(edits.raw < torch.inf)).any(1)

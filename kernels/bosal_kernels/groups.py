@@ -1,13 +1,16 @@
 """Rows of a vocabulary seen as groups of 64 tokens: maxima, reading, weights and fixed sums."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 GROUP = 64
 _LOG2E = 1.4426950408889634
-# Groups per exponential call: torch splits larger tensors over threads at any element, and the
-# element loop that finishes a thread's share rounds differently from the vector loop.
-_GROUPS_PER_CALL = 511
+# Groups handled at a time, for two reasons. They stay in the cache, and no large tensor is ever
+# allocated. And torch splits larger tensors over threads at any element, while the element loop
+# that finishes a thread's share rounds exp2 differently from the vector loop.
+_CHUNK = 511
 
 
 def group_max(rows: Tensor) -> Tensor:
@@ -22,33 +25,37 @@ def group_max(rows: Tensor) -> Tensor:
 
 
 class GroupedRows:
-    """Rows padded to whole groups with -inf, with their group maxima."""
+    """Rows padded to whole groups with -inf, with their group maxima.
 
-    def __init__(self, rows: Tensor, maxima: Tensor) -> None:
-        self.maxima = maxima  # [R, NG]
+    The padding is a copy in `scratch` [>= B, NG * 64], whose columns beyond the vocabulary hold
+    -inf; rows that need none are used as they are.
+    """
+
+    def __init__(self, rows: Tensor, maxima: Tensor, scratch: Tensor) -> None:
+        self.maxima = maxima  # [B, NG]
         self.num_rows, self.num_groups = maxima.shape
-        width = self.num_groups * GROUP
-        if rows.shape[1] == width and rows.is_contiguous():
-            padded = rows
-        else:
-            padded = torch.empty((self.num_rows, width), dtype=rows.dtype, device=rows.device)
-            padded[:, rows.shape[1] :] = -torch.inf
-            padded[:, : rows.shape[1]] = rows
-        self.values = padded  # [R, NG * 64]
-        self._blocks = padded.view(-1, GROUP)
+        vocab_size = rows.shape[1]
+        if vocab_size % GROUP:
+            padded = scratch[: self.num_rows]
+            padded[:, :vocab_size] = rows
+            rows = padded
+        self.values = rows  # [B, NG * 64]
+        self._blocks = rows.view(-1, GROUP)
 
     def read(self, row: Tensor, group: Tensor) -> Tensor:
         """Return the values of groups, [n, 64]."""
         return self._blocks.index_select(0, row * self.num_groups + group)
 
+    def chunks(self, row: Tensor, group: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the values of many groups piece by piece: their span and values [n, 64]."""
+        place = row * self.num_groups + group
+        for start in range(0, len(place), _CHUNK):
+            span = slice(start, start + _CHUNK)
+            yield span, self._blocks.index_select(0, place[span])
+
     def at(self, row: Tensor, token: Tensor) -> Tensor:
         """Return single values, [n]."""
         return self.values[row, token]
-
-
-def lanes(group: Tensor) -> Tensor:
-    """Return the token ids of groups, [n] -> [n, 64]."""
-    return group[:, None] * GROUP + torch.arange(GROUP, device=group.device)
 
 
 def weights(scaled: Tensor) -> Tensor:
@@ -57,8 +64,8 @@ def weights(scaled: Tensor) -> Tensor:
     The result of an element never depends on its place or on the other elements.
     """
     powers = scaled * _LOG2E
-    for start in range(0, len(powers), _GROUPS_PER_CALL):
-        powers[start : start + _GROUPS_PER_CALL].exp2_()
+    for start in range(0, len(powers), _CHUNK):
+        powers[start : start + _CHUNK].exp2_()
     return powers
 
 
@@ -71,6 +78,18 @@ def tree_sum(parts: Tensor) -> Tensor:
         folded[..., : width - half] += parts[..., half:width]
         parts, width = folded, half
     return parts[..., 0]
+
+
+def sum_by_row(row: Tensor, group: Tensor, sums: list[Tensor], shape: tuple[int, int]) -> Tensor:
+    """Sum the listed group sums by row, float64 [R]; groups not listed count 0.
+
+    Every row has one place per group and one tree over all of them, so its sum depends neither on
+    which other groups nor on which other rows are listed.
+    """
+    table = torch.zeros(shape, dtype=torch.float64, device=row.device)
+    if sums:
+        table[row, group] = torch.cat(sums).double()
+    return tree_sum(table)
 
 
 def descending_key(values: Tensor) -> Tensor:

@@ -4,45 +4,44 @@ Whatever the truncation chain keeps of a row is such an interval: XTC cuts its t
 ends, everything else its bottom. Logits are compared before temperature.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from bosal_kernels.groups import GROUP, GroupedRows, lanes, tree_sum, weights
+from bosal_kernels.groups import GROUP, GroupedRows, sum_by_row, weights
 
 
-class Members:
-    """Groups that may hold members of some rows' intervals: n groups of 64 tokens."""
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of several rows in one list, row by row and by id."""
 
-    def __init__(self, row: Tensor, group: Tensor, values: Tensor, inside: Tensor | None) -> None:
-        self.row = row  # [n] place among the rows asked for
-        self.group = group  # [n]
-        self.values = values  # [n, 64]
-        # [n, 64] bool, or None where every finite token is a member.
-        self.inside = inside
+    row: Tensor  # [m] place among the rows asked for
+    token: Tensor  # [m]
+    value: Tensor  # [m]
 
-    def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the members one by one, row by row and by id: row, token, value [m]."""
-        inside = self.values > -torch.inf if self.inside is None else self.inside
-        place, lane = inside.nonzero(as_tuple=True)
-        return self.row[place], lanes(self.group)[place, lane], self.values[place, lane]
+    def where(self, kept: Tensor) -> "Tokens":
+        return Tokens(self.row[kept], self.token[kept], self.value[kept])
 
 
 class Intervals:
-    """The intervals of R rows; both edges are tokens and inclusive."""
+    """The intervals of a batch of rows; both edges are tokens and inclusive."""
 
-    def __init__(self, rows: GroupedRows, maximum: Tensor) -> None:
+    def __init__(self, rows: GroupedRows, row_max: Tensor) -> None:
         self.rows = rows
-        self.row_max = maximum  # [R] the whole row's, which centres every scaled logit
-        self.low_value = torch.full_like(maximum, -torch.inf)
-        self.low_token = torch.full_like(maximum, -1, dtype=torch.int64)
-        self.high_value = torch.full_like(maximum, torch.inf)
-        self.high_token = torch.full_like(maximum, -1, dtype=torch.int64)
-        everyone = torch.arange(len(maximum), device=maximum.device)
-        group = (rows.maxima == maximum[:, None]).int().argmax(1)
-        lane = (rows.read(everyone, group) == maximum[:, None]).int().argmax(1)
+        self.row_max = row_max  # [B] of the whole row; centres every scaled logit
+        self.low_value = torch.full_like(row_max, -torch.inf)
+        self.low_token = torch.full_like(row_max, -1, dtype=torch.int64)
+        self.high_value = torch.full_like(row_max, torch.inf)
+        self.high_token = torch.full_like(row_max, -1, dtype=torch.int64)
+        everyone = torch.arange(len(row_max), device=row_max.device)
+        group = (rows.maxima == row_max[:, None]).int().argmax(1)
+        lane = (rows.read(everyone, group) == row_max[:, None]).int().argmax(1)
         # The first token inside; its logit is the largest.
-        self.first_value = maximum.clone()
+        self.first_value = row_max.clone()
         self.first_token = group * GROUP + lane
+        self._lane = torch.arange(GROUP, device=row_max.device)
 
     def raise_floor(self, which: Tensor, value: Tensor, token: Tensor | None = None) -> None:
         """Drop what lies behind (value, token); without a token, what is less than value.
@@ -66,82 +65,101 @@ class Intervals:
         self.first_value[which] = value
         self.first_token[which] = token
 
-    def contains(self, which: Tensor, group: Tensor, values: Tensor) -> Tensor:
-        """Tell which tokens of groups [n, 64] are inside, for rows `which` [n]."""
-        low_value = self.low_value[which, None]
-        low_lane = (self.low_token[which] - group * GROUP)[:, None]
-        lane = torch.arange(GROUP, device=group.device)
-        inside = (values > low_value) | ((values == low_value) & (lane <= low_lane))
-        if bool((self.high_value[which] < torch.inf).any()):
-            high_value = self.high_value[which, None]
-            high_lane = (self.high_token[which] - group * GROUP)[:, None]
-            inside &= (values < high_value) | ((values == high_value) & (lane >= high_lane))
-        return inside
-
-    def contains_token(self, which: Tensor, token: Tensor, value: Tensor) -> Tensor:
-        """Tell which tokens are inside; the arguments broadcast with [k]."""
-        low_value, high_value = self.low_value[which], self.high_value[which]
-        low_token, high_token = self.low_token[which], self.high_token[which]
-        return ((value > low_value) | ((value == low_value) & (token <= low_token))) & (
-            (value < high_value) | ((value == high_value) & (token >= high_token))
-        )
-
-    def members(self, which: Tensor, floor: Tensor | None = None) -> Members:
-        """Read the groups of rows `which` [k] that reach into their intervals.
-
-        With a floor [k], tokens less than it may be left out.
-        """
-        maxima = self.rows.maxima[which]
-        reach = self.low_value[which]
-        if floor is not None:
-            reach = torch.maximum(reach, floor)
-        row, group = ((maxima >= reach[:, None]) & (maxima > -torch.inf)).nonzero(as_tuple=True)
-        values = self.rows.read(which[row], group)
-        is_whole = (self.low_value[which] == -torch.inf) & (self.high_value[which] == torch.inf)
-        inside = None if bool(is_whole.all()) else self.contains(which[row], group, values)
-        return Members(row, group, values, inside)
-
     def scaled(self, which: Tensor, inverse: Tensor, values: Tensor) -> Tensor:
         """Return (z - row maximum) * inverse temperature, rounded twice; arguments broadcast."""
         return (values - self.row_max[which]) * inverse
 
+    def contains(self, which: Tensor, token: Tensor, value: Tensor) -> Tensor:
+        """Tell which tokens are inside; the arguments broadcast."""
+        low_value = self.low_value[which]
+        inside = (value > low_value) | ((value == low_value) & (token <= self.low_token[which]))
+        if self._is_cut(which):
+            high_value, high_token = self.high_value[which], self.high_token[which]
+            inside &= (value < high_value) | ((value == high_value) & (token >= high_token))
+        return inside
+
+    def contains_lanes(self, which: Tensor, group: Tensor, values: Tensor) -> Tensor:
+        """Tell which tokens of whole groups, [n, 64], are inside; `which` and `group` are [n]."""
+        return self.contains(which[:, None], group[:, None] * GROUP + self._lane, values)
+
+    def tokens(self, which: Tensor, floor: Tensor | None = None) -> Tokens:
+        """Return the members of rows `which` [k]; given a floor [k], those that reach it."""
+        reach = self.low_value[which]
+        if floor is not None:
+            reach = torch.maximum(reach, floor)
+        row, group = self._reaching(which, reach)
+        found = []
+        for span, values in self.rows.chunks(which[row], group):
+            inside = self.contains_lanes(which[row[span]], group[span], values)
+            inside &= values >= reach[row[span], None]
+            place, lane = inside.nonzero(as_tuple=True)
+            token = group[span][place] * GROUP + lane
+            found.append((row[span][place], token, values[place, lane]))
+        return Tokens(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
     def mass(self, which: Tensor, inverse: Tensor) -> Tensor:
         """Return the sum of exp(scaled logit) over the intervals, float64 [k]."""
-        return self.mass_and_moment(which, inverse, with_moment=False)[0]
+        row, group = self._reaching(which, self.low_value[which])
+        return self._sum(row, group, self._weighted(which, inverse, row, group), len(which))
 
-    def mass_and_moment(
-        self, which: Tensor, inverse: Tensor, *, with_moment: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def mass_and_moment(self, which: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mass and the sum of exp(s) s, s the scaled logit, float64 [k]."""
-        found = self.members(which)
-        scaled = self.scaled(which[found.row, None], inverse[found.row, None], found.values)
-        power = weights(scaled)
-        if found.inside is not None:
-            power.mul_(found.inside)
-        mass = self._gather(found, len(which), power)
-        if not with_moment:
-            return mass, mass
-        return mass, self._gather(found, len(which), power * scaled.clamp(min=-1e30))
-
-    def _gather(self, found: Members, num_rows: int, parts: Tensor) -> Tensor:
-        """Sum [n, 64] by row: inside groups, then over all groups in a fixed tree."""
-        sums = torch.zeros(
-            (num_rows, self.rows.num_groups), dtype=torch.float64, device=parts.device
-        )
-        sums[found.row, found.group] = parts.sum(1).double()
-        return tree_sum(sums)
+        row, group = self._reaching(which, self.low_value[which])
+        masses, moments = [], []
+        for weight, scaled in self._weighted(which, inverse, row, group):
+            masses.append(weight.sum(1))
+            moments.append((weight * scaled.clamp_(min=-1e30)).sum(1))
+        shape = (len(which), self.rows.num_groups)
+        return sum_by_row(row, group, masses, shape), sum_by_row(row, group, moments, shape)
 
     def mass_ahead(self, which: Tensor, inverse: Tensor, value: Tensor, token: Tensor) -> Tensor:
         """Return the mass of each interval's tokens ahead of (value, token), float64 [k]."""
-        maxima = self.rows.maxima[which]
         # Ties of the token itself count, so its own level is read as well.
-        row, group = (maxima >= value[:, None]).nonzero(as_tuple=True)
-        values = self.rows.read(which[row], group)
-        lane = torch.arange(GROUP, device=group.device)
-        own_lane = (token[row] - group * GROUP)[:, None]
-        edge = value[row, None]
-        ahead = (values > edge) | ((values == edge) & (lane < own_lane))
-        if bool((self.high_value[which] < torch.inf).any()):
-            ahead &= self.contains(which[row], group, values)
-        power = weights(self.scaled(which[row, None], inverse[row, None], values)).mul_(ahead)
-        return self._gather(Members(row, group, values, ahead), len(which), power)
+        row, group = self._reaching(which, value)
+        sums = []
+        for span, values in self.rows.chunks(which[row], group):
+            edge, lane_limit = value[row[span], None], (token[row] - group * GROUP)[span, None]
+            ahead = (values > edge) | ((values == edge) & (self._lane < lane_limit))
+            if self._is_cut(which):
+                ahead &= self.contains_lanes(which[row[span]], group[span], values)
+            of_row = which[row[span], None]
+            weight = weights(self.scaled(of_row, inverse[row[span], None], values))
+            sums.append(weight.masked_fill_(~ahead, 0.0).sum(1))
+        return sum_by_row(row, group, sums, (len(which), self.rows.num_groups))
+
+    def _reaching(self, which: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+        """List the groups of rows `which` [k] whose maxima reach a value: row, group [n]."""
+        maxima = self.rows.maxima[which]
+        row, group = ((maxima >= reach[:, None]) & (maxima > -torch.inf)).nonzero(as_tuple=True)
+        return row, group
+
+    def _weighted(
+        self, which: Tensor, inverse: Tensor, row: Tensor, group: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the weights of members, 0 for others, and the scaled logits, piece by piece."""
+        is_whole = not self._is_cut(which) and bool((self.low_value[which] == -torch.inf).all())
+        of_row, of_inverse = which[row], inverse[row, None]
+        maximum = self.row_max[of_row, None]
+        for span, values in self.rows.chunks(of_row, group):
+            outside = None
+            if not is_whole:
+                outside = ~self.contains_lanes(of_row[span], group[span], values)
+            scaled = values.sub_(maximum[span]).mul_(of_inverse[span])
+            weight = weights(scaled)
+            if outside is not None:
+                weight.masked_fill_(outside, 0.0)
+            yield weight, scaled
+
+    def _sum(
+        self,
+        row: Tensor,
+        group: Tensor,
+        pieces: Iterator[tuple[Tensor, Tensor]],
+        num_rows: int,
+    ) -> Tensor:
+        sums = [weight.sum(1) for weight, _ in pieces]
+        return sum_by_row(row, group, sums, (num_rows, self.rows.num_groups))
+
+    def _is_cut(self, which: Tensor) -> bool:
+        """Tell whether any of the rows has lost its top."""
+        return bool((self.high_value[which] < torch.inf).any())

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from bosal_kernels.groups import (
+    GROUP,
     GroupedRows,
     descending_key,
     group_max,
-    lanes,
-    tree_sum,
+    sum_by_row,
     weights,
 )
 
@@ -61,10 +61,15 @@ def best_tokens(rows: GroupedRows, which: Tensor, counts: Tensor) -> Ranked:
         floor = floor.masked_fill(counts > rows.num_groups, -torch.inf)
         floor = floor.masked_fill(counts == 0, torch.inf)
     row, group = ((maxima >= floor[:, None]) & (maxima > -torch.inf)).nonzero(as_tuple=True)
-    values = rows.read(which[row], group)
-    place, lane = ((values >= floor[row, None]) & (values > -torch.inf)).nonzero(as_tuple=True)
-    row, value = row[place], values[place, lane]
-    token = lanes(group)[place, lane]
+    if len(row) == 0:
+        return Ranked(row, row, row, maxima.new_empty(0))
+    found = []
+    for span, values in rows.chunks(which[row], group):
+        reaches = (values >= floor[row[span], None]) & (values > -torch.inf)
+        place, lane = reaches.nonzero(as_tuple=True)
+        token = group[span][place] * GROUP + lane
+        found.append((row[span][place], token, values[place, lane]))
+    row, token, value = (torch.cat(parts) for parts in zip(*found, strict=True))
     # Stable, and tokens of a row are listed by id: ties keep the lowest id first.
     order = ((row << 32) | descending_key(value)).argsort(stable=True)
     row, token, value = row[order], token[order], value[order]
@@ -77,18 +82,23 @@ def best_tokens(rows: GroupedRows, which: Tensor, counts: Tensor) -> Ranked:
 def log_normalizer(rows: GroupedRows, which: Tensor, inverse: Tensor, maximum: Tensor) -> Tensor:
     """Return ln sum exp(z * inverse) of whole rows, float64 [k]; inverse and maximum are [k]."""
     row, group = (rows.maxima[which] > -torch.inf).nonzero(as_tuple=True)
-    values = rows.read(which[row], group)
-    scaled = (values - maximum[row, None]).mul_(inverse[row, None])
-    sums = torch.zeros((len(which), rows.num_groups), dtype=torch.float64, device=values.device)
-    sums[row, group] = weights(scaled).sum(1).double()
-    return tree_sum(sums).log() + maximum.double() * inverse.double()
+    sums = []
+    for span, values in rows.chunks(which[row], group):
+        of_row = row[span]
+        scaled = values.sub_(maximum[of_row, None]).mul_(inverse[of_row, None])
+        sums.append(weights(scaled).sum(1))
+    mass = sum_by_row(row, group, sums, (len(which), rows.num_groups))
+    return mass.log() + maximum.double() * inverse.double()
 
 
 def count_above(rows: GroupedRows, which: Tensor, value: Tensor) -> Tensor:
     """Return how many tokens of rows `which` [k] exceed `value` [k]."""
     row, group = (rows.maxima[which] > value[:, None]).nonzero(as_tuple=True)
-    above = (rows.read(which[row], group) > value[row, None]).float().sum(1).long()
-    return torch.zeros_like(which).index_add_(0, row, above)
+    total = torch.zeros_like(which)
+    for span, values in rows.chunks(which[row], group):
+        above = (values > value[row[span], None]).sum(1)
+        total.index_add_(0, row[span], above)
+    return total
 
 
 def top_tokens(best: Ranked, log_normalizer: Tensor, inverse: Tensor, width: int) -> TopTokens:
@@ -104,15 +114,19 @@ def top_tokens(best: Ranked, log_normalizer: Tensor, inverse: Tensor, width: int
 
 
 def raw_rows(
-    logits: Tensor, rows: Tensor, wanted: Tensor, touched: Tensor, values: Tensor, valid: Tensor
+    logits: Tensor,
+    scratch: Tensor,
+    rows: Tensor,
+    wanted: Tensor,
+    touched: Tensor,
+    values: Tensor,
+    valid: Tensor,
 ) -> RawRows:
-    """Summarise rows of logits [B, V] before they are edited."""
-    mine = logits if len(rows) == len(logits) else logits[rows]
-    grouped = GroupedRows(mine, group_max(mine))
-    everyone = torch.arange(len(rows), device=logits.device)
+    """Summarise `rows` of logits [B, V] before they are edited."""
+    grouped = GroupedRows(logits, group_max(logits), scratch)
     one = torch.ones(len(rows), dtype=torch.float32, device=logits.device)
-    normalizer = log_normalizer(grouped, everyone, one, grouped.maxima.amax(1))
-    best = best_tokens(grouped, everyone, wanted)
+    normalizer = log_normalizer(grouped, rows, one, grouped.maxima[rows].amax(1))
+    best = best_tokens(grouped, rows, wanted)
     return RawRows(
         rows=rows,
         wanted=wanted,

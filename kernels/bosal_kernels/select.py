@@ -66,22 +66,24 @@ def select(control: Control, state: SlotState, slots: Tensor) -> Selection:
     if len(greedy):
         tokens[greedy] = _best(control, greedy)
     sampled = (is_live & ~is_greedy).nonzero().squeeze(1)
-    if len(sampled):
-        whole = len(sampled) == len(slots)
-        logits = control.logits if whole else control.logits[sampled]
-        truncation = Truncation(
-            GroupedRows(logits, control.group_max[sampled]),
-            control.row_max[sampled],
-            logits.shape[1],
-            state.key[slots[sampled]],
-            state.position[slots[sampled]],
-        )
-        truncation.run(stages[sampled], values[sampled], state.chain_second[slots[sampled]])
-        tokens[sampled] = Draw(truncation).tokens()
     logprobs = None
-    if control.raw is not None:
-        temperature = torch.where(is_temperature & (values > 0), values, 1.0).prod(1)
-        logprobs = _logprobs(control, control.raw, tokens, temperature)
+    if len(sampled) or control.raw is not None:
+        scratch = state.scratch(len(slots))
+        rows = GroupedRows(control.logits, control.group_max, scratch)
+        if len(sampled):
+            truncation = Truncation(
+                rows,
+                control.row_max,
+                sampled,
+                control.logits.shape[1],
+                state.key[slots],
+                state.position[slots],
+            )
+            truncation.run(stages[sampled], values[sampled], state.chain_second[slots[sampled]])
+            tokens[sampled] = Draw(truncation).tokens()
+        if control.raw is not None:
+            temperature = torch.where(is_temperature & (values > 0), values, 1.0).prod(1)
+            logprobs = _logprobs(control, control.raw, rows, tokens, temperature)
     return Selection(
         tokens=tokens, yielded=control.yielded, invalid=control.invalid, logprobs=logprobs
     )
@@ -98,34 +100,31 @@ def _best(control: Control, rows: Tensor) -> Tensor:
     return start + (control.logits[rows[:, None], window] == row_max).int().argmax(1)
 
 
-def _logprobs(control: Control, raw: RawRows, tokens: Tensor, temperature: Tensor) -> Logprobs:
+def _logprobs(
+    control: Control, raw: RawRows, grouped: GroupedRows, tokens: Tensor, temperature: Tensor
+) -> Logprobs:
     rows = raw.rows
     chosen = tokens[rows]
     has_token = chosen >= 0
     chosen = chosen.clamp(min=0)
-    everyone = torch.arange(len(rows), device=rows.device)
-    logits = control.logits if len(rows) == len(tokens) else control.logits[rows]
-    grouped = GroupedRows(logits, control.group_max[rows])
-    row_max = control.row_max[rows]
     inverse = (1.0 / temperature[rows]).clamp(max=3e38).float()
-    # Centred on the row's maximum, which carries no temperature.
-    normalizer = log_normalizer(grouped, everyone, inverse, row_max)
-    value = grouped.at(everyone, chosen)
+    normalizer = log_normalizer(grouped, rows, inverse, control.row_max[rows])
+    value = grouped.at(rows, chosen)
 
     # The raw logit: as saved where the token was edited, else as it stands.
     is_chosen = raw.valid & (raw.touched == chosen[:, None])
     saved = torch.where(is_chosen, raw.values, 0.0).sum(1)
     raw_value = torch.where(is_chosen.any(1), saved, value)
-    edited = logits.gather(1, raw.touched)
-    raw_rank = 1 + count_above(grouped, everyone, raw_value)
+    edited = grouped.at(rows[:, None], raw.touched)
+    raw_rank = 1 + count_above(grouped, rows, raw_value)
     raw_rank += (raw.valid & (raw.values > raw_value[:, None])).sum(1)
     raw_rank -= (raw.valid & (edited > raw_value[:, None])).sum(1)
-    rank = 1 + count_above(grouped, everyone, value)
+    rank = 1 + count_above(grouped, rows, value)
 
     def known(logprob: Tensor) -> Tensor:
         return logprob.float().masked_fill(~has_token, torch.nan)
 
-    best = best_tokens(grouped, everyone, raw.wanted)
+    best = best_tokens(grouped, rows, raw.wanted)
     return Logprobs(
         rows=rows,
         raw_logprob=known(raw_value.double() - raw.log_normalizer),

@@ -10,11 +10,11 @@ from bosal_kernels.cut import last_kept
 from bosal_kernels.groups import (
     GroupedRows,
     descending_key,
-    tree_sum,
+    sum_by_row,
     value_of_descending_key,
     weights,
 )
-from bosal_kernels.interval import Intervals
+from bosal_kernels.interval import Intervals, Tokens
 from bosal_kernels.layout import Stage
 from bosal_kernels.logprobs import best_tokens
 from bosal_kernels.noise import coin
@@ -28,16 +28,23 @@ _LARGEST_INVERSE = 3e38
 
 
 class Truncation:
-    """The rows of a batch that sample, and what their chains leave of them.
+    """What the chains of a batch leave of the rows that sample.
 
     A top-p whose successors do not need its result stays pending: `pending_mass` is the mass that
     may lie ahead of a kept token, tested on drawn tokens only.
     """
 
     def __init__(
-        self, rows: GroupedRows, row_max: Tensor, vocab_size: int, key: Tensor, position: Tensor
+        self,
+        rows: GroupedRows,
+        row_max: Tensor,
+        which: Tensor,
+        vocab_size: int,
+        key: Tensor,
+        position: Tensor,
     ) -> None:
         self.rows = rows
+        self.which = which  # [R] the rows that sample; every other tensor here is [B]
         self.vocab_size = vocab_size
         self.key = key
         self.position = position
@@ -48,7 +55,7 @@ class Truncation:
         self.pending_inverse = torch.ones_like(row_max)
 
     def run(self, stages: Tensor, values: Tensor, seconds: Tensor) -> None:
-        """Apply the chains, [R, MAX_STAGES] each."""
+        """Apply the chains of the sampling rows, [R, MAX_STAGES] each."""
         indifferent = torch.tensor(_INDIFFERENT, device=stages.device)
         asks_later = ~torch.isin(stages, indifferent)
         # Whether any later stage needs the set a top-p leaves.
@@ -56,10 +63,10 @@ class Truncation:
         for place in range(int((stages != Stage.NONE).sum(1).max())):
             here = stages[:, place]
             for stage, apply in _APPLY.items():
-                which = (here == stage).nonzero().squeeze(1)
-                if len(which):
-                    value, second = values[which, place], seconds[which, place]
-                    apply(self, which, value, second, asks_later[which, place])
+                mine = (here == stage).nonzero().squeeze(1)
+                if len(mine):
+                    value, second = values[mine, place], seconds[mine, place]
+                    apply(self, self.which[mine], value, second, asks_later[mine, place])
 
     def temperature(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
         """scaled = (z - max z) / T from here on; T > 0."""
@@ -81,11 +88,12 @@ class Truncation:
             is_last[:-1] = best.row[1:] != best.row[:-1]
             self.intervals.raise_floor(listed, best.value[is_last], best.token[is_last])
         if len(rest):
-            row, token, logit = self.intervals.members(rest).tokens()
-            one = torch.ones_like(row, dtype=torch.float64)
+            inside = self.intervals.tokens(rest)
+            one = torch.ones_like(inside.row, dtype=torch.float64)
             target = count[~is_listed].double()
-            last = last_kept(row, descending_key(logit), one, target, key_bits=32)
-            self.intervals.raise_floor(rest, logit[last], token[last])
+            key = descending_key(inside.value)
+            last = last_kept(inside.row, key, one, target, key_bits=32)
+            self.intervals.raise_floor(rest, inside.value[last], inside.token[last])
 
     def top_p(self, which: Tensor, value: Tensor, _second: Tensor, asks_later: Tensor) -> None:
         """Keep a token while the mass ahead of it is less than p times the mass of the set.
@@ -128,27 +136,15 @@ class Truncation:
         intervals, inverse = self.intervals, self.inverse[which]
         mass, moment = intervals.mass_and_moment(which, inverse)
         centre = moment / mass
-        row, token, logit = intervals.members(which).tokens()
-        scaled = intervals.scaled(which[row], inverse[row], logit)
-        distance = (scaled.double() - centre[row]).abs()
+        inside = intervals.tokens(which)
+        scaled = intervals.scaled(which[inside.row], inverse[inside.row], inside.value)
+        distance = (scaled.double() - centre[inside.row]).abs()
         # The bits of a non-negative float64 are ordered as its values.
         bits = (distance + 0.0).view(torch.int64)
-        last = last_kept(row, bits, _token_weights(scaled), tau * mass, key_bits=64)
-        kept = bits <= bits[last][row]
-        row, token, logit = row[kept], token[kept], logit[kept]
-        key = descending_key(logit)
-        for edge, is_top in ((key, True), (-key, False)):
-            best = torch.full_like(which, torch.iinfo(torch.int64).max)
-            best = best.scatter_reduce_(0, row, edge, "amin")
-            at_edge = edge == best[row]
-            value_there = value_of_descending_key(best if is_top else -best)
-            ids = token[at_edge] if is_top else -token[at_edge]
-            extreme = torch.full_like(which, torch.iinfo(torch.int64).max)
-            extreme = extreme.scatter_reduce_(0, row[at_edge], ids, "amin")
-            if is_top:
-                intervals.lower_ceiling(which, value_there, extreme)
-            else:
-                intervals.raise_floor(which, value_there, -extreme)
+        last = last_kept(inside.row, bits, _token_weights(scaled), tau * mass, key_bits=64)
+        kept = inside.where(bits <= bits[last][inside.row])
+        intervals.lower_ceiling(which, *_first(kept, len(which)))
+        intervals.raise_floor(which, *_last(kept, len(which)))
 
     def top_n_sigma(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
         """Keep z >= max z - n sd, with the population deviation of the whole finite row.
@@ -160,14 +156,20 @@ class Truncation:
         if len(which) == 0:
             return
         row_max = self.intervals.row_max[which]
-        values = self.rows.values[which].view(len(which), self.rows.num_groups, -1)
-        is_finite = values > -torch.inf
-        centred = (values.double() - row_max.double()[:, None, None]).masked_fill_(~is_finite, 0.0)
-        number = is_finite.sum((1, 2)).double()
-        mean = tree_sum(centred.sum(2)) / number
-        deviation = (centred - mean[:, None, None]).masked_fill_(~is_finite, 0.0)
-        variance = tree_sum(deviation.square_().sum(2)) / number
-        threshold = row_max.double() - count * variance.sqrt()
+        row, group = (self.rows.maxima[which] > -torch.inf).nonzero(as_tuple=True)
+        numbers, sums, squares = [], [], []
+        for span, values in self.rows.chunks(which[row], group):
+            is_finite = values > -torch.inf
+            # Shifted by the row's maximum, so that large offsets cost no digits.
+            shifted = values.sub_(row_max[row[span], None]).masked_fill_(~is_finite, 0.0).double()
+            numbers.append(is_finite.sum(1))
+            sums.append(shifted.sum(1))
+            squares.append(shifted.square_().sum(1))
+        shape = (len(which), self.rows.num_groups)
+        number = sum_by_row(row, group, numbers, shape)
+        mean = sum_by_row(row, group, sums, shape) / number
+        variance = sum_by_row(row, group, squares, shape) / number - mean.square()
+        threshold = row_max.double() - count * variance.clamp(min=0.0).sqrt()
         self.intervals.raise_floor(which, _rounded_up(threshold))
 
     def epsilon(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
@@ -206,25 +208,20 @@ class Truncation:
         intervals, inverse = self.intervals, self.inverse[which]
         mass = intervals.mass(which, inverse)
         edge = self._least_logit(which, _rounded_up(threshold.log() + mass.log()))
-        row, token, logit = intervals.members(which, edge).tokens()
-        is_choice = logit >= edge[row]
-        row, token, logit = row[is_choice], token[is_choice], logit[is_choice]
-        has_two = torch.bincount(row, minlength=len(which)) >= 2
-        is_choice = has_two[row]
-        row, token, logit = row[is_choice], token[is_choice], logit[is_choice]
-        least = torch.full_like(edge, torch.inf).scatter_reduce_(0, row, logit, "amin")
-        is_least = logit == least[row]
-        last = torch.full_like(which, -1)
-        last = last.scatter_reduce_(0, row[is_least], token[is_least], "amax")
-        intervals.lower_ceiling(which[has_two], least[has_two], last[has_two])
+        choices = intervals.tokens(which, edge)
+        has_two = torch.bincount(choices.row, minlength=len(which)) >= 2
+        value, token = _last(choices, len(which))
+        intervals.lower_ceiling(which[has_two], value[has_two], token[has_two])
 
     def _cut_mass(self, which: Tensor, target: Tensor) -> None:
         """Drop all behind the token at which the mass ahead reaches the target [k]."""
-        row, token, logit = self.intervals.members(which).tokens()
-        scaled = self.intervals.scaled(which[row], self.inverse[which][row], logit)
-        weight = _token_weights(scaled)
-        last = last_kept(row, descending_key(logit), weight, target, key_bits=32)
-        self.intervals.raise_floor(which, logit[last], token[last])
+        inside = self.intervals.tokens(which)
+        scaled = self.intervals.scaled(
+            which[inside.row], self.inverse[which][inside.row], inside.value
+        )
+        key, weight = descending_key(inside.value), _token_weights(scaled)
+        last = last_kept(inside.row, key, weight, target, key_bits=32)
+        self.intervals.raise_floor(which, inside.value[last], inside.token[last])
 
     def _raise_scaled_floor(self, which: Tensor, floor: Tensor) -> None:
         self.intervals.raise_floor(which, self._least_logit(which, floor))
@@ -258,6 +255,24 @@ def _rounded_up(value: Tensor) -> Tensor:
     rounded = value.float()
     above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
     return torch.where(rounded.double() < value, above, rounded)
+
+
+def _first(tokens: Tokens, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Return each row's first token of a list: value and id."""
+    best = torch.full((num_rows,), -torch.inf, device=tokens.row.device)
+    best = best.scatter_reduce_(0, tokens.row, tokens.value, "amax")
+    ties = tokens.where(tokens.value == best[tokens.row])
+    lowest = torch.full_like(best, torch.iinfo(torch.int64).max, dtype=torch.int64)
+    return best, lowest.scatter_reduce_(0, ties.row, ties.token, "amin")
+
+
+def _last(tokens: Tokens, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Return each row's last token of a list: value and id."""
+    least = torch.full((num_rows,), torch.inf, device=tokens.row.device)
+    least = least.scatter_reduce_(0, tokens.row, tokens.value, "amin")
+    ties = tokens.where(tokens.value == least[tokens.row])
+    highest = torch.full_like(least, -1, dtype=torch.int64)
+    return least, highest.scatter_reduce_(0, ties.row, ties.token, "amax")
 
 
 def _token_weights(scaled: Tensor) -> Tensor:
