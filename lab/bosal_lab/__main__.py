@@ -1,0 +1,78 @@
+"""The lab's command line: `python -m bosal_lab build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import TimeRemainingColumn as Remaining
+from transformers.utils.logging import disable_progress_bar
+
+from bosal_lab.build import Build, Plan
+from bosal_lab.errors import LabError
+from bosal_lab.export import ship
+from bosal_lab.family import FAMILY, member
+from bosal_lab.memory import keep_freed_memory
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def lab() -> None:
+    """Train and measure the project's own small models."""
+
+
+class Bars:
+    """One progress bar for each stage."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, note="")
+        self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="Where the build lives.")] = Path("lab/.cache/build"),
+    seed: Annotated[int, typer.Option(help="Seed of world, corpus and suite.")] = 0,
+    training_seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
+    quick: Annotated[bool, typer.Option(help="A small build that learns little.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Models to train; repeatable.")] = None,
+    ship_to: Annotated[Path | None, typer.Option("--ship", help="Copy the models here.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all.")] = 0,
+) -> None:
+    """Build the world, the tokenizer, the corpus, the suite and the models."""
+    keep_freed_memory()
+    disable_progress_bar()
+    if threads:
+        torch.set_num_threads(threads)
+    plan = Plan(seed=seed, training_seed=training_seed)
+    columns = (
+        TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(),
+        Remaining(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    console = Console()
+    try:
+        names = [member(name).name for name in only] if only else list(FAMILY)
+        with Progress(*columns, console=console) as progress:
+            chosen = plan.quick() if quick else plan
+            folders = Build(out, chosen, Bars(progress), device).run(names)
+        if ship_to is not None:
+            size = ship(folders, ship_to)
+            console.print(f"{len(folders)} models, {size / 2**20:.1f} MiB in {ship_to}")
+    except LabError as error:
+        Console(stderr=True).print(f"[red]{error}[/red]")
+        raise typer.Exit(1) from error
+
+
+if __name__ == "__main__":
+    app()

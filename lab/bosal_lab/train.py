@@ -1,0 +1,187 @@
+"""Training: a warm-up, a constant rate, and a decay that any trunk checkpoint can be given."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import Qwen3ForCausalLM
+
+from bosal_lab import attention
+from bosal_lab.batches import IGNORED, Batch, Source
+from bosal_lab.chance import stream
+from bosal_lab.corpus import Tokens
+from bosal_lab.errors import DamagedFileError
+from bosal_lab.family import Member
+from bosal_lab.optimiser import Optimiser
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long and how fast a run goes."""
+
+    steps: int
+    part: int = 4096  # tokens a forward pass
+    warm_up: int = 40
+    decay_share: float = 0.3
+    matrix_rate: float = 0.02
+    other_rate: float = 0.004
+    save_every: int = 100
+
+    @property
+    def trunk(self) -> int:
+        """Return the step at which the decay begins."""
+        return self.steps - round(self.steps * self.decay_share)
+
+    def scale(self, step: int) -> float:
+        """Return the share of the full rate at a step."""
+        if step < self.warm_up:
+            return (step + 1) / self.warm_up
+        if step < self.trunk:
+            return 1.0
+        return (self.steps - step) / (self.steps - self.trunk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int
+    steps: int
+    tokens: int
+    loss: float
+    seconds: float
+
+
+def build_model(
+    member: Member, vocabulary: int, end: int, seed: int, device: str = "cpu"
+) -> Qwen3ForCausalLM:
+    """Make an untrained bfloat16 model from a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, "weights", member.name).getrandbits(63))
+        model = Qwen3ForCausalLM(member.config(vocabulary, end))
+    return prepare(model, device)
+
+
+def prepare(model: Qwen3ForCausalLM, device: str) -> Qwen3ForCausalLM:
+    """Make a model ready for training on a device."""
+    model.set_attn_implementation(attention.register() if device == "cpu" else "sdpa")
+    nn.Module.to(model, device=device, dtype=torch.bfloat16)
+    return model
+
+
+def loss_of(model: Qwen3ForCausalLM, batch: Batch) -> Tensor:
+    """Return the summed loss of the next token over the labelled places."""
+    logits = model(input_ids=batch.ids.to(model.device), use_cache=False).logits[:, :-1]
+    labels = batch.labels[:, 1:].flatten().to(model.device)
+    return cross_entropy(
+        logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def num_labels(batch: Batch) -> int:
+    """Count the places that carry a loss."""
+    return int((batch.labels[:, 1:] != IGNORED).sum())
+
+
+@torch.no_grad()
+def evaluate(model: Qwen3ForCausalLM, tokens: Tokens, length: int = 512) -> float:
+    """Return the mean loss on held-out tokens."""
+    count = len(tokens) // length * length
+    ids = torch.from_numpy(np.asarray(tokens[:count], dtype=np.int64)).reshape(-1, length)
+    whole = Batch(ids=ids, labels=ids)
+    total = sum(loss_of(model, part).item() for part in whole.parts(8192))
+    return total / num_labels(whole)
+
+
+class Run:
+    """One member's training in one folder; a run that was cut short goes on where it stood."""
+
+    def __init__(self, model: Qwen3ForCausalLM, folder: Path, schedule: Schedule) -> None:
+        self.model = model
+        self.step = 0
+        self.tokens = 0
+        self.seconds = 0.0
+        self._folder = folder
+        self._schedule = schedule
+        self._optimiser = Optimiser(
+            model, matrix_rate=schedule.matrix_rate, other_rate=schedule.other_rate
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def _resume(self) -> None:
+        """Take up the furthest checkpoint that lies on this schedule's path."""
+        found = [_load(path) for name in ("last.pt", "trunk.pt")
+                 if (path := self._folder / name).exists()]  # fmt: skip
+        fitting = [
+            saved
+            for saved in found
+            if saved["step"] <= self._schedule.trunk or saved["steps"] == self._schedule.steps
+        ]
+        if fitting:
+            best = max(fitting, key=lambda saved: int(saved["step"]))
+            self._optimiser.restore(best["state"])
+            self.step, self.tokens = best["step"], best["tokens"]
+            self.seconds = best["seconds"]
+
+    def _save(self, name: str) -> None:
+        partial = self._folder / f"{name}.partial"
+        saved = {
+            "step": self.step,
+            "steps": self._schedule.steps,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "state": self._optimiser.state(),
+        }
+        torch.save(saved, partial)
+        partial.replace(self._folder / name)
+
+    def train(self, source: Source, report: Callable[[Progress], None]) -> None:
+        """Run to the end of the schedule."""
+        steps = self._schedule.steps
+        with (self._folder / "loss.csv").open("a", newline="") as file:
+            rows = csv.writer(file)
+            while self.step < steps:
+                if self.step == self._schedule.trunk:
+                    self._save("trunk.pt")
+                loss = self._advance(source.at(self.step))
+                rows.writerow((self.step, self.tokens, f"{loss:.4f}"))
+                report(Progress(
+                    step=self.step, steps=steps, tokens=self.tokens, loss=loss,
+                    seconds=self.seconds,
+                ))  # fmt: skip
+                if self.step % self._schedule.save_every == 0 or self.step == steps:
+                    file.flush()
+                    self._save("last.pt")
+
+    def _advance(self, batch: Batch) -> float:
+        """Take one step; the parts of a batch stay in the cache one after the other."""
+        started = time.monotonic()
+        labels, total = num_labels(batch), 0.0
+        for part in batch.parts(self._schedule.part):
+            loss = loss_of(self.model, part) / labels
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        self._optimiser.step(self._schedule.scale(self.step))
+        self.step += 1
+        self.tokens += batch.ids.numel()
+        self.seconds += time.monotonic() - started
+        return total
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DamagedFileError(path, str(error).splitlines()[0]) from error
+    return saved
