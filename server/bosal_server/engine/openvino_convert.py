@@ -81,7 +81,7 @@ def convert(model: nn.Module) -> Conversion:
 
 
 def _traceable_copy(model: nn.Module) -> Any:
-    """Copy the modules but share the large weights, which then need not be float32 for the trace."""
+    """Copy the modules but share the large weights, which need not be float32 for the trace."""
     patch = load_openvino().frontend.pytorch.patch_model
     extensions, _ = patch._get_16bit_extensions()
     shared: dict[int, nn.Parameter] = {}
@@ -97,7 +97,7 @@ def _traceable_copy(model: nn.Module) -> Any:
     traced: Any = copy.deepcopy(model, memo)
     traced.set_attn_implementation(IMPLEMENTATION)
     traced.eval()
-    getattr(patch, "__make_16bit_traceable")(traced)  # noqa: B009 - a class would mangle the name
+    getattr(patch, "__make_16bit_traceable")(traced)
     return traced
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bosal_server.engine.kv_pool import LayerShape
 from bosal_server.engine.openvino_convert import Conversion, PagedLayer
 from bosal_server.engine.openvino_runtime import OpenVinoRefused, load_openvino
 from bosal_server.engine.step import StepPlan
 
 BLOCK_SIZE = 32
 
+ITEM_SIZES = {"float32": 4, "bfloat16": 2}
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 _WINDOW_INPUT = 10  # of the paged attention operation
 
@@ -39,7 +41,6 @@ class OpenVinoRunner:
     ) -> None:
         openvino = load_openvino()
         self._dtype = dtype
-        self._num_blocks = num_blocks
         graph = _page(openvino, conversion)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -59,14 +60,12 @@ class OpenVinoRunner:
         # Constants of a graph that was never on disk belong to the torch model.
         self._owner = conversion.owner
         self._request: Any = compiled.create_infer_request()
-        self._pool = _allocate(openvino, compiled, self._request, num_blocks)
-        indices = {port.get_any_name(): i for i, port in enumerate(compiled.inputs)}
-        self._inputs = [indices.get(name, -1) for name in _STEP_INPUTS]
+        self._pool: list[Any] = []
+        self.resize(num_blocks)
+        self._inputs: Any = _StepInputs(openvino, compiled, self._request)
         self._vocab_size = int(compiled.outputs[0].get_partial_shape()[-1].get_length())
-        self._tensor = openvino.Tensor
-        # The plain method: the Python wrapper above it copies inputs and outputs.
-        self._infer = super(type(self._request), self._request).infer
-        self._first_row = np.zeros(1, np.int64)
+        # Not the method of the Python class above it, which copies inputs and outputs.
+        self._infer = openvino._pyopenvino.InferRequest.infer
 
     @property
     def dtype(self) -> str:
@@ -81,45 +80,52 @@ class OpenVinoRunner:
         return self._num_blocks
 
     def forward(self, plan: StepPlan) -> Tensor:
-        rows = plan.logits_rows
-        arrays = (
-            plan.input_ids,
-            plan.positions,
-            plan.past_lens,
-            plan.subsequence_begins,
-            plan.block_indices,
-            plan.block_indices_begins,
-            np.array(plan.max_context_len, np.int32),
-            # The head is never computed for no row at all.
-            rows if len(rows) else self._first_row,
-        )
-        tensor = self._tensor
-        # Step plans are contiguous and outlive the call, so their memory is shared.
-        inputs = {
-            index: tensor(array, True)
-            for index, array in zip(self._inputs, arrays, strict=True)
-            if index >= 0
-        }
-        output = next(iter(self._infer(inputs, True, False).values()))
-        logits = torch.from_numpy(output)
-        return logits if len(rows) else logits[:0]
+        self._inputs.write(plan)
+        output = next(iter(self._infer(self._request, {}, True, False).values()))
+        return torch.from_numpy(output)[: len(plan.logits_rows)]
+
+    def resize(self, num_blocks: int) -> None:
+        """Take this many blocks instead, all empty."""
+        self._pool = []
+        self._num_blocks = num_blocks
+        self._pool = _allocate(self._request, num_blocks)
 
     def close(self) -> None:
         self._pool = []
-        self._request = self._infer = None
+        self._request = self._inputs = None
         self._owner = None
 
 
-_STEP_INPUTS = (
-    "input_ids",
-    "position_ids",
-    "past_lens",
-    "subsequence_begins",
-    "block_indices",
-    "block_indices_begins",
-    "max_context_len",
-    "logits_rows",
-)
+class _StepInputs:
+    """The request's inputs: one buffer each, replaced only when a step has another shape."""
+
+    def __init__(self, openvino: Any, compiled: Any, request: Any) -> None:
+        self._request = request
+        self._tensor = openvino.Tensor
+        # A model without position embeddings has no such input.
+        self._indices = {port.get_any_name(): i for i, port in enumerate(compiled.inputs)}
+        self._buffers: dict[str, np.ndarray[Any, Any]] = {}
+
+    def write(self, plan: StepPlan) -> None:
+        rows = plan.logits_rows
+        self._put("input_ids", plan.input_ids)
+        self._put("position_ids", plan.positions)
+        self._put("past_lens", plan.past_lens)
+        self._put("subsequence_begins", plan.subsequence_begins)
+        self._put("block_indices", plan.block_indices)
+        self._put("block_indices_begins", plan.block_indices_begins)
+        self._put("max_context_len", np.array(plan.max_context_len, np.int32))
+        # The head always computes a row: some operations do not take an empty one.
+        self._put("logits_rows", rows if len(rows) else np.zeros(1, np.int64))
+
+    def _put(self, name: str, array: np.ndarray[Any, Any]) -> None:
+        buffer = self._buffers.get(name)
+        if buffer is not None and buffer.shape == array.shape:
+            buffer[...] = array
+        elif name in self._indices:
+            self._buffers[name] = array.copy()
+            tensor = self._tensor(self._buffers[name], True)
+            self._request.set_input_tensor(self._indices[name], tensor)
 
 
 def _page(openvino: Any, conversion: Conversion) -> Any:
@@ -148,22 +154,22 @@ def _page(openvino: Any, conversion: Conversion) -> Any:
     return graph
 
 
-def _allocate(openvino: Any, compiled: Any, request: Any, num_blocks: int) -> list[Any]:
+def _allocate(request: Any, num_blocks: int) -> list[Any]:
     """Give the request its key and value blocks, all zero; return what must be kept alive."""
+    tensor_type = load_openvino().Tensor
     pool = []
-    for port in compiled.inputs:
+    for port in request.model_inputs:
         name = port.get_any_name()
         if name.startswith(("key_cache.", "value_cache.")):
             shape = port.get_partial_shape()
             dims = [num_blocks, *(shape[i].get_length() for i in range(1, len(shape)))]
             element = port.get_element_type()
             memory = np.zeros((*dims[:-1], dims[-1] * element.size), np.uint8)
-            tensor = openvino.Tensor(memory, dims, element)
+            tensor = tensor_type(memory, dims, element)
             request.set_tensor(name, tensor)
             pool.append((memory, tensor))
     return pool
 
 
-def bytes_per_token(layers: Sequence[PagedLayer], cache_dtype: str) -> int:
-    itemsize = {"float32": 4, "bfloat16": 2, "u8": 1}[cache_dtype]
-    return sum(2 * layer.num_kv_heads * layer.head_dim * itemsize for layer in layers)
+def bytes_per_token(layers: Sequence[LayerShape | PagedLayer], dtype: str) -> int:
+    return sum(2 * layer.num_kv_heads * layer.head_dim for layer in layers) * ITEM_SIZES[dtype]

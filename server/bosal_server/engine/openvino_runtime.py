@@ -1,4 +1,4 @@
-"""OpenVINO itself: imported when first needed, without its telemetry, and what it makes of this CPU."""
+"""OpenVINO itself: imported when first needed and without its telemetry; what this CPU can do."""
 
 import sys
 from importlib import import_module
@@ -33,7 +33,7 @@ def load_openvino() -> Any:
     Raises:
         OpenVinoRefused: it is not installed, or its libraries do not load.
     """
-    if "openvino" in sys.modules:
+    if sys.modules.get("openvino") is not None:
         return sys.modules["openvino"]
     if not is_installed():
         raise OpenVinoRefused("the package openvino is not installed")

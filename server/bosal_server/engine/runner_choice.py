@@ -1,0 +1,161 @@
+"""Chooses what computes a model: OpenVINO where that is exact and faster, torch everywhere else."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from bosal_server.engine.openvino_cache import ConversionCache
+from bosal_server.engine.openvino_check import CheckReport, check, num_blocks_needed
+from bosal_server.engine.openvino_convert import Conversion, convert
+from bosal_server.engine.openvino_memory import available_bytes
+from bosal_server.engine.openvino_runner import (
+    BLOCK_SIZE,
+    ITEM_SIZES,
+    OpenVinoRunner,
+    bytes_per_token,
+)
+from bosal_server.engine.openvino_runtime import OpenVinoRefused, has_bf16, load_openvino
+from bosal_server.engine.runner import ModelRunner
+from bosal_server.model import LoadedModel
+
+PREFERENCES = ("auto", "openvino", "torch")
+
+_DEFAULT_CACHE_BYTES = 4 << 30
+_DEFAULT_CACHE_TOKENS = 65_536
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerChoice:
+    """The runner of a model and why it is this one, in words for a log and GetServerInfo."""
+
+    runner: ModelRunner
+    reason: str
+    # `auto` would have taken OpenVINO, which refused.
+    is_fallback: bool = False
+
+
+def choose_runner(
+    model: LoadedModel,
+    *,
+    preference: str = "auto",
+    dtype: str = "auto",
+    cache_tokens: int | None = None,
+    threads: int | None = None,
+    conversions: Path | None = None,
+) -> RunnerChoice:
+    """Build the runner of a loaded model.
+
+    `auto` takes OpenVINO on a CPU if the model converts and passes the self-check. `dtype` is what
+    OpenVINO computes in, `auto` bfloat16 where the CPU has it; `conversions` is the folder of
+    converted models. With that folder, OpenVINO no longer needs the model's torch weights.
+
+    Raises:
+        OpenVinoRefused: `openvino` was asked for by name and cannot serve the model.
+    """
+    if preference not in PREFERENCES:
+        raise ValueError(f"unknown runner '{preference}'; known: {', '.join(PREFERENCES)}")
+    if preference == "torch":
+        return RunnerChoice(runner=model.runner(cache_tokens=cache_tokens), reason="asked for")
+    if preference == "auto" and model.device != "cpu":
+        runner = model.runner(cache_tokens=cache_tokens)
+        return RunnerChoice(runner=runner, reason=f"the model is on {model.device}")
+    try:
+        candidate = _Candidate(
+            model=model,
+            dtype=_resolve_dtype(model, dtype),
+            threads=threads,
+            conversions=conversions,
+        )
+        return candidate.build(cache_tokens)
+    except OpenVinoRefused as refusal:
+        if preference == "openvino":
+            raise
+        _logger.warning("model '%s' runs on torch: %s", model.name, refusal)
+        runner = model.runner(cache_tokens=cache_tokens)
+        return RunnerChoice(runner=runner, reason=str(refusal), is_fallback=True)
+
+
+def _resolve_dtype(model: LoadedModel, dtype: str) -> str:
+    load_openvino()
+    if model.device != "cpu":
+        raise OpenVinoRefused(f"the model is on {model.device}")
+    if dtype == "auto":
+        return "bfloat16" if has_bf16() else "float32"
+    if dtype not in ITEM_SIZES:
+        raise OpenVinoRefused(f"it is to compute in {dtype}; known: {', '.join(ITEM_SIZES)}")
+    return dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A model to be run on OpenVINO, if all goes well."""
+
+    model: LoadedModel
+    dtype: str
+    threads: int | None
+    conversions: Path | None
+
+    def build(self, cache_tokens: int | None) -> RunnerChoice:
+        per_token = bytes_per_token(self.model.layers, self.dtype)
+        if cache_tokens is None:
+            cache_tokens = min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // per_token)
+        weights = self.model.num_parameters * ITEM_SIZES[self.dtype]
+        _require_memory(weights + cache_tokens * per_token)
+        try:
+            conversion, source = self._fetch()
+            runner, report = self._checked_runner(conversion, self.dtype)
+            runner.resize(max(-(-cache_tokens // BLOCK_SIZE), 1))
+        except OpenVinoRefused:
+            raise
+        except Exception as error:  # whatever its plugins raise: torch can serve the model
+            _logger.debug("OpenVINO failed", exc_info=True)
+            raise OpenVinoRefused(f"{type(error).__name__}: {error}") from error
+        return RunnerChoice(runner=runner, reason=f"{source}; {report}")
+
+    def _fetch(self) -> tuple[Conversion, str]:
+        if self.conversions is None:
+            return self._convert(), "converted"
+        return ConversionCache(self.conversions).fetch(
+            digest=self.model.digest, dtype=self.model.dtype, convert=self._convert
+        )
+
+    def _convert(self) -> Conversion:
+        """Convert; what bfloat16 would blur is checked once in float32, where torch has that."""
+        conversion = convert(self.model.model)
+        if self.model.dtype == "float32":
+            runner, _ = self._checked_runner(conversion, "float32")
+            runner.close()
+        return conversion
+
+    def _checked_runner(
+        self, conversion: Conversion, dtype: str
+    ) -> tuple[OpenVinoRunner, CheckReport]:
+        num_blocks = num_blocks_needed(BLOCK_SIZE)
+        runner = OpenVinoRunner(
+            conversion, num_blocks=num_blocks, dtype=dtype, threads=self.threads
+        )
+        reference = self.model.runner(cache_tokens=num_blocks * BLOCK_SIZE)
+        try:
+            report = check(
+                runner,
+                reference,
+                context_tokens=self.model.context_tokens,
+                num_parameters=self.model.num_parameters,
+            )
+        except BaseException:
+            runner.close()
+            raise
+        finally:
+            reference.close()
+        return runner, report
+
+
+def _require_memory(needed: int) -> None:
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise OpenVinoRefused(
+            f"its weights and key-value blocks need {needed / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} GiB are left"
+        )
