@@ -11,6 +11,7 @@ DecodingError
 ├── InvalidText            a text is not Unicode
 ├── SpecialTokenInText     a text can only be encoded as a control token
 ├── PromptTooLong          a prompt leaves no room in the context
+├── InvalidMaxTokens       a number of output tokens is out of range
 ├── UnsupportedTokenizer   a tokenizer's tokens cannot be read as bytes
 └── VocabularyMismatch     a plan's tokens do not fit a model's head
 """
@@ -183,6 +184,15 @@ class PromptTooLong(DecodingError):
                 "context_tokens": str(context_tokens),
             },
         )
+
+
+class InvalidMaxTokens(DecodingError):
+    """Raised when a request asks for a number of output tokens that is out of range."""
+
+    reason = "INVALID_MAX_TOKENS"
+
+    def __init__(self, value: int, limit: int) -> None:
+        super().__init__(f"must lie in 1 to {limit}, not {value}", field="max_tokens")
 
 
 class UnsupportedTokenizer(DecodingError):

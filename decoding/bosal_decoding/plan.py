@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bosal_decoding.errors import InvalidRecipe, PromptTooLong, RuleConflict
+from bosal_decoding.errors import InvalidMaxTokens, PromptTooLong, RuleConflict
 from bosal_decoding.limits import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message, Rendered
@@ -87,7 +87,7 @@ class Plan:
         else:
             budget = requested
         if not 1 <= budget <= MAX_TOKENS:
-            raise InvalidRecipe.at("max_tokens", f"must lie in 1 to {MAX_TOKENS}, not {budget}")
+            raise InvalidMaxTokens(budget, MAX_TOKENS)
         self._check_room(prompts, budget)
         if self.params.min_tokens > budget:
             why = f"at least {self.params.min_tokens} and at most {budget} tokens"

@@ -4,7 +4,8 @@ Rule 1: a match counts at the byte that completes it, so the result does not dep
 text was cut into tokens; of two that are complete at once a stop string wins over a banned one,
 and the longer over the shorter.
 Rule 2: bytes that a match could still take away are held: from where a stop string may have
-begun, and from the start of the token in which a banned string may have begun.
+begun, and, where a banned string may have begun, as much as was held before the token that began
+it, because going back there opens what was undecided then.
 """
 
 from bisect import bisect_right
@@ -94,8 +95,9 @@ class TextStop:
         self._stops = automaton(tuple(stop_strings))
         self._bans = automaton(tuple(banned_strings))
         self._text = bytearray()
-        # After each token: length of the text and both automata's states.
+        # After each token: length of the text, of its final part, and both automata's states.
         self._ends: list[int] = []
+        self._finals: list[int] = []
         self._states: list[tuple[int, int]] = []
         self._stop: StopMatch | None = None
         self._num_taken = 0
@@ -114,12 +116,7 @@ class TextStop:
         """Leading bytes of the text that no match can take away any more."""
         if self._stop is not None:
             return self._stop.start
-        length = len(self._text)
-        stop_state, ban_state = self._states[-1] if self._states else (0, 0)
-        final = length - self._stops.depth[stop_state]
-        if ban_depth := self._bans.depth[ban_state]:
-            final = min(final, self._token_start(self._token_at(length - ban_depth)))
-        return final
+        return self._finals[-1] if self._finals else 0
 
     @property
     def num_held(self) -> int:
@@ -145,6 +142,7 @@ class TextStop:
         self._text += token_bytes
         self._ends.append(len(self._text))
         self._states.append((stop_state, ban_state))
+        self._finals.append(self._final(stop_state, ban_state))
         if stop is not None:
             self._stop = stop
             return stop
@@ -159,6 +157,7 @@ class TextStop:
         if num_tokens == 0:
             return
         del self._ends[-num_tokens:]
+        del self._finals[-num_tokens:]
         del self._states[-num_tokens:]
         del self._text[self._ends[-1] if self._ends else 0 :]
         self._stop = None
@@ -182,5 +181,10 @@ class TextStop:
         """The output position of the token that holds the byte at `offset`."""
         return bisect_right(self._ends, offset)
 
-    def _token_start(self, position: int) -> int:
-        return self._ends[position - 1] if position else 0
+    def _final(self, stop_state: int, ban_state: int) -> int:
+        length = len(self._text)
+        final = length - self._stops.depth[stop_state]
+        if ban_depth := self._bans.depth[ban_state]:
+            position = self._token_at(length - ban_depth)
+            final = min(final, self._finals[position - 1] if position else 0)
+        return final

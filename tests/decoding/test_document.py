@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bosal_decoding.document import read_yaml, write_yaml
 from bosal_decoding.errors import InvalidRecipe
 from bosal_decoding.limits import MAX_DOCUMENT_BYTES
-from hypothesis import given
-from hypothesis import strategies as st
 
 SCALARS = (
     st.none()

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bosal_decoding.document import write_yaml
 from bosal_decoding.errors import DecodingError, InvalidRecipe, UnknownName
 from bosal_decoding.limits import MAX_RULES, MAX_STOP_STRINGS, MAX_STRING_BYTES, MAX_WEIGHTS
 from bosal_decoding.recipe import Recipe, load_folder, load_shipped
-from hypothesis import given
-from hypothesis import strategies as st
 
 FULL: dict[str, Any] = {
     "name": "full",
@@ -139,7 +140,12 @@ def test_the_version_counts_what_is_set_not_what_is_meant() -> None:
 
 def test_null_and_empty_mean_unset() -> None:
     bare = Recipe.parse({"scaffold": {"kind": "raw"}})
-    full = {"scaffold": {"kind": "raw"}, "rules": [], "constraint": None, "name": ""}
+    full: dict[str, Any] = {
+        "scaffold": {"kind": "raw"},
+        "rules": [],
+        "constraint": None,
+        "name": "",
+    }
     assert Recipe.parse(full).version == bare.version
 
 
@@ -174,7 +180,8 @@ def test_versions_are_the_same_for_ever() -> None:
             "'top_p' is given twice",
         ),
         ({"rules": [{"rule": "temperature", "value": float("nan")}]}, "rules[0].value", "finite"),
-        ({"rules": [{"rule": "eos_ramp", "weight": float("inf"), "over": 1}]}, "rules[0].weight", "finite"),
+        ({"rules": [{"rule": "eos_ramp", "weight": float("inf"), "over": 1}]},
+         "rules[0].weight", "finite"),
         ({"rules": [{"rule": "temperature", "value": "1"}]}, "rules[0].value", "number"),
         ({"rules": [{"rule": "temperature", "value": True}]}, "rules[0].value", "number"),
         ({"rules": [{"rule": "temperature", "value": None}]}, "rules[0].value", "number"),
@@ -185,17 +192,22 @@ def test_versions_are_the_same_for_ever() -> None:
         ({"rules": [{"rule": "top_k", "k": -1}]}, "rules[0].k", "greater than"),
         ({"rules": [{"rule": "top_p", "p": 0}]}, "rules[0].p", "greater than 0"),
         ({"rules": [{"rule": "repetition_penalty", "value": 0}]}, "rules[0].value", "greater"),
-        ({"rules": [{"rule": "used_token_weight", "weight": 1, "include_instruction": 1}]}, "rules[0].include_instruction", "boolean"),
+        ({"rules": [{"rule": "used_token_weight", "weight": 1, "include_instruction": 1}]},
+         "rules[0].include_instruction", "boolean"),
         ({"rules": [{"rule": "token_weights", "weights": {}}]}, "rules[0].weights", "at least 1"),
-        ({"rules": [{"rule": "token_weights", "weights": {3: 1}}]}, "rules[0].weights[3]", "quotes"),
-        ({"rules": [{"rule": "token_weights", "weights": {"": 1}}]}, "rules[0].weights['']", "at least 1"),
-        ({"rules": [{"rule": "token_weights", "weights": {"a": 1}, "if_missing": "drop"}]}, "rules[0].if_missing", "'error' or 'skip'"),
+        ({"rules": [{"rule": "token_weights", "weights": {3: 1}}]},
+         "rules[0].weights[3]", "quotes"),
+        ({"rules": [{"rule": "token_weights", "weights": {"": 1}}]},
+         "rules[0].weights['']", "at least 1"),
+        ({"rules": [{"rule": "token_weights", "weights": {"a": 1}, "if_missing": "drop"}]},
+         "rules[0].if_missing", "'error' or 'skip'"),
         ({"rules": [{"rule": "logit_bias"}]}, "rules[0]", "needs 'ids' or 'strings'"),
         ({"rules": [{"rule": "logit_bias", "ids": {"x": 1}}]}, "rules[0].ids.x", "integer"),
         ({"rules": [{"rule": "logit_bias", "ids": {"3": 1, 3: 2}}]}, "rules[0].ids", "given twice"),
         ({"rules": [{"rule": "stop_strings", "values": "ab"}]}, "rules[0].values", "list"),
         ({"rules": [{"rule": "stop_strings", "values": []}]}, "rules[0].values", "at least 1"),
-        ({"rules": [{"rule": "stop_strings", "values": ["a", ""]}]}, "rules[0].values[1]", "at least 1"),
+        ({"rules": [{"rule": "stop_strings", "values": ["a", ""]}]},
+         "rules[0].values[1]", "at least 1"),
         ({"rules": [{"rule": "stop_strings", "values": [1]}]}, "rules[0].values[0]", "string"),
         ({"rules": [{"rule": "max_tokens", "value": 0}]}, "rules[0].value", "greater than"),
         ({"scaffold": {"kind": "turn"}}, "scaffold.kind", "did you mean 'turns'?"),
@@ -231,7 +243,7 @@ def test_a_bad_document_is_refused_with_its_field(
         {"rule": "stop_strings", "values": [str(n) for n in range(MAX_STOP_STRINGS + 1)]},
         {"rule": "banned_strings", "values": ["x" * 1000 + str(n) for n in range(10)]},
         {"rule": "token_weights", "weights": {str(n): 1 for n in range(MAX_WEIGHTS + 1)}},
-        {"rule": "logit_bias", "ids": {n: 1 for n in range(MAX_WEIGHTS + 1)}},
+        {"rule": "logit_bias", "ids": dict.fromkeys(range(MAX_WEIGHTS + 1), 1)},
         {"rule": "token_weights", "weights": {"a": 1e9}},
     ],
 )
@@ -280,7 +292,9 @@ def test_overrides_replace_single_parameters_and_append_new_rules() -> None:
 
 
 def test_a_new_temperature_takes_its_default_place() -> None:
-    base = Recipe.parse({"rules": [{"rule": "min_tokens", "value": 1}, {"rule": "top_p", "p": 0.5}]})
+    base = Recipe.parse(
+        {"rules": [{"rule": "min_tokens", "value": 1}, {"rule": "top_p", "p": 0.5}]}
+    )
     changed = base.with_overrides([{"rule": "temperature", "value": 0.5}])
     assert [rule.name for rule in changed.rules] == ["min_tokens", "temperature", "top_p"]
     assert [
@@ -290,7 +304,9 @@ def test_a_new_temperature_takes_its_default_place() -> None:
 
 
 def test_an_old_temperature_stays_where_the_recipe_has_it() -> None:
-    base = Recipe.parse({"rules": [{"rule": "top_p", "p": 0.5}, {"rule": "temperature", "value": 1}]})
+    base = Recipe.parse(
+        {"rules": [{"rule": "top_p", "p": 0.5}, {"rule": "temperature", "value": 1}]}
+    )
     changed = base.with_overrides([{"rule": "temperature", "value": 0.5}])
     assert [rule.name for rule in changed.rules] == ["top_p", "temperature"]
 

@@ -1,9 +1,10 @@
 """Stop and banned strings against searches over the whole text."""
 
 import pytest
-from bosal_decoding.stopping import BanMatch, StopMatch, TextStop
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bosal_decoding.stopping import BanMatch, StopMatch, TextStop
 
 # A small alphabet, so that strings overlap and repeat themselves often.
 CHUNK = st.text("ab", max_size=3).map(str.encode)
@@ -50,7 +51,7 @@ def test_a_stop_is_found_where_a_search_of_the_whole_text_finds_it(
 @given(text=st.text("abQ:\nß中", max_size=40), cuts=st.lists(st.integers(0, 120)))
 def test_the_result_does_not_depend_on_how_the_text_is_cut(text: str, cuts: list[int]) -> None:
     whole = text.encode()
-    stops = ["\nQ:".encode(), "ß".encode(), "中\n".encode(), b"ab"]
+    stops = [b"\nQ:", "ß".encode(), "中\n".encode(), b"ab"]
     edges = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
     stop = TextStop(stops, [])
     matches = [stop.feed(whole[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
@@ -122,7 +123,8 @@ def test_taken_text_is_never_taken_back(
         while isinstance(match, BanMatch):
             # What an engine does: roll back to the position and draw another token there.
             stop.rewind(stop.num_tokens - match.position)
-            match = stop.feed(data.draw(st.sampled_from([b"x", b"ax", b"b"]), label="instead"))
+            instead = data.draw(st.sampled_from([b"x", b"ax", b"a", b"b", b"ab"]), label="instead")
+            match = stop.feed(instead)
         taken += stop.take()
         assert stop.text.startswith(taken)
         if match is not None:
@@ -166,6 +168,19 @@ def test_text_before_a_banned_string_in_the_same_token_is_held() -> None:
     stop.rewind(2)
     assert stop.feed(b"fine") is None
     assert stop.take() == b"fine"
+
+
+def test_text_that_going_back_would_open_again_is_held() -> None:
+    # While `the` may come, ` th` may go; and without it `e` may begin `ee`.
+    stop = TextStop([], [b"the", b"ee"])
+    assert [stop.feed(token) for token in (b"so", b"e", b" th")] == [None] * 3
+    assert stop.take() == b"so"
+    assert stop.feed(b"e") == BanMatch(string=b"the", position=2)
+    stop.rewind(2)
+    assert stop.feed(b"e") == BanMatch(string=b"ee", position=1)
+    stop.rewind(2)
+    assert stop.feed(b"!") is None
+    assert stop.take() == b"!"
 
 
 def test_tokens_without_bytes_hold_nothing_and_count_as_positions() -> None:

@@ -1,12 +1,17 @@
 """Tokens as bytes, checked against the tokenizers library's own decoding."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
-from bosal_decoding.errors import InvalidText, SpecialTokenInText, UnsupportedTokenizer
-from bosal_decoding.vocabulary import Vocabulary
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.decoders import Decoder
 from transformers import PreTrainedTokenizerFast
+
+from bosal_decoding.errors import InvalidText, SpecialTokenInText, UnsupportedTokenizer
+from bosal_decoding.vocabulary import Vocabulary
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=40)
 
@@ -104,7 +109,7 @@ def test_truncation_and_padding_of_the_tokenizer_are_ignored(byte_level: Tokeniz
 
 
 def test_special_and_eos_tokens_spell_nothing(byte_level: Tokenizer) -> None:
-    eos = byte_level.token_to_id("!")
+    (eos,) = Vocabulary.from_tokenizer(byte_level).ids_of("!")
     vocabulary = Vocabulary.from_tokenizer(byte_level, eos_ids=[0, eos])
     assert vocabulary.eos_ids == {0, eos}
     assert [vocabulary.token_bytes[token] for token in (0, 1, eos)] == [b"", b"", b""]
@@ -112,7 +117,8 @@ def test_special_and_eos_tokens_spell_nothing(byte_level: Tokenizer) -> None:
 
 
 def test_the_wrapper_of_transformers_brings_its_own_eos(byte_level: Tokenizer) -> None:
-    wrapper = PreTrainedTokenizerFast(tokenizer_object=byte_level, eos_token="<|endoftext|>")
+    wrap: Callable[..., Any] = PreTrainedTokenizerFast
+    wrapper = wrap(tokenizer_object=byte_level, eos_token="<|endoftext|>")
     vocabulary = Vocabulary.from_tokenizer(wrapper)
     assert vocabulary.eos_ids == {0}
     assert vocabulary.size == len(wrapper)
@@ -161,7 +167,7 @@ def test_metaspace_with_unigram_is_read_and_its_control_pieces_are_refused_in_te
 
 
 @pytest.mark.parametrize("decoder", [decoders.WordPiece(), decoders.CTC(), None])
-def test_other_tokenizers_are_refused_by_name(decoder: object) -> None:
+def test_other_tokenizers_are_refused_by_name(decoder: Decoder | None) -> None:
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     if decoder is not None:
         tokenizer.decoder = decoder

@@ -1,0 +1,115 @@
+"""The decoding state of a running batch: one slot per choice, one batched call per step.
+
+Rule 1: rows of a head beyond the vocabulary are -inf before anything else sees them.
+Rule 2: what a step does to a choice depends on its plan, its history, its output and its seed,
+never on its neighbours, its slot or how its output was committed.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bosal_decoding.errors import VocabularyMismatch
+from bosal_decoding.plan import Plan
+from bosal_kernels import (
+    YIELDED_BANS,
+    YIELDED_MIN_TOKENS,
+    Control,
+    Selection,
+    SlotState,
+    control,
+    select,
+)
+
+
+class Pipeline:
+    """Batch state over the slots of one model; used by one thread."""
+
+    def __init__(
+        self, vocabulary_size: int, num_slots: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """Hold `num_slots` choices for a model whose head has `vocabulary_size` rows."""
+        self._state = SlotState(num_slots=num_slots, vocab_size=vocabulary_size, device=device)
+        self._vocabulary_size = vocabulary_size
+        # Tokens that exist; the rows of the head behind them are padding.
+        self._num_tokens = vocabulary_size
+        self._outputs: list[list[int]] = [[] for _ in range(num_slots)]
+
+    def output(self, slot: int) -> tuple[int, ...]:
+        """The tokens committed to a slot."""
+        return tuple(self._outputs[slot])
+
+    def add(
+        self,
+        slot: int,
+        plan: Plan,
+        *,
+        history: Sequence[int],
+        seed: int,
+        choice: int,
+        logprobs: int = -1,
+    ) -> None:
+        """Give a slot to a new choice; nothing of the previous one remains."""
+        if plan.vocabulary.size > self._vocabulary_size:
+            raise VocabularyMismatch(plan.vocabulary.size, self._vocabulary_size)
+        self._num_tokens = plan.vocabulary.size
+        params = plan.slot_params(seed=seed, choice=choice, logprobs=logprobs)
+        self._state.admit(slot, params, plan.touched(history))
+        self._outputs[slot] = []
+
+    def combine(self, rows: Tensor, streams: Sequence[int]) -> Tensor:
+        """Combine each group's stream rows [R, V] into one row per group [B, V]."""
+        if any(count != 1 for count in streams) or len(streams) != len(rows):
+            raise ValueError(f"no plan has coupled streams yet: {list(streams)}")
+        return rows
+
+    def apply(self, logits: Tensor, slots: Sequence[int]) -> Control:
+        """Shape and mask rows [B, V] (float32, contiguous, changed in place)."""
+        logits[:, self._num_tokens :] = -torch.inf
+        return control(logits, self._state, self._index(slots))
+
+    def sample(self, controlled: Control) -> Selection:
+        """Truncate and draw one token per row, with the log-probabilities that were asked for."""
+        return select(controlled, self._state, controlled.slots)
+
+    def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None:
+        """Append tokens to the outputs of distinct slots."""
+        pairs = list(zip(slots, token_lists, strict=True))
+        for depth in range(max((len(tokens) for tokens in token_lists), default=0)):
+            deep = [(slot, tokens[depth]) for slot, tokens in pairs if depth < len(tokens)]
+            self._state.advance(
+                self._index([slot for slot, _ in deep]), self._index([token for _, token in deep])
+            )
+        for slot, tokens in pairs:
+            self._outputs[slot].extend(tokens)
+
+    def rollback(self, slot: int, num_tokens: int) -> None:
+        """Take back the last tokens of a slot, as if they had never been committed.
+
+        Bans at positions that lie behind the new end go with them.
+        """
+        output = self._outputs[slot]
+        if not 0 <= num_tokens <= len(output):
+            raise ValueError(f"cannot take back {num_tokens} of {len(output)} tokens")
+        if num_tokens:
+            self._state.retract(slot, output[-num_tokens:])
+            del output[-num_tokens:]
+
+    def ban(self, slot: int, position: int, token: int) -> None:
+        """Make a token illegal at one output position of a slot."""
+        self._state.ban_at(slot, position, [token])
+
+    def free(self, slot: int) -> None:
+        """Return a slot."""
+        self._state.free(slot)
+        self._outputs[slot] = []
+
+    def _index(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self._state.device)
+
+
+def yielded_rules(bits: int) -> tuple[str, ...]:
+    """The rules that gave way in a row of `Selection.yielded`, in the step contract's order."""
+    names = ((YIELDED_MIN_TOKENS, "min_tokens"), (YIELDED_BANS, "banned_strings"))
+    return tuple(name for bit, name in names if bits & bit)

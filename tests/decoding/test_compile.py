@@ -1,0 +1,273 @@
+"""Plans: strings to tokens, conflicts, prompts, budgets."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from bosal_decoding.compile import compile
+from bosal_decoding.errors import (
+    DecodingError,
+    InvalidMaxTokens,
+    PromptTooLong,
+    RuleConflict,
+    RuleUnsupported,
+    UnknownTokenId,
+    UnknownTokenString,
+)
+from bosal_decoding.plan import Plan
+from bosal_decoding.recipe import Recipe, load_shipped
+from bosal_decoding.scaffolds import Message
+from bosal_decoding.vocabulary import Vocabulary
+from bosal_kernels import Stage, TokenFlag
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=30)
+
+
+def plan_of(vocabulary: Vocabulary, *rules: dict[str, Any], **fields: Any) -> Plan:
+    recipe = Recipe.parse({"rules": list(rules), **fields})
+    return compile(recipe, vocabulary, context_tokens=4096)
+
+
+def user(text: str) -> Message:
+    return Message(role="user", text=text)
+
+
+def test_neutral_without_rules(vocabulary: Vocabulary) -> None:
+    plan = plan_of(vocabulary)
+    assert plan.params == type(plan.params)(key=0)
+    assert len(plan.touched([1, 2, 3]).ids) == 0
+
+
+def test_a_string_names_every_token_that_spells_it(spaced_vocabulary: Vocabulary) -> None:
+    plan = plan_of(
+        spaced_vocabulary,
+        {"rule": "token_weights", "weights": {"t": -2}},
+        {"rule": "logit_bias", "strings": {"t": 0.5}, "ids": {"9": 3}},
+    )
+    spelled = [t for t in range(spaced_vocabulary.size) if spaced_vocabulary.token_bytes[t] == b"t"]
+    assert len(spelled) == 2
+    assert dict(plan.deltas) == {**dict.fromkeys(spelled, -1.5), 9: 3.0}
+    assert plan.rules[0].token_ids == {"t": tuple(spelled)}
+
+
+def test_a_string_without_a_token_is_an_error_or_a_note(vocabulary: Vocabulary) -> None:
+    weights = {"I": 1, "quetzalcoatl": 2}
+    with pytest.raises(UnknownTokenString, match="'quetzalcoatl'") as caught:
+        plan_of(vocabulary, {"rule": "token_weights", "weights": weights})
+    assert caught.value.field == "rules[0].weights.quetzalcoatl"
+    rule = {"rule": "token_weights", "weights": weights, "if_missing": "skip"}
+    plan = plan_of(vocabulary, rule)
+    assert [token for token, _ in plan.deltas] == list(vocabulary.ids_of("I"))
+    assert plan.rules[0].token_ids["quetzalcoatl"] == ()
+    assert plan.notes == (
+        "rules[0].weights.quetzalcoatl: no single token spells 'quetzalcoatl', skipped",
+    )
+    with pytest.raises(UnknownTokenString):
+        plan_of(vocabulary, {"rule": "logit_bias", "strings": weights})
+
+
+def test_a_special_token_cannot_be_named_by_its_text(vocabulary: Vocabulary) -> None:
+    with pytest.raises(UnknownTokenString):
+        plan_of(vocabulary, {"rule": "token_weights", "weights": {"<|endoftext|>": 1}})
+
+
+def test_an_id_outside_the_vocabulary_is_an_error(vocabulary: Vocabulary) -> None:
+    with pytest.raises(UnknownTokenId) as caught:
+        plan_of(vocabulary, {"rule": "logit_bias", "ids": {vocabulary.size: 1}})
+    assert caught.value.field == f"rules[0].ids['{vocabulary.size}']"
+
+
+def test_rules_become_numbers(vocabulary: Vocabulary) -> None:
+    plan = plan_of(
+        vocabulary,
+        {"rule": "top_k", "k": 5},
+        {"rule": "eos_ramp", "weight": 3, "over": 7},
+        {"rule": "temperature", "value": 0.5},
+        {"rule": "used_token_weight", "weight": -1},
+        {"rule": "stop_strings", "values": ["a", "é", "a"]},
+        {"rule": "max_tokens", "value": 9},
+    )
+    params = plan.params
+    assert params.chain == ((Stage.TOP_K, 5, 0), (Stage.TEMPERATURE, 0.5, 0))
+    assert (params.eos_ramp_weight, params.eos_ramp_over, params.used_weight) == (3, 7, -1)
+    assert plan.stop_strings == (b"a", "é".encode())
+    assert plan.max_tokens == 9
+    assert plan.eos_ids == {0}
+    assert [rule.stage for rule in plan.rules[:3]] == ["truncate", "shape", "truncate"]
+    assert plan.rules[3].params == {"weight": -1.0, "include_instruction": False}
+
+
+def test_touched_tokens_carry_what_the_rules_need(vocabulary: Vocabulary) -> None:
+    repetition = {"rule": "repetition_penalty", "value": 1.2}
+    used = {"rule": "used_token_weight", "weight": -1, "include_instruction": True}
+    bias = {"rule": "logit_bias", "ids": {"7": 2}}
+
+    def touched(*rules: dict[str, Any]) -> dict[int, tuple[float, int]]:
+        tokens = plan_of(vocabulary, *rules).touched([7, 8, 8])
+        rows = zip(tokens.ids.tolist(), tokens.deltas.tolist(), tokens.flags.tolist(), strict=True)
+        return {token: (delta, flags) for token, delta, flags in rows}
+
+    assert touched(repetition) == {7: (0, TokenFlag.IN_PROMPT), 8: (0, TokenFlag.IN_PROMPT)}
+    assert touched(used) == {7: (0, TokenFlag.USED_AT_START), 8: (0, TokenFlag.USED_AT_START)}
+    assert touched(bias) == {7: (2, 0)}
+    assert touched({"rule": "presence_penalty", "value": 1}) == {}
+    both = TokenFlag.IN_PROMPT | TokenFlag.USED_AT_START
+    assert touched(bias, used, repetition) == {7: (2, both), 8: (0, both)}
+    assert touched({"rule": "min_tokens", "value": 2}) == {0: (0, TokenFlag.EOS)}
+
+
+@pytest.mark.parametrize(
+    ("rules", "names"),
+    [
+        (
+            [{"rule": "max_tokens", "value": 4}, {"rule": "min_tokens", "value": 5}],
+            ("min_tokens", "max_tokens"),
+        ),
+        (
+            [
+                {"rule": "stop_strings", "values": ["x", "\nQ:"]},
+                {"rule": "banned_strings", "values": ["y", "Q:"]},
+            ],
+            ("banned_strings", "stop_strings"),
+        ),
+    ],
+)
+def test_contradictory_rules_are_refused_by_name(
+    vocabulary: Vocabulary, rules: list[dict[str, Any]], names: tuple[str, str]
+) -> None:
+    with pytest.raises(RuleConflict) as caught:
+        plan_of(vocabulary, *rules)
+    assert all(f"'{name}'" in str(caught.value) for name in names)
+    assert caught.value.field == "rules[1]"
+    assert caught.value.reason == "RULE_CONFLICT"
+
+
+def test_rules_about_the_end_need_an_end(byte_level: Tokenizer) -> None:
+    endless = Vocabulary.from_tokenizer(byte_level, eos_ids=[])
+    with pytest.raises(RuleUnsupported, match="no end-of-text token"):
+        plan_of(endless, {"rule": "eos_ramp", "weight": 1, "over": 1})
+    plan_of(endless, {"rule": "min_tokens", "value": 3})
+
+
+def test_equal_recipes_share_a_plan(vocabulary: Vocabulary, spaced_vocabulary: Vocabulary) -> None:
+    document = {"name": "a", "rules": [{"rule": "top_k", "k": 4}]}
+    plan = compile(Recipe.parse(document), vocabulary, context_tokens=100)
+    assert compile(Recipe.parse(document), vocabulary, context_tokens=100) is plan
+    assert compile(Recipe.parse(document), vocabulary, context_tokens=101) is not plan
+    assert compile(Recipe.parse(document), spaced_vocabulary, context_tokens=100) is not plan
+    renamed = compile(Recipe.parse(document | {"name": "b"}), vocabulary, context_tokens=100)
+    assert renamed.recipe.name == "b"
+    assert renamed.version == plan.version
+
+
+@pytest.mark.parametrize("name", ["in-context", "plain", "rules", "steered"])
+def test_shipped_recipes_compile_for_any_tokenizer(name: str, any_vocabulary: Vocabulary) -> None:
+    plan = compile(load_shipped()[name], any_vocabulary, context_tokens=4096)
+    (prompt,) = plan.prompts([user("Name a river.")])
+    assert any_vocabulary.bytes_of(prompt.token_ids).lstrip() == prompt.text.encode().lstrip()
+    assert b"Name a river." in any_vocabulary.bytes_of(prompt.history_ids)
+
+
+@given(text=TEXT.filter(str.strip), name=st.sampled_from(["in-context", "rules", "plain"]))
+def test_history_is_the_instruction_and_never_the_scaffold(
+    vocabulary: Vocabulary, text: str, name: str
+) -> None:
+    plan = compile(load_shipped()[name], vocabulary, context_tokens=4096)
+    (prompt,) = plan.prompts([user(text)])
+    history = vocabulary.bytes_of(prompt.history_ids)
+    written = plan.recipe.scaffold.render([user(text)])[0]
+    ((start, end),) = written.spans
+    instruction = written.text[start:end].encode()
+    assert instruction in history
+    # A token may reach over the edge of the instruction, by less than a token.
+    longest = max(len(spelled) for spelled in vocabulary.token_bytes)
+    assert len(history) < len(instruction) + 2 * longest
+
+
+def test_history_of_a_conversation_is_what_the_user_said(vocabulary: Vocabulary) -> None:
+    plan = compile(load_shipped()["rules"], vocabulary, context_tokens=4096)
+    messages = [user("aaa"), Message(role="assistant", text="bbb"), user("ccc")]
+    (prompt,) = plan.prompts(messages)
+    assert vocabulary.bytes_of(prompt.history_ids) == b"aaaccc"
+
+
+@given(text=TEXT.filter(str.strip), name=st.sampled_from(["in-context", "rules", "steered"]))
+def test_pinned_tokens_lead_every_prompt(any_vocabulary: Vocabulary, text: str, name: str) -> None:
+    plan = compile(load_shipped()[name], any_vocabulary, context_tokens=8192)
+    (prompt,) = plan.prompts([user(text)])
+    pinned = plan.pinned_ids
+    assert prompt.token_ids[: prompt.pin_tokens] == pinned[: prompt.pin_tokens]
+    assert prompt.pin_tokens == len(pinned)
+    (rendered,) = plan.recipe.scaffold.render([user(text)])
+    stable = rendered.text[: rendered.stable_chars].encode()
+    spelled = any_vocabulary.bytes_of(pinned).lstrip()
+    assert stable.startswith(spelled)
+    assert len(stable) - len(spelled) < 32
+
+
+def test_scaffolds_without_a_prefix_pin_nothing(vocabulary: Vocabulary) -> None:
+    plan = plan_of(vocabulary, scaffold={"kind": "plain"})
+    assert plan.pinned_ids == ()
+    assert plan.prompts([user("Hello there")])[0].pin_tokens == 0
+    assert plan.scaffold_tokens == 1
+
+
+def test_bos_leads_the_prompt_once(byte_level_with_bos: Tokenizer) -> None:
+    vocabulary = Vocabulary.from_tokenizer(byte_level_with_bos)
+    plan = plan_of(vocabulary, scaffold={"kind": "turns"})
+    (prompt,) = plan.prompts([user("say <|begin|>")])
+    assert prompt.token_ids.count(1) == 1
+    assert prompt.token_ids[0] == 1
+    assert 1 not in prompt.history_ids
+    assert b"<|begin|>" in vocabulary.bytes_of(prompt.history_ids)
+
+
+def test_overflow_is_an_error_with_the_numbers(vocabulary: Vocabulary) -> None:
+    recipe = Recipe.parse({"scaffold": {"kind": "raw"}})
+    plan = compile(recipe, vocabulary, context_tokens=10)
+    text = "!" * 10
+    size = len(vocabulary.encode(text))
+    with pytest.raises(PromptTooLong) as caught:
+        plan.prompts([user(text)])
+    assert caught.value.metadata == {
+        "stream": "0",
+        "prompt_tokens": str(size),
+        "max_tokens": "1",
+        "context_tokens": "10",
+    }
+    with pytest.raises(PromptTooLong):
+        compile(load_shipped()["steered"], vocabulary, context_tokens=50)
+
+
+def test_the_budget_is_the_requests_or_the_recipes_or_the_default(vocabulary: Vocabulary) -> None:
+    def budget(context: int, requested: int | None, *rules: dict[str, Any]) -> int:
+        recipe = Recipe.parse({"scaffold": {"kind": "raw"}, "rules": list(rules)})
+        plan = compile(recipe, vocabulary, context_tokens=context)
+        return plan.output_budget(plan.prompts([user("!")]), requested)
+
+    limit = {"rule": "max_tokens", "value": 40}
+    assert budget(4096, None) == 256
+    assert budget(4096, None, limit) == 40
+    assert budget(4096, 50, limit) == 50
+    assert budget(21, None) == 20
+    assert budget(21, None, limit) == 20
+    assert budget(21, 20) == 20
+    with pytest.raises(PromptTooLong):
+        budget(21, 21)
+    with pytest.raises(InvalidMaxTokens, match="max_tokens"):
+        budget(21, 0)
+    with pytest.raises(RuleConflict):
+        budget(4096, 3, {"rule": "min_tokens", "value": 4})
+    with pytest.raises(DecodingError):
+        budget(21, None, {"rule": "min_tokens", "value": 21})
+
+
+def test_plans_watch_text(vocabulary: Vocabulary) -> None:
+    plan = plan_of(vocabulary, {"rule": "stop_strings", "values": ["\nQ:"]})
+    stop = plan.text_stop()
+    assert stop.feed(b"yes\n") is None
+    assert stop.feed(b"Q: and") is not None
+    assert stop.flush() == b"yes"

@@ -1,0 +1,40 @@
+"""The names other parts may rely on."""
+
+import bosal_decoding
+import bosal_decoding.rules
+
+
+def test_the_package_exports_its_vocabulary() -> None:
+    assert bosal_decoding.__all__ == [
+        "BanMatch",
+        "CompiledRule",
+        "DecodingError",
+        "Message",
+        "Plan",
+        "Prompt",
+        "Recipe",
+        "RuleDescription",
+        "StopMatch",
+        "TextStop",
+        "Vocabulary",
+        "describe",
+        "load_folder",
+        "load_shipped",
+    ]
+    assert all(hasattr(bosal_decoding, name) for name in bosal_decoding.__all__)
+
+
+def test_the_rules_export_what_a_new_rule_needs() -> None:
+    assert {"RULES", "Draft", "Rule", "RuleStage"} <= set(bosal_decoding.rules.__all__)
+
+
+def test_errors_name_a_reason_and_a_status() -> None:
+    def family(
+        root: type[bosal_decoding.DecodingError],
+    ) -> list[type[bosal_decoding.DecodingError]]:
+        return [root, *(kind for child in root.__subclasses__() for kind in family(child))]
+
+    kinds = family(bosal_decoding.DecodingError)
+    assert len({kind.reason for kind in kinds}) == len(kinds)
+    assert {kind.code for kind in kinds} <= {"INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+    assert all((kind.__doc__ or "").startswith("Raised when ") for kind in kinds)

@@ -1,0 +1,170 @@
+"""Every rule against its one-line formula in float64."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.decoding.oracle import CUTS, SHAPES, Choice, controlled, kept, scores
+
+from bosal_decoding.compile import compile
+from bosal_decoding.pipeline import Pipeline
+from bosal_decoding.recipe import Recipe
+from bosal_decoding.rules import RULES, describe
+from bosal_decoding.vocabulary import Vocabulary
+
+WEIGHT = st.floats(-20, 20)
+STRING = st.sampled_from(["I", " I", "the", " the", "!", "\n", "x", "We", " should"])
+PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+    "repetition_penalty": st.fixed_dictionaries({"value": st.floats(0.2, 3)}),
+    "presence_penalty": st.fixed_dictionaries({"value": st.floats(-2, 2)}),
+    "frequency_penalty": st.fixed_dictionaries({"value": st.floats(-2, 2)}),
+    "used_token_weight": st.fixed_dictionaries(
+        {"weight": WEIGHT, "include_instruction": st.booleans()}
+    ),
+    "token_weights": st.fixed_dictionaries(
+        {
+            "weights": st.dictionaries(STRING, WEIGHT, min_size=1, max_size=6),
+            "if_missing": st.just("skip"),
+        }
+    ),
+    "logit_bias": st.fixed_dictionaries(
+        {
+            "ids": st.dictionaries(st.integers(0, 299).map(str), WEIGHT, min_size=1, max_size=5),
+            "strings": st.dictionaries(st.sampled_from(["I", "x"]), WEIGHT, max_size=2),
+        }
+    ),
+    "eos_ramp": st.fixed_dictionaries({"weight": WEIGHT, "over": st.integers(1, 8)}),
+    "min_tokens": st.fixed_dictionaries({"value": st.integers(0, 8)}),
+    "temperature": st.fixed_dictionaries({"value": st.just(0.0) | st.floats(0.05, 5)}),
+    "top_k": st.fixed_dictionaries({"k": st.integers(0, 60)}),
+    "top_p": st.fixed_dictionaries({"p": st.floats(0.05, 1)}),
+    "min_p": st.fixed_dictionaries({"p": st.floats(0, 1)}),
+}
+TOKENS = st.lists(st.integers(0, 299), max_size=12)
+SEED = st.integers(-(2**63), 2**63 - 1)
+
+# Float32 arithmetic on logits of this size.
+TOLERANCE = 1e-4
+
+
+def random_row(seed: int, size: int, *, scale: float = 3.0) -> torch.Tensor:
+    # Rounded, so that ties are common.
+    row = torch.randn(size, generator=torch.Generator().manual_seed(seed)) * scale
+    return (row * 4).round() / 4
+
+
+def run(
+    vocabulary: Vocabulary, choice: Choice, logits: torch.Tensor
+) -> tuple[np.ndarray[Any, Any], int]:
+    """One step of a pipeline with one slot: the controlled row and the token."""
+    plan = compile(Recipe.parse(choice.document), vocabulary, context_tokens=2048)
+    pipeline = Pipeline(vocabulary.size, 1)
+    pipeline.add(
+        0, plan, history=choice.instruction, seed=choice.seed, choice=choice.choice, logprobs=-1
+    )
+    pipeline.commit([0], [choice.output])
+    state = pipeline.apply(logits[None].clone(), [0])
+    token = int(pipeline.sample(state).tokens[0])
+    return state.logits[0].double().numpy(), token
+
+
+def check_token(token: int, expected: dict[int, float]) -> None:
+    assert token in expected
+    assert expected[token] >= max(expected.values()) - TOLERANCE
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), seed=st.integers(0, 999), instruction=TOKENS, output=TOKENS)
+def test_a_shaping_rule_follows_its_formula(
+    vocabulary: Vocabulary,
+    name: str,
+    data: st.DataObject,
+    seed: int,
+    instruction: list[int],
+    output: list[int],
+) -> None:
+    document = {"rules": [{"rule": name, **data.draw(PARAMS[name])}]}
+    choice = Choice(document, vocabulary.token_bytes, [0], instruction=instruction, output=output)
+    logits = random_row(seed, vocabulary.size)
+    row, _ = run(vocabulary, choice, logits)
+    expected = controlled(logits.double().numpy(), choice)
+    np.testing.assert_allclose(row, expected, atol=TOLERANCE, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMS.keys() - SHAPES.keys()))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), row_seed=st.integers(0, 999), seed=SEED, position=st.integers(0, 5))
+def test_a_truncation_rule_keeps_its_set_and_draws_from_it(
+    vocabulary: Vocabulary,
+    name: str,
+    data: st.DataObject,
+    row_seed: int,
+    seed: int,
+    position: int,
+) -> None:
+    document = {"rules": [{"rule": name, **data.draw(PARAMS[name])}]}
+    choice = Choice(
+        document, vocabulary.token_bytes, [0], seed=seed, choice=2, output=[5] * position
+    )
+    logits = random_row(row_seed, vocabulary.size)
+    row, token = run(vocabulary, choice, logits)
+    np.testing.assert_array_equal(row, logits.double().numpy())
+    check_token(token, scores(row, choice))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), row_seed=st.integers(0, 999), seed=SEED)
+def test_the_recipe_orders_the_chain(
+    vocabulary: Vocabulary, data: st.DataObject, row_seed: int, seed: int
+) -> None:
+    names = data.draw(st.permutations(["temperature", *CUTS]))
+    rules = [{"rule": name, **data.draw(PARAMS[name])} for name in names]
+    choice = Choice({"rules": rules}, vocabulary.token_bytes, [0], seed=seed)
+    row, token = run(vocabulary, choice, random_row(row_seed, vocabulary.size))
+    check_token(token, scores(row, choice))
+
+
+def test_order_matters_where_it_should(vocabulary: Vocabulary) -> None:
+    hot = {"rule": "temperature", "value": 5.0}
+    cut = {"rule": "min_p", "p": 0.05}
+    row = random_row(1, vocabulary.size).double().numpy()
+    sizes = [
+        len(kept(row, Choice({"rules": rules}, vocabulary.token_bytes, [0]))[0])
+        for rules in ([hot, cut], [cut, hot])
+    ]
+    assert sizes[0] > 5 * sizes[1]
+
+
+def test_every_rule_has_an_oracle_or_acts_on_text() -> None:
+    on_text = {"stop_strings", "banned_strings", "max_tokens"}
+    assert PARAMS.keys() | on_text == RULES.keys()
+
+
+def test_the_catalogue_describes_every_rule() -> None:
+    descriptions = describe()
+    assert [entry.rule for entry in descriptions] == list(RULES)
+    stages = [entry.stage for entry in descriptions]
+    order = ["shape", "mask", "truncate", "stop"]
+    assert stages == sorted(stages, key=order.index)
+    for entry in descriptions:
+        assert entry.summary.endswith(".")
+        assert entry.formula
+        assert entry.source
+        assert entry.params_schema["type"] == "object"
+        assert entry.params_schema["additionalProperties"] is False
+        for schema in entry.params_schema["properties"].values():
+            assert {"type", "anyOf"} & schema.keys()
+
+
+@pytest.mark.parametrize("name", sorted(PARAMS))
+@settings(max_examples=3)
+@given(data=st.data())
+def test_the_schema_names_exactly_the_parameters(name: str, data: st.DataObject) -> None:
+    schema = next(entry.params_schema for entry in describe() if entry.rule == name)
+    params = data.draw(PARAMS[name])
+    assert params.keys() <= schema["properties"].keys()
+    assert set(schema.get("required", [])) <= params.keys()
