@@ -75,7 +75,7 @@ def serve(
     max_waiting: Annotated[
         int,
         typer.Option(
-            envvar="BOSAL_MAX_WAITING", min=0, help="Requests that may wait before one is refused."
+            envvar="BOSAL_MAX_WAITING", min=1, help="Requests that may wait before one is refused."
         ),
     ] = _DEFAULTS.max_waiting,
     max_batch_tokens: Annotated[

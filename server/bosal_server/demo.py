@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
 
 from bosal_client import AsyncClient, BosalError, Generation
@@ -118,9 +119,8 @@ async def _ask(
                 _stream(client, one.instruction, answer, max_tokens, seed) for answer in one.answers
             ]
             if console.is_terminal:
-                with Live(
-                    console=console, refresh_per_second=12, get_renderable=lambda: _view(one)
-                ):  # noqa: B023
+                view = partial(_view, one)
+                with Live(console=console, refresh_per_second=12, get_renderable=view):
                     await asyncio.gather(*asks)
             else:
                 await asyncio.gather(*asks)
@@ -153,9 +153,11 @@ def _view(one: _Round) -> RenderableType:
         )
         for answer in one.answers
     ]
-    return Group(
-        Text(f"\n{one.instruction}", "bold cyan"), Columns(panels, equal=True, expand=True)
-    )
+    beside = Table.grid(expand=True)
+    for _ in panels:
+        beside.add_column(ratio=1)
+    beside.add_row(*panels)
+    return Group(Text(f"\n{one.instruction}", "bold cyan"), beside)
 
 
 def _lines(one: _Round) -> list[str]:

@@ -33,12 +33,13 @@ class Delivery:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
-    def __call__(self, batch: Sequence[tuple[Mailbox, EngineEvent]]) -> None:
+    def __call__(self, batch: Sequence[tuple[object, EngineEvent]]) -> None:
         self._loop.call_soon_threadsafe(_put_all, batch)
 
 
-def _put_all(batch: Sequence[tuple[Mailbox, EngineEvent]]) -> None:
+def _put_all(batch: Sequence[tuple[object, EngineEvent]]) -> None:
     for mailbox, event in batch:
+        assert isinstance(mailbox, Mailbox)
         mailbox.put(event)
 
 

@@ -13,12 +13,12 @@ from importlib.util import find_spec
 import prometheus_client
 from rich.console import Console
 
-import bosal_models
 from bosal_decoding.errors import DecodingError
 from bosal_server.config import InvalidConfig, ModelConfig, ServerConfig
 from bosal_server.core import GenerationCore, ServedModel
-from bosal_server.engine.loop import EngineConfig, EngineLoop, EngineModel
+from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.runner import ModelRunner
+from bosal_server.engine.stepper import EngineModel
 from bosal_server.errors import ServerError
 from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
@@ -67,7 +67,15 @@ async def _serve(
     metrics = Metrics()
     runners = {model.name: model.runner(cache_tokens=config.cache_tokens) for model in models}
     engine = EngineLoop(
-        {name: EngineModel(runner) for name, runner in runners.items()},
+        {
+            model.name: EngineModel(
+                runner=runners[model.name],
+                vocabulary=model.vocabulary,
+                context_tokens=model.context_tokens,
+                digest=model.digest,
+            )
+            for model in models
+        },
         EngineConfig(
             max_groups=config.max_running,
             max_waiting=config.max_waiting,
@@ -97,7 +105,7 @@ async def _serve(
             await _drain(rpc, config.drain_seconds, asked_to_stop)
         finally:
             await rpc.stop()
-            await asyncio.to_thread(engine.stop, 0)
+            await asyncio.to_thread(engine.stop)
             core.close()
 
 
@@ -167,6 +175,8 @@ def _check_port(host: str, port: int) -> None:
 
 def _embedded() -> ModelConfig:
     """The model that comes with this package."""
+    import bosal_models
+
     return ModelConfig(name=_EMBEDDED, source=str(bosal_models.path(_EMBEDDED)))
 
 

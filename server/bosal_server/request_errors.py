@@ -5,7 +5,6 @@ ServerError
 │   ├── MissingField
 │   ├── OutOfRange
 │   ├── InvalidRequestId
-│   ├── ContextOverflow
 │   ├── MalformedMessage
 │   └── MessageTooLarge
 ├── UnknownRecipe
@@ -57,27 +56,6 @@ class InvalidRequestId(InvalidRequest):
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"request_id must be at most {limit} printable characters", field="request_id"
-        )
-
-
-class ContextOverflow(InvalidRequest):
-    """Raised when a prompt and its output together exceed the model's context."""
-
-    reason = "CONTEXT_OVERFLOW"
-
-    def __init__(
-        self, *, field: str, prompt_tokens: int, max_tokens: int, context_tokens: int
-    ) -> None:
-        room = context_tokens - prompt_tokens
-        super().__init__(
-            f"a prompt of {prompt_tokens} tokens leaves room for {max(room, 0)} of the model's "
-            f"{context_tokens}; {max_tokens} output tokens do not fit",
-            field=field,
-            metadata={
-                "prompt_tokens": str(prompt_tokens),
-                "max_tokens": str(max_tokens),
-                "context_tokens": str(context_tokens),
-            },
         )
 
 

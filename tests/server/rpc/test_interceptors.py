@@ -1,0 +1,168 @@
+"""The boundary: every exception becomes a described status, and nothing leaks."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import pytest
+
+from bosal.v1 import generation_pb2 as pb
+from bosal.v1 import generation_pb2_grpc
+from bosal_client import errors
+from bosal_server.metrics import Metrics
+from bosal_server.request_errors import MissingField
+from bosal_server.rpc.interceptors import Boundary
+
+SECRET = "cannot read /etc/shadow"
+
+
+class Service(generation_pb2_grpc.GenerationServiceServicer):
+    """Fails, waits or answers, as its request says."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+        self.waiting = asyncio.Event()
+
+    async def Generate(self, request: pb.GenerateRequest, context: object) -> pb.GenerateResponse:
+        match request.spec.instruction:
+            case "fault":
+                raise RuntimeError(SECRET)
+            case "domain":
+                raise MissingField("instruction", "there is nothing to answer")
+        return pb.GenerateResponse()
+
+    async def GenerateStream(
+        self, request: pb.GenerateStreamRequest, context: object
+    ) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+        try:
+            yield pb.GenerateStreamResponse()
+            if request.spec.instruction == "fault":
+                raise RuntimeError(SECRET)
+            self.waiting.set()
+            await asyncio.Event().wait()
+        finally:
+            self.closed.set()
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: object) -> pb.TokenizeResponse:
+        self.waiting.set()
+        await self.closed.wait()
+        return pb.TokenizeResponse()
+
+
+@asynccontextmanager
+async def running(
+    service: Service, metrics: Metrics
+) -> AsyncIterator[tuple["generation_pb2_grpc.GenerationServiceAsyncStub", Boundary]]:
+    boundary = Boundary(metrics, max_request_bytes=1000)
+    server = grpc.aio.server(interceptors=[boundary])
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield generation_pb2_grpc.GenerationServiceStub(channel), boundary
+    await server.stop(None)
+
+
+def request(instruction: str) -> pb.GenerateRequest:
+    return pb.GenerateRequest(
+        spec=pb.GenerationSpec(instruction=instruction, request_id="request-7")
+    )
+
+
+def errors_counted(metrics: Metrics, method: str, code: str) -> float:
+    labels = {"method": method, "code": code}
+    return metrics.registry.get_sample_value("bosal_errors_total", labels) or 0.0
+
+
+def test_an_unexpected_exception_says_nothing_but_its_request_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    metrics = Metrics()
+
+    async def call() -> errors.BosalError:
+        async with running(Service(), metrics) as (stub, _):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await stub.Generate(request("fault"))
+            return errors.from_rpc_error(failure.value)
+
+    with caplog.at_level(logging.ERROR):
+        error = asyncio.run(call())
+    assert isinstance(error, errors.InternalError)
+    assert error.metadata == {"request_id": "request-7"}
+    assert "shadow" not in error.message
+    assert "Runtime" not in error.message
+    assert "request-7" in caplog.text
+    assert SECRET in caplog.text
+    assert errors_counted(metrics, "Generate", "INTERNAL") == 1
+
+
+def test_a_stream_that_breaks_ends_with_a_status() -> None:
+    async def call() -> tuple[object, errors.BosalError]:
+        async with running(Service(), Metrics()) as (stub, _):
+            stream = stub.GenerateStream(pb.GenerateStreamRequest(spec=request("fault").spec))
+            first = await stream.read()
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await stream.read()
+            return first, errors.from_rpc_error(failure.value)
+
+    first, error = asyncio.run(call())
+    assert isinstance(first, pb.GenerateStreamResponse)
+    assert isinstance(error, errors.InternalError)
+    assert "shadow" not in error.message
+
+
+def test_a_domain_error_keeps_its_reason_and_field() -> None:
+    metrics = Metrics()
+
+    async def call() -> errors.BosalError:
+        async with running(Service(), metrics) as (stub, _):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await stub.Generate(request("domain"))
+            return errors.from_rpc_error(failure.value)
+
+    error = asyncio.run(call())
+    assert isinstance(error, errors.InvalidRequest)
+    assert (error.reason, error.field) == ("MISSING_FIELD", "instruction")
+    assert errors_counted(metrics, "Generate", "INVALID_ARGUMENT") == 1
+
+
+def test_cancelling_a_stream_closes_its_handler_at_once() -> None:
+    metrics = Metrics()
+
+    async def call() -> None:
+        service = Service()
+        async with running(service, metrics) as (stub, _):
+            stream = stub.GenerateStream(pb.GenerateStreamRequest())
+            await stream.read()
+            await service.waiting.wait()
+            stream.cancel()
+            await asyncio.wait_for(service.closed.wait(), 10)
+
+    asyncio.run(call())
+    assert errors_counted(metrics, "GenerateStream", "CANCELLED") == 1
+
+
+def test_draining_refuses_new_calls_and_waits_for_running_ones() -> None:
+    async def call() -> tuple[errors.BosalError, bool]:
+        service = Service()
+        async with running(service, Metrics()) as (stub, boundary):
+            old = asyncio.ensure_future(stub.Tokenize(pb.TokenizeRequest()))
+            await service.waiting.wait()
+            draining = asyncio.create_task(boundary.drain())
+            await asyncio.sleep(0)
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await stub.Generate(request("anything"))
+            was_done = draining.done()
+            service.closed.set()
+            await old
+            await draining
+            return errors.from_rpc_error(failure.value), was_done
+
+    error, was_done = asyncio.run(call())
+    assert isinstance(error, errors.Unavailable)
+    assert error.reason == "SHUTTING_DOWN"
+    assert error.retry_after == 1.0
+    assert not was_done

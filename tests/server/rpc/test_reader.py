@@ -1,0 +1,52 @@
+"""Requests that are no message become errors that name what is wrong."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bosal.v1 import generation_pb2 as pb
+from bosal_server.request_errors import MalformedMessage, MessageTooLarge
+from bosal_server.rpc.reader import reader
+
+READ = reader(pb.GenerateRequest, 4096)
+# Stands where the broken text will be; the lengths around it stay right.
+MARK = "@@@@"
+BROKEN = b"\xff\xfe\xfd\xfc"
+
+
+def test_a_well_formed_request_is_read() -> None:
+    request = pb.GenerateRequest(spec=pb.GenerationSpec(instruction="Hello", seed=3))
+    assert READ(request.SerializeToString()) == request
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (pb.GenerationSpec(instruction=MARK), "spec.instruction"),
+        (pb.GenerationSpec(model="ok", request_id=MARK), "spec.request_id"),
+        (
+            pb.GenerationSpec(
+                conversation=pb.Conversation(
+                    messages=[pb.Message(text="fine"), pb.Message(text=MARK)]
+                )
+            ),
+            "spec.conversation.messages[1].text",
+        ),
+    ],
+)
+def test_text_that_is_not_utf8_is_named(spec: pb.GenerationSpec, field: str) -> None:
+    data = pb.GenerateRequest(spec=spec).SerializeToString().replace(MARK.encode(), BROKEN)
+    error = READ(data)
+    assert isinstance(error, MalformedMessage)
+    assert error.field == field
+
+
+def test_a_request_over_the_limit_is_not_parsed() -> None:
+    error = READ(b"\xff" * 5000)
+    assert isinstance(error, MessageTooLarge)
+    assert error.metadata == {"size": "5000", "limit": "4096"}
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_message_or_an_error(data: bytes) -> None:
+    assert isinstance(READ(data), pb.GenerateRequest | MalformedMessage)

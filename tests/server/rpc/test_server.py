@@ -1,0 +1,68 @@
+"""Health, reflection, models and the metrics endpoint of a running server."""
+
+import threading
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.live_server import LiveServer, serving
+
+from bosal_client import Client
+from bosal_server.config import Limits
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICES = (
+    "bosal.v1.GenerationService",
+    "bosal.v1.RecipeService",
+    "bosal.v1.ModelService",
+)
+
+
+def test_every_service_is_healthy(server: LiveServer) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", *SERVICES):
+            request = health_pb2.HealthCheckRequest(service=service)
+            assert stub.Check(request).status == SERVING
+
+
+def test_a_watcher_learns_that_the_server_stops(tiny_llama_folder: Path) -> None:
+    with serving(tiny_llama_folder) as live, grpc.insecure_channel(live.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == SERVING
+        learned: list[int] = []
+        watcher = threading.Thread(target=lambda: learned.append(next(watch).status))
+        watcher.start()
+        assert live.stop() == 0
+        watcher.join()
+        assert learned == [NOT_SERVING]
+
+
+def test_reflection_lists_the_services(server: LiveServer) -> None:
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    with grpc.insecure_channel(server.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (response,) = stub.ServerReflectionInfo(iter([request]))
+    listed = {service.name for service in response.list_services_response.service}
+    assert {*SERVICES, "grpc.health.v1.Health"} <= listed
+
+
+def test_the_model_is_described(client: Client) -> None:
+    (model,) = client.models()
+    assert (model.name, model.is_default) == ("tiny", True)
+    assert model.architecture == "LlamaForCausalLM"
+    assert model.context_tokens == 512
+    assert (model.runner, model.dtype, model.device) == ("torch", "float32", "cpu")
+    assert model.cache_tokens > 0
+
+
+def test_server_info_states_defaults_and_limits(client: Client) -> None:
+    info = client.server_info()
+    assert (info.default_model, info.default_recipe) == ("tiny", "plain")
+    assert info.limits.max_choices == Limits().max_choices
+    assert info.limits.max_request_bytes == Limits().max_request_bytes
+    assert info.limits.max_running_choices == 64
+    assert info.version == info.versions["bosal"]
