@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from bosal_client.requests import Message
 
-__all__ = ["STOPPED", "Answer", "Item", "Score", "Scorer", "Split", "Suite"]
+__all__ = ["STOPPED", "VERDICTS", "Answer", "Item", "Score", "Scorer", "Split", "Suite"]
 
 Split = Literal["dev", "test"]
 
@@ -17,6 +17,9 @@ Split = Literal["dev", "test"]
 STOPPED = frozenset({"stop_token", "stop_string", "stop_rule", "constraint_complete"})
 
 _ASPECTS = ("followed", "right", "stopped", "no_run_on", "no_repetition", "no_leak")
+
+# Metrics that say yes or no.
+VERDICTS = frozenset({"success", *_ASPECTS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
