@@ -97,10 +97,10 @@ class Report:
 
 def context(options: Namespace) -> dict[str, object]:
     """Return command, machine and versions."""
-    arguments_ = [a for a in sys.argv[1:]]
+
     module = getattr(sys.modules["__main__"].__spec__, "name", "benchmarks")
     return {
-        "command": " ".join(["python -m", module, *arguments_]),
+        "command": " ".join(["python -m", module, *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "quick": options.quick,
         "rounds": options.rounds,

@@ -1,5 +1,6 @@
 """The random-weight models figures are named after: `15m` and `500m`."""
 
+from itertools import chain, islice, product
 from typing import Any
 
 import torch
@@ -42,13 +43,15 @@ def build(name: str, *, dtype: torch.dtype = torch.bfloat16) -> Any:
     return Qwen3ForCausalLM(config).to(dtype).eval()
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer of the same vocabulary size: every byte, then byte pairs."""
+def tokenizer(size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer of `size` entries: bytes, pairs, triples, end of text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pairs = [(a, b) for a in alphabet for b in alphabet][: VOCABULARY_SIZE - len(alphabet) - 1]
-    tokens = [*alphabet, *(a + b for a, b in pairs), "<|endoftext|>"]
+    pairs = list(product(alphabet, alphabet))
+    triples = ((a + b, c) for (a, b), c in product(pairs, alphabet))
+    merges = list(islice(chain(pairs, triples), size - len(alphabet) - 1))
+    tokens = [*alphabet, *(a + b for a, b in merges), "<|endoftext|>"]
     backend = Tokenizer(
-        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
+        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
     )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -1,0 +1,83 @@
+"""Tokens per second of the engine against transformers' `generate` and continuous batching."""
+
+from itertools import count
+from time import perf_counter
+
+import torch
+
+from benchmarks import models, peers
+from benchmarks.engines import Engine, load
+from benchmarks.harness import Report, arguments, interleave, ratio, seconds
+
+NEW_TOKENS = 64
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--models", nargs="+", default=list(models.SHAPES), choices=models.SHAPES)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    report = Report("engine", options)
+    new_tokens = 8 if options.quick else NEW_TOKENS
+    for name in options.models:
+        peer = models.build(name)
+        with Engine(load(name)) as engine:
+            throughput(report, engine, peer, options.batches, new_tokens)
+            if name == "500m":
+                time_to_first_token(report, engine)
+    report.finish()
+
+
+def throughput(
+    report: Report, engine: Engine, peer: torch.nn.Module, batches: list[int], new_tokens: int
+) -> None:
+    """Measure every batch size, end to end, prompts and answers."""
+    seeds = count(1)
+    cases = [(f"b{batch}_c128", batch, 128, 0) for batch in batches]
+    if 32 in batches and engine.model.name == "15m":
+        cases.append(("b32_prefix1k", 32, 1024 + 32, 1024))
+    for case, batch, length, shared in cases:
+
+        def rate(
+            run: object, batch: int = batch, length: int = length, shared: int = shared
+        ) -> float:
+            # Fresh prompts each time: nobody profits from a cache of the round before.
+            prompts = models.prompts(batch, length, shared_prefix=shared, seed=next(seeds))
+            start = perf_counter()
+            tokens = run(prompts, new_tokens)  # type: ignore[operator]
+            return float(tokens) / (perf_counter() - start)
+
+        contestants = {
+            "engine": lambda rate=rate: rate(engine.run),
+            "generate": lambda rate=rate: rate(lambda p, n: peers.generate(peer, p, n)),
+            "cb": lambda rate=rate: rate(lambda p, n: peers.continuous_batching(peer, p, n)),
+        }
+        samples = interleave(contestants, report.options.rounds)
+        label = f"{engine.model.name}_{case}"
+        for contestant, values in samples.items():
+            report.detail(f"{contestant}_{label}_tokens_per_second", values)
+        for contestant in ("generate", "cb"):
+            report.figure(f"{contestant}_{label}", ratio(samples, "engine", contestant))
+
+
+def time_to_first_token(report: Report, engine: Engine) -> None:
+    """Measure a prompt over a 1k scaffold that is in the cache against one that is not."""
+    seeds = count(1000)
+
+    def first(scaffold: int) -> float:
+        (prompt,) = models.prompts(1, 1024, seed=scaffold)
+        (instruction,) = models.prompts(1, 32, seed=next(seeds))
+        return seconds(lambda: engine.run([prompt + instruction], 1))
+
+    first(1)
+    samples = interleave(
+        {"cold": lambda: first(next(seeds)), "warm": lambda: first(1)}, report.options.rounds
+    )
+    report.detail("ttft_cold_1k_seconds", samples["cold"])
+    report.detail("ttft_warm_1k_seconds", samples["warm"])
+    report.figure("ttft_warm_over_cold_1k", ratio(samples, "warm", "cold"))
+
+
+if __name__ == "__main__":
+    main()
