@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bosal_decoding.errors import InvalidMaxTokens, PromptTooLong, RuleConflict
+from bosal_decoding.errors import InvalidConversation, InvalidMaxTokens, PromptTooLong, RuleConflict
 from bosal_decoding.limits import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message, Rendered
@@ -73,6 +73,8 @@ class Plan:
             tokenise(rendered, self.vocabulary, self.pinned_ids)
             for rendered in self.recipe.scaffold.render(messages)
         )
+        if not all(prompt.token_ids for prompt in prompts):
+            raise InvalidConversation("the tokenizer has no token for the text", field="messages")
         self._check_room(prompts, 1)
         return prompts
 

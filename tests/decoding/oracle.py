@@ -51,16 +51,16 @@ def repetition(z: Row, p: Params, c: Choice) -> Row:
 
 
 def presence(z: Row, p: Params, c: Choice) -> Row:
-    return z - p["value"] * (c.count(c.output, len(z)) > 0)
+    return z - float(p["value"]) * (c.count(c.output, len(z)) > 0)
 
 
 def frequency(z: Row, p: Params, c: Choice) -> Row:
-    return z - p["value"] * c.count(c.output, len(z))
+    return z - float(p["value"]) * c.count(c.output, len(z))
 
 
 def used(z: Row, p: Params, c: Choice) -> Row:
     tokens = c.output + (c.instruction if p.get("include_instruction") else [])
-    return z + p["weight"] * (c.count(tokens, len(z)) > 0)
+    return z + float(p["weight"]) * (c.count(tokens, len(z)) > 0)
 
 
 def token_weights(z: Row, p: Params, c: Choice) -> Row:
@@ -74,7 +74,8 @@ def logit_bias(z: Row, p: Params, c: Choice) -> Row:
 
 
 def eos_ramp(z: Row, p: Params, c: Choice) -> Row:
-    return z + p["weight"] * min(len(c.output), p["over"]) / p["over"] * c.is_eos(len(z))
+    share = min(len(c.output), p["over"]) / p["over"]
+    return z + float(p["weight"] * share) * c.is_eos(len(z))
 
 
 def min_tokens(z: Row, p: Params, c: Choice) -> Row:
@@ -105,7 +106,7 @@ def controlled(logits: Row, c: Choice) -> Row:
 
 def softmax(z: Row) -> Row:
     mass: Row = np.exp(z - z.max())
-    return mass / mass.sum()
+    return mass / float(mass.sum())
 
 
 def keep_top_k(z: Row, p: Params) -> int:

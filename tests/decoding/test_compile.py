@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models
 
 from bosal_decoding.compile import compile
 from bosal_decoding.errors import (
     DecodingError,
+    InvalidConversation,
     InvalidMaxTokens,
     PromptTooLong,
     RuleConflict,
@@ -240,6 +241,15 @@ def test_overflow_is_an_error_with_the_numbers(vocabulary: Vocabulary) -> None:
     }
     with pytest.raises(PromptTooLong):
         compile(load_shipped()["steered"], vocabulary, context_tokens=50)
+
+
+def test_a_prompt_without_tokens_is_refused() -> None:
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    plan = plan_of(Vocabulary.from_tokenizer(tokenizer), scaffold={"kind": "raw"})
+    assert plan.prompts([user("za")])[0].token_ids == (0,)
+    with pytest.raises(InvalidConversation, match="no token"):
+        plan.prompts([user("zzz")])
 
 
 def test_the_budget_is_the_requests_or_the_recipes_or_the_default(vocabulary: Vocabulary) -> None:

@@ -2,6 +2,7 @@
 
 import bosal_decoding
 import bosal_decoding.rules
+from bosal_decoding import DecodingError
 
 
 def test_the_package_exports_its_vocabulary() -> None:
@@ -26,6 +27,10 @@ def test_the_package_exports_its_vocabulary() -> None:
 
 def test_the_rules_export_what_a_new_rule_needs() -> None:
     assert {"RULES", "Draft", "Rule", "RuleStage"} <= set(bosal_decoding.rules.__all__)
+
+
+def family(root: type[DecodingError]) -> list[type[DecodingError]]:
+    return [root, *(kind for child in root.__subclasses__() for kind in family(child))]
 
 
 def test_errors_name_a_reason_and_a_status() -> None:
