@@ -22,12 +22,12 @@ from bosal_server.engine.torch_runner import TorchRunner
 from bosal_server.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 
 _TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
     "added_tokens.json",
     "merges.txt",
     "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",
     "vocab.txt",
@@ -275,12 +275,16 @@ def _load_vocabulary(name: str, folder: Path, model: Any, trust_remote_code: boo
     file = next((file for file in _TOKENIZER_FILES if (folder / file).is_file()), None)
     if file is None:
         raise ModelCorrupt(name, "tokenizer.json", "it is missing")
+    # AutoTokenizer rebuilds some families' tokenizers by rules of its own; tokenizer.json is what
+    # the model was trained with.
+    is_fast = file == "tokenizer.json"
+    loader: Any = transformers.PreTrainedTokenizerFast if is_fast else transformers.AutoTokenizer
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
+        tokenizer = loader.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except Exception as error:  # the tokenizers library raises bare Exception on a bad file
-        raise ModelCorrupt(name, "tokenizer.json", _first_line(error)) from None
+        raise ModelCorrupt(name, file, _first_line(error)) from None
     head_rows = model.config.get_text_config().vocab_size
     try:
         vocabulary = Vocabulary.from_tokenizer(

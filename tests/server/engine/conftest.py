@@ -1,0 +1,173 @@
+"""The engine without its thread, and helpers to ask it things."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+
+from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.recipe import Recipe
+from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.observer import NullObserver
+from bosal_server.engine.request import (
+    EngineEvent,
+    EngineRequest,
+    FailedEvent,
+    FinishedEvent,
+    TokensEvent,
+)
+from bosal_server.engine.stepper import EngineModel, Stepper
+from bosal_server.errors import ServerError
+from bosal_server.model import LoadedModel
+
+GREEDY = ({"rule": "temperature", "value": 0},)
+
+
+@dataclass
+class Answer:
+    """All that came back for one request."""
+
+    events: list[EngineEvent] = field(default_factory=list)
+
+    def tokens(self, choice: int = 0) -> list[int]:
+        tokens: list[int] = []
+        for event in self.events:
+            if isinstance(event, TokensEvent) and event.choice == choice:
+                assert event.first_position == len(tokens)
+                tokens += event.token_ids
+        return tokens
+
+    def text(self, choice: int = 0) -> str:
+        return "".join(
+            event.text
+            for event in self.events
+            if isinstance(event, TokensEvent) and event.choice == choice
+        )
+
+    @property
+    def finished(self) -> FinishedEvent:
+        last = self.events[-1]
+        assert isinstance(last, FinishedEvent), last
+        return last
+
+    @property
+    def error(self) -> ServerError:
+        last = self.events[-1]
+        assert isinstance(last, FailedEvent), last
+        return last.error
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.events) and not isinstance(self.events[-1], TokensEvent)
+
+
+class Bench:
+    """A stepper whose steps the test takes."""
+
+    def __init__(self, models: Mapping[str, EngineModel], **limits: int) -> None:
+        self.models = dict(models)
+        self.left_queue: list[str] = []
+        self.stepper = Stepper(
+            models,
+            max_groups=limits.get("max_groups", 8),
+            max_batch_tokens=limits.get("max_batch_tokens", 512),
+            observer=NullObserver(),
+            on_left_queue=lambda active: self.left_queue.append(active.request.request_id),
+        )
+        self.answers: dict[str, Answer] = {}
+        self._ids = count()
+
+    @property
+    def held_blocks(self) -> int:
+        pools = [self.stepper.allocator(name) for name in self.models]
+        return sum(pool.num_held + pool.num_reserved for pool in pools)
+
+    def submit(self, plan: Plan, prompt: Sequence[int], **options: Any) -> Answer:
+        request_id = options.pop("request_id", f"r{next(self._ids)}")
+        request = EngineRequest(
+            request_id=request_id,
+            model=options.pop("model", next(iter(self.models))),
+            plan=plan,
+            prompts=(make_prompt(prompt),),
+            seed=options.pop("seed", 0),
+            max_tokens=options.pop("max_tokens", 12),
+            **options,
+        )
+        answer = Answer()
+        self.answers[request_id] = answer
+        self.stepper.add(ActiveRequest(request, answer))
+        return answer
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        if self.stepper.has_work:
+            self.stepper.step()
+        self.collect()
+
+    @torch.inference_mode()
+    def cancel(self, answer: Answer) -> None:
+        request_id = next(key for key, value in self.answers.items() if value is answer)
+        self.stepper.cancel(request_id)
+        self.collect()
+
+    def collect(self) -> None:
+        for sink, event in self.stepper.take_events():
+            assert isinstance(sink, Answer)
+            assert not sink.is_over, "an event after the last one"
+            sink.events.append(event)
+
+    def run(self, limit: int = 2000) -> None:
+        for _ in range(limit):
+            if not self.stepper.has_work:
+                self.collect()
+                return
+            self.step()
+        raise AssertionError("the engine is stuck")
+
+
+def make_prompt(token_ids: Sequence[int], pin_tokens: int = 0) -> Prompt:
+    ids = tuple(token_ids)
+    return Prompt(text="", token_ids=ids, history_ids=ids, pin_tokens=pin_tokens)
+
+
+def engine_model(loaded: LoadedModel, cache_tokens: int = 4096) -> EngineModel:
+    return EngineModel(
+        runner=loaded.runner(cache_tokens=cache_tokens),
+        vocabulary=loaded.vocabulary,
+        context_tokens=loaded.context_tokens,
+        digest=loaded.digest,
+    )
+
+
+@pytest.fixture
+def make_bench(tiny_llama: LoadedModel) -> Callable[..., Bench]:
+    def make(
+        models: Mapping[str, EngineModel] | None = None, *, cache_tokens: int = 4096, **limits: int
+    ) -> Bench:
+        return Bench(models or {"tiny": engine_model(tiny_llama, cache_tokens)}, **limits)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_plan(tiny_llama: LoadedModel) -> Callable[..., Plan]:
+    """Compile rules for the tiny model's vocabulary; greedy unless told otherwise."""
+
+    def make(
+        *rules: Mapping[str, Any], greedy: bool = True, loaded: LoadedModel | None = None
+    ) -> Plan:
+        model = loaded or tiny_llama
+        document = {
+            "name": "test",
+            "scaffold": {"kind": "raw"},
+            "rules": [*(GREEDY if greedy else ()), *rules],
+        }
+        return compile_recipe(
+            Recipe.parse(document), model.vocabulary, context_tokens=model.context_tokens
+        )
+
+    return make
