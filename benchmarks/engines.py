@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -10,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from benchmarks import models
 from benchmarks.harness import seconds
@@ -27,11 +25,9 @@ GREEDY = {"scaffold": {"kind": "raw"}, "rules": [{"rule": "temperature", "value"
 
 def load(name: str) -> LoadedModel:
     """Build a benchmark model and load it the way the server loads any model."""
-    disable_progress_bar()
     with TemporaryDirectory() as folder:
-        models.build(name).save_pretrained(folder)
-        models.tokenizer().save_pretrained(folder)
-        return load_model(name, str(Path(folder)), dtype="bfloat16")
+        models.save(name, folder)
+        return load_model(name, folder, dtype="bfloat16")
 
 
 def decode_step_seconds(name: str, *, rows: int, context: int, repeats: int) -> float:

@@ -1,11 +1,13 @@
 """The random-weight models figures are named after: `15m` and `500m`."""
 
 from itertools import chain, islice, product
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 VOCABULARY_SIZE = 50_257
 SHAPES: dict[str, dict[str, int]] = {
@@ -43,7 +45,14 @@ def build(name: str, *, dtype: torch.dtype = torch.bfloat16) -> Any:
     return Qwen3ForCausalLM(config).to(dtype).eval()
 
 
-def tokenizer(size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
+def save(name: str, folder: str | Path) -> None:
+    """Write a model and its tokenizer as a hub would hold them."""
+    disable_progress_bar()
+    build(name).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def tokenizer(size: int = VOCABULARY_SIZE) -> Any:
     """Return a byte-level tokenizer of `size` entries: bytes, pairs, triples, end of text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = list(product(alphabet, alphabet))
@@ -55,7 +64,8 @@ def tokenizer(size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
     )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+    wrap: Any = PreTrainedTokenizerFast  # untyped in transformers
+    return wrap(tokenizer_object=backend, eos_token="<|endoftext|>")
 
 
 def prompts(count: int, length: int, *, shared_prefix: int = 0, seed: int = 1) -> list[list[int]]:
