@@ -124,31 +124,31 @@ class TextStop:
         return len(self.text) - self.num_final
 
     def feed(self, token_bytes: bytes) -> StopMatch | BanMatch | None:
-        """Append one token's bytes; a stop string's match is final, a banned one needs a rewind."""
+        """Append one token's bytes; nothing counts behind a stop string.
+
+        A banned match asks for a rewind; a caller that cannot go back may keep the text and go on.
+        """
+        if self._stop is not None:
+            return self._stop
         stop_state, ban_state = self._states[-1] if self._states else (0, 0)
         start = len(self._text)
         stops, bans = self._stops, self._bans
-        stop: StopMatch | None = None
         ban: tuple[bytes, int] | None = None
         for end, byte in enumerate(token_bytes, start=start + 1):
             stop_state = stops.step(stop_state, byte)
             ban_state = bans.step(ban_state, byte)
             if (string := stops.match[stop_state]) is not None:
-                stop = StopMatch(string=string, start=end - len(string))
+                self._stop = StopMatch(string=string, start=end - len(string))
                 break
-            if (string := bans.match[ban_state]) is not None:
+            if ban is None and (string := bans.match[ban_state]) is not None:
                 ban = (string, end - len(string))
-                break
         self._text += token_bytes
         self._ends.append(len(self._text))
         self._states.append((stop_state, ban_state))
         self._finals.append(self._final(stop_state, ban_state))
-        if stop is not None:
-            self._stop = stop
-            return stop
         if ban is not None:
             return BanMatch(string=ban[0], position=self._token_at(ban[1]))
-        return None
+        return self._stop
 
     def rewind(self, num_tokens: int) -> None:
         """Take back the last tokens."""

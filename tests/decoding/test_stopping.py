@@ -183,6 +183,18 @@ def test_text_that_going_back_would_open_again_is_held() -> None:
     assert stop.take() == b"!"
 
 
+def test_a_banned_string_that_is_kept_leaves_later_matches_right() -> None:
+    stop = TextStop([b"\nQ:"], [b"bad"])
+    assert stop.feed(b"a bad d") == BanMatch(string=b"bad", position=0)
+    assert stop.feed(b"ay\nQ") is None
+    assert stop.take() == b"a bad day"
+    assert stop.feed(b": b") == StopMatch(string=b"\nQ:", start=9)
+    behind = TextStop([b"\nQ:"], [b"bad"])
+    assert behind.feed(b"bad\nQ:") == BanMatch(string=b"bad", position=0)
+    assert behind.feed(b"more") == StopMatch(string=b"\nQ:", start=3)
+    assert behind.flush() == b"bad"
+
+
 def test_tokens_without_bytes_hold_nothing_and_count_as_positions() -> None:
     stop = TextStop([], [b"cat"])
     assert [stop.feed(token) for token in (b"", b"a", b"", b"c", b"")] == [None] * 5
