@@ -1,18 +1,14 @@
 """Health, reflection, models and the metrics endpoint of a running server."""
 
-import threading
-from pathlib import Path
-
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.live_server import LiveServer, serving
+from tests.live_server import LiveServer
 
 from bosal_client import Client
 from bosal_server.config import Limits
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICES = (
     "bosal.v1.GenerationService",
     "bosal.v1.RecipeService",
@@ -26,19 +22,6 @@ def test_every_service_is_healthy(server: LiveServer) -> None:
         for service in ("", *SERVICES):
             request = health_pb2.HealthCheckRequest(service=service)
             assert stub.Check(request).status == SERVING
-
-
-def test_a_watcher_learns_that_the_server_stops(tiny_llama_folder: Path) -> None:
-    with serving(tiny_llama_folder) as live, grpc.insecure_channel(live.address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        watch = stub.Watch(health_pb2.HealthCheckRequest())
-        assert next(watch).status == SERVING
-        learned: list[int] = []
-        watcher = threading.Thread(target=lambda: learned.append(next(watch).status))
-        watcher.start()
-        assert live.stop() == 0
-        watcher.join()
-        assert learned == [NOT_SERVING]
 
 
 def test_reflection_lists_the_services(server: LiveServer) -> None:

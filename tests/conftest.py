@@ -1,0 +1,29 @@
+"""One live server, shared by the tests of the wire and of the clients."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.live_server import LiveServer, serving
+
+from bosal_client import Client
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of two layers with a tokenizer of 400 tokens and a context of 512."""
+    from tests.server.conftest import TINY_LLAMA, save_model
+
+    return save_model(tmp_path_factory.mktemp("tiny"), "llama", **TINY_LLAMA)
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: Path) -> Iterator[LiveServer]:
+    with serving(tiny_model) as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def client(server: LiveServer) -> Iterator[Client]:
+    with Client(server.address) as connected:
+        yield connected

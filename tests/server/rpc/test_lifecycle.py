@@ -1,0 +1,149 @@
+"""How a server starts, refuses to start, fills up, and ends."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.live_server import LiveServer, environment, serving
+
+from bosal_client import Client, Generation, Overloaded, Unavailable
+from bosal_server.config import ModelConfig, ServerConfig
+from bosal_server.main import serve
+
+ENDLESS = [{"rule": "logit_bias", "ids": {"0": -1000}}]
+
+
+@pytest.fixture(scope="module")
+def small(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server with room for one choice and one request in the queue, and recipes of its own."""
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "mine.yaml").write_text("rules:\n  - {rule: temperature, value: 0}\n")
+    (folder / "other.json").write_text(json.dumps({"rules": [{"rule": "top_k", "k": 1}]}))
+    options = (f"--recipes={folder}", "--default-recipe=mine")
+    with serving(tiny_model, "--max-running=1", "--max-waiting=1", *options) as live:
+        yield live
+
+
+def test_a_signal_lets_a_running_stream_end(tiny_model: Path) -> None:
+    with LiveServer(f"--model=tiny={tiny_model}") as live:
+        with Client(live.address) as client, grpc.insecure_channel(live.address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            stream = client.stream("Hi", max_tokens=400, overrides=ENDLESS)
+            assert stream.started.max_tokens == 400
+            live.process.send_signal(signal.SIGTERM)
+            # The watcher learns first; whoever calls now is sent elsewhere.
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            with pytest.raises(Unavailable):
+                client.generate("Hi", timeout=5)
+            assert len(stream.result().choices[0].token_ids) == 400
+        assert live.wait() == 0, live.errors()
+        assert "Traceback" not in live.errors()
+
+
+def test_a_second_signal_ends_the_wait(tiny_model: Path) -> None:
+    with LiveServer(f"--model=tiny={tiny_model}") as live, Client(live.address) as client:
+        streams = [client.stream("Hi", max_tokens=450, overrides=ENDLESS) for _ in range(8)]
+        for stream in streams:
+            assert stream.started
+        live.process.send_signal(signal.SIGINT)
+        live.process.send_signal(signal.SIGINT)
+        assert live.wait() == 0
+        assert "Traceback" not in live.errors()
+
+
+def test_a_full_queue_refuses_with_the_time_to_try_again(small: LiveServer) -> None:
+    with Client(small.address) as client, ThreadPoolExecutor(8) as threads:
+        running = client.stream("Hi", max_tokens=450, overrides=ENDLESS)
+        next(iter(running))
+        waiting = client.stream("Hi", max_tokens=2)
+        assert waiting.started
+        refused: list[Overloaded] = []
+
+        def ask(_: int) -> Generation | None:
+            try:
+                return client.generate("Hi", max_tokens=1)
+            except Overloaded as error:
+                refused.append(error)
+                return None
+
+        list(threads.map(ask, range(8)))
+        assert refused
+        for error in refused:
+            assert error.reason == "QUEUE_FULL"
+            assert error.retry_after is not None
+            assert error.retry_after > 0
+        assert len(running.result().choices[0].token_ids) == 450
+        assert len(waiting.result().choices) == 1
+        counted = small.metric("bosal_errors_total", method="Generate", code="RESOURCE_EXHAUSTED")
+        assert counted == len(refused)
+
+
+def test_recipes_of_a_folder_are_served(small: LiveServer) -> None:
+    with Client(small.address) as client:
+        names = {recipe.name: recipe for recipe in client.recipes()}
+        assert {"mine", "other", "plain", "steered"} <= names.keys()
+        assert names["mine"].is_default
+        started = client.generate("Hi", max_tokens=1).started
+        assert (started.recipe_name, started.recipe_version) == ("mine", names["mine"].version)
+
+
+def test_a_corrupt_model_is_named_and_the_exit_code_says_so(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    ended = subprocess.run(
+        [sys.executable, "-m", "bosal_server", "serve", "--port=0", f"--model={broken}"],
+        capture_output=True,
+        text=True,
+        env=environment(OMP_NUM_THREADS="1"),
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: ")
+    assert "'broken'" in ended.stderr
+    assert "model.safetensors" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    model = ModelConfig(name="mine", source="./no-such/folder/at-all")
+    assert serve(ServerConfig(models=(model,), port=0)) == 1
+    message = capsys.readouterr().err
+    assert "'mine'" in message
+    assert "./no-such/folder/at-all" in message
+
+
+def test_a_taken_port_is_named(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ModelConfig(name="tiny", source=str(tiny_model))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve(ServerConfig(models=(model,), port=port)) == 1
+    assert f"cannot listen at 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_a_wrong_recipe_of_the_operator_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("rules:\n  - {rule: top_p, p: 3}\n")
+    assert serve(ServerConfig(recipes=tmp_path)) == 1
+    message = capsys.readouterr().err
+    assert "mine.yaml" in message
+    assert "rules[0].p" in message
+
+
+def test_an_unknown_default_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(ServerConfig(default_recipe="steerd")) == 1
+    assert "'steered'" in capsys.readouterr().err

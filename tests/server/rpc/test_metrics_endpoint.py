@@ -1,0 +1,89 @@
+"""What a scrape shows after known requests."""
+
+from urllib.request import urlopen
+
+import pytest
+from tests.live_server import LiveServer
+
+from bosal_client import Client, NotFound
+
+RULES = {"model": "tiny", "recipe": "rules", "variant": ""}
+INLINE = {"model": "tiny", "recipe": "inline", "variant": ""}
+ENDLESS = {"rule": "logit_bias", "ids": {"0": -1000}}
+RECIPE = {"name": "mine", "rules": [ENDLESS]}
+
+
+def test_a_known_request_is_counted_once_everywhere(server: LiveServer, client: Client) -> None:
+    def scrape() -> dict[str, float]:
+        samples = server.metrics()
+        labels = frozenset(INLINE.items())
+        model = frozenset({"model": "tiny"}.items())
+
+        def sample(name: str, *extra: tuple[str, str]) -> float:
+            return samples.get((f"bosal_{name}", labels | set(extra)), 0.0)
+
+        return {
+            "first": sample("time_to_first_token_seconds_count"),
+            "gaps": sample("inter_token_latency_seconds_count"),
+            "queue": sample("request_queue_seconds_count"),
+            "prefill": sample("request_prefill_seconds_count"),
+            "decode": sample("request_decode_seconds_count"),
+            "total": sample("request_seconds_count"),
+            "prompt": sample("prompt_tokens_total"),
+            "generated": sample("generated_tokens_total"),
+            "finished": sample("finished_choices_total", ("reason", "MAX_TOKENS")),
+            "queried": samples.get(("bosal_prefix_cache_queries_total", model), 0.0),
+            "steps": samples.get(("bosal_step_seconds_count", model | {("part", "forward")}), 0.0),
+        }
+
+    before = scrape()
+    generation = client.generate("Hello", recipe=RECIPE, max_tokens=9, num_choices=2, seed=1)
+    after = scrape()
+    (prompt_tokens,) = generation.started.prompt_tokens
+
+    difference = {name: after[name] - before[name] for name in after}
+    steps = difference.pop("steps")
+    assert difference == {
+        "first": 1,
+        "gaps": 16,
+        "queue": 1,
+        "prefill": 1,
+        "decode": 1,
+        "total": 1,
+        "prompt": prompt_tokens,
+        "generated": 18,
+        "finished": 2,
+        # Each choice looks its prompt up.
+        "queried": 2 * prompt_tokens,
+    }
+    assert steps >= 9
+
+
+def test_an_inline_recipe_never_becomes_a_label(server: LiveServer, client: Client) -> None:
+    client.generate("Hello", recipe=RECIPE, max_tokens=1)
+    recipes = {
+        value for _, labels in server.metrics() for name, value in labels if name == "recipe"
+    }
+    assert "mine" not in recipes
+    assert "inline" in recipes
+
+
+def test_errors_are_counted_by_code(server: LiveServer, client: Client) -> None:
+    labels = {"method": "Generate", "code": "NOT_FOUND"}
+    before = server.metric("bosal_errors_total", **labels)
+    with pytest.raises(NotFound):
+        client.generate("Hello", model="none")
+    assert server.metric("bosal_errors_total", **labels) == before + 1
+
+
+def test_blocks_are_reported(server: LiveServer, client: Client) -> None:
+    (model,) = client.models()
+    blocks = server.metric("bosal_kv_blocks", model="tiny")
+    assert blocks > 0
+    assert model.cache_tokens % blocks == 0
+
+
+def test_the_endpoint_speaks_the_text_format(server: LiveServer) -> None:
+    with urlopen(server.metrics_url) as response:
+        assert response.headers["Content-Type"].startswith("text/plain")
+        assert b"# HELP bosal_running_groups" in response.read()

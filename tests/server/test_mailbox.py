@@ -1,0 +1,73 @@
+"""Events on their way to a reader: order kept, what is ready together joined."""
+
+import asyncio
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bosal_server.engine.request import (
+    EngineEvent,
+    FinishedEvent,
+    Timings,
+    TokenLogprobs,
+    TokensEvent,
+    TopTokens,
+    Usage,
+)
+from bosal_server.mailbox import Delivery, Mailbox, merged
+
+END = FinishedEvent((), Usage(1, 0, 1), Timings(0, 0, 0, 0, 0))
+
+
+def token(choice: int, position: int) -> TokensEvent:
+    top = TopTokens([position], [-1.0])
+    logprobs = TokenLogprobs([-1.0], [1], [-0.5], [1], [top], [top])
+    return TokensEvent(choice, position, [position], f"<{choice}.{position}>", logprobs)
+
+
+@given(st.lists(st.integers(0, 3), max_size=30))
+def test_merging_keeps_each_choices_tokens_in_order(choices: list[int]) -> None:
+    counts = dict.fromkeys(choices, 0)
+    events: list[EngineEvent] = []
+    for choice in choices:
+        events.append(token(choice, counts[choice]))
+        counts[choice] += 1
+    *parts, last = merged([*events, END])
+
+    assert last is END
+    assert len(parts) == len(counts)
+    for part in parts:
+        assert isinstance(part, TokensEvent)
+        assert part.logprobs is not None
+        count = counts[part.choice]
+        assert part.first_position == 0
+        assert part.token_ids == list(range(count))
+        assert part.text == "".join(f"<{part.choice}.{place}>" for place in range(count))
+        assert len(part.logprobs.raw) == len(part.logprobs.top_controlled) == count
+
+
+def test_events_of_another_thread_wake_the_reader_in_order() -> None:
+    async def read() -> list[EngineEvent]:
+        mailbox = Mailbox()
+        deliver = Delivery(asyncio.get_running_loop())
+
+        def engine() -> None:
+            for position in range(50):
+                deliver([(mailbox, token(0, position))])
+            deliver([(mailbox, END)])
+
+        thread = threading.Thread(target=engine)
+        thread.start()
+        events: list[EngineEvent] = []
+        while END not in events:
+            events += await mailbox.take()
+        thread.join()
+        return events
+
+    *parts, last = asyncio.run(read())
+    assert last is END
+    positions = [
+        place for part in parts if isinstance(part, TokensEvent) for place in part.token_ids
+    ]
+    assert positions == list(range(50))

@@ -1,0 +1,103 @@
+"""Metrics: every series of the documentation, labels bound once, figures that add up."""
+
+import re
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from bosal_server.engine.observer import BlockStats, EngineStats, StepReport
+from bosal_server.metrics import Metrics
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+ROW = re.compile(r"\| `(bosal_\w+)` \| (\w+) \| ([\w, ]*)\|", re.MULTILINE)
+
+
+def exported(metrics: Metrics) -> set[tuple[str, str, tuple[str, ...]]]:
+    """Every metric with its type and labels."""
+    found = set()
+    # The labels of a family without children show only on the collector itself.
+    collectors = metrics.registry._names_to_collectors.values()
+    for collector in set(collectors):
+        kind, name = collector._type, collector._name
+        suffix = "_total" if kind == "counter" else ""
+        found.add((f"{name}{suffix}", kind, tuple(collector._labelnames)))
+    return found
+
+
+def test_the_documentation_lists_exactly_what_is_exported() -> None:
+    documented = {
+        (name, kind, tuple(label.strip() for label in labels.split(",") if label.strip()))
+        for name, kind, labels in ROW.findall(DOCUMENT.read_text("utf-8"))
+    }
+    assert documented == exported(Metrics())
+
+
+def test_children_are_bound_once() -> None:
+    metrics = Metrics()
+    assert metrics.bind("m", "plain") is metrics.bind("m", "plain")
+    assert metrics.bind("m", "plain") is not metrics.bind("m", "plain", "b")
+
+
+def test_two_servers_do_not_share_a_registry() -> None:
+    first, second = Metrics(), Metrics()
+    first.count_error("Generate", "INTERNAL")
+    labels = {"method": "Generate", "code": "INTERNAL"}
+    assert first.registry.get_sample_value("bosal_errors_total", labels) == 1
+    assert second.registry.get_sample_value("bosal_errors_total", labels) is None
+
+
+def test_a_step_is_split_into_its_parts() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.step(
+        StepReport(
+            model="m",
+            forward_s=0.5,
+            control_s=0.25,
+            rest_s=0.125,
+            rows=3,
+            prefill_tokens=0,
+            decode_rows=3,
+            running=3,
+            waiting=0,
+            blocks_used=3,
+            blocks_total=9,
+        )
+    )
+    for part, seconds in (("forward", 0.5), ("control", 0.25), ("rest", 0.125)):
+        labels = {"model": "m", "part": part}
+        assert metrics.registry.get_sample_value("bosal_step_seconds_sum", labels) == seconds
+    assert metrics.registry.get_sample_value("bosal_batch_rows_sum", {"model": "m"}) == 3
+
+
+def test_gauges_are_read_when_scraped() -> None:
+    metrics = Metrics()
+    stats = [
+        EngineStats(
+            running=running,
+            waiting=2,
+            waiting_requests=1,
+            num_steps=5,
+            blocks={"m": BlockStats(used=running, free=1, findable=0, total=9)},
+        )
+        for running in (4, 0)
+    ]
+    metrics.watch(lambda: stats[0], ["m"])
+    assert metrics.registry.get_sample_value("bosal_running_groups") == 4
+    assert metrics.registry.get_sample_value("bosal_waiting_groups") == 2
+    del stats[0]
+    assert metrics.registry.get_sample_value("bosal_running_groups") == 0
+    assert metrics.registry.get_sample_value("bosal_kv_blocks_used", {"model": "m"}) == 0
+    assert metrics.registry.get_sample_value("bosal_kv_blocks", {"model": "m"}) == 9
+
+
+def test_inter_token_edges_begin_at_two_milliseconds() -> None:
+    metrics = Metrics()
+    metrics.bind("m", "plain")
+    edges = {
+        float(sample.labels["le"])
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "bosal_inter_token_latency_seconds_bucket"
+    }
+    assert min(edges) == 0.002
+    assert sum(edge < 0.05 for edge in edges) >= 9
