@@ -43,6 +43,8 @@ class Scaffold(Schema, ABC):
     kind: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
+    # What stands between prompt and answer in this form; not part of the answer's text.
+    lead: ClassVar[Literal["", " "]] = ""
 
     def render(self, messages: Sequence[Message]) -> list[Rendered]:
         """Render a conversation that ends with a user message."""
@@ -168,6 +170,8 @@ class InContextScaffold(Scaffold):
     kind = "in_context"
     summary = "A preamble, worked examples, and the instruction in the same form."
     source = "URIAL (Lin et al. 2023), arXiv:2312.01552"
+    # The prompt ends with the mark: a space there would split the answer's first token.
+    lead = " "
 
     preamble: _LongText = ""
     examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES, strict=False)] = ()

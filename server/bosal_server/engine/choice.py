@@ -56,7 +56,7 @@ class ChoiceOutput:
         self._eos_ids = plan.eos_ids
         self._max_tokens = max_tokens
         self._stop = plan.text_stop() if plan.stop_strings or plan.banned_strings else None
-        self._detokenizer = Detokenizer()
+        self._detokenizer = Detokenizer(plan.recipe.scaffold.lead)
         self._held_ids: list[int] = []
         self._held_ends: list[int] = []  # byte offset in the text behind each held token
         self._num_bytes = 0

@@ -37,3 +37,10 @@ def test_half_a_character_waits_and_is_replaced_at_the_end() -> None:
     assert detokenizer.feed("é".encode()[1:]) == "é"
     assert detokenizer.feed("🙂".encode()[:3]) == ""
     assert detokenizer.flush() == "\ufffd"
+
+
+def test_the_lead_is_dropped_once_and_only_at_the_beginning() -> None:
+    detokenizer = Detokenizer(" ")
+    pieces = [detokenizer.feed(piece) for piece in (b"", b" ", b" Paris", b" is")]
+    assert "".join(pieces) == " Paris is"
+    assert Detokenizer(" ").feed(b"Paris is") == "Paris is"
