@@ -1,4 +1,4 @@
-"""Rows of a vocabulary seen as groups of 64 tokens: maxima, reading, weights and fixed sums."""
+"""Rows of a vocabulary seen as groups of 64 tokens: maxima, reading, weights and row sums."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,11 @@ from torch import Tensor
 
 GROUP = 64
 _LOG2E = 1.4426950408889634
-# Groups handled at a time, for two reasons. They stay in the cache, and no large tensor is ever
-# allocated. And torch splits larger tensors over threads at any element, while the element loop
-# that finishes a thread's share rounds exp2 differently from the vector loop.
-_CHUNK = 511
+# Groups read at a time: they stay in the cache, and no large tensor is ever allocated.
+_CHUNK = 2044
+# Groups per exponential call. Torch splits larger tensors over threads at any element, and the
+# element loop that finishes a thread's share rounds exp2 differently from the vector loop.
+_EXP_CHUNK = 511
 
 
 def group_max(rows: Tensor) -> Tensor:
@@ -49,6 +50,9 @@ class GroupedRows:
     def chunks(self, row: Tensor, group: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield the values of many groups piece by piece: their span and values [n, 64]."""
         place = row * self.num_groups + group
+        if len(place) <= _CHUNK:
+            yield slice(None), self._blocks.index_select(0, place)
+            return
         for start in range(0, len(place), _CHUNK):
             span = slice(start, start + _CHUNK)
             yield span, self._blocks.index_select(0, place[span])
@@ -64,32 +68,22 @@ def weights(scaled: Tensor) -> Tensor:
     The result of an element never depends on its place or on the other elements.
     """
     powers = scaled * _LOG2E
-    for start in range(0, len(powers), _CHUNK):
-        powers[start : start + _CHUNK].exp2_()
+    for start in range(0, len(powers), _EXP_CHUNK):
+        powers[start : start + _EXP_CHUNK].exp2_()
     return powers
-
-
-def tree_sum(parts: Tensor) -> Tensor:
-    """Sum the last axis in one fixed tree, [R, NG] -> [R]."""
-    width = parts.shape[-1]
-    while width > 1:
-        half = (width + 1) // 2
-        folded = parts[..., :half].clone()
-        folded[..., : width - half] += parts[..., half:width]
-        parts, width = folded, half
-    return parts[..., 0]
 
 
 def sum_by_row(row: Tensor, group: Tensor, sums: list[Tensor], shape: tuple[int, int]) -> Tensor:
     """Sum the listed group sums by row, float64 [R]; groups not listed count 0.
 
-    Every row has one place per group and one tree over all of them, so its sum depends neither on
-    which other groups nor on which other rows are listed.
+    Every group has its place in its row and a row is summed from left to right, so its sum depends
+    neither on which other groups nor on which other rows are listed, and it never falls when a
+    group's sum rises.
     """
     table = torch.zeros(shape, dtype=torch.float64, device=row.device)
     if sums:
-        table[row, group] = torch.cat(sums).double()
-    return tree_sum(table)
+        table[row, group] = (sums[0] if len(sums) == 1 else torch.cat(sums)).double()
+    return table.cumsum(1)[:, -1]
 
 
 def descending_key(values: Tensor) -> Tensor:

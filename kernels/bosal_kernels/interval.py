@@ -26,22 +26,25 @@ class Tokens:
 
 
 class Intervals:
-    """The intervals of a batch of rows; both edges are tokens and inclusive."""
+    """The intervals of R rows of a batch; both edges are tokens and inclusive."""
 
-    def __init__(self, rows: GroupedRows, row_max: Tensor) -> None:
+    def __init__(self, rows: GroupedRows, place: Tensor, row_max: Tensor) -> None:
         self.rows = rows
-        self.row_max = row_max  # [B] of the whole row; centres every scaled logit
+        self.place = place  # [R] rows of the batch; everything below is [R]
+        self.maxima = rows.maxima[place]  # [R, NG]
+        self.row_max = row_max  # of the whole row; centres every scaled logit
         self.low_value = torch.full_like(row_max, -torch.inf)
-        self.low_token = torch.full_like(row_max, -1, dtype=torch.int64)
+        self.low_token = torch.full_like(place, -1)
         self.high_value = torch.full_like(row_max, torch.inf)
-        self.high_token = torch.full_like(row_max, -1, dtype=torch.int64)
-        everyone = torch.arange(len(row_max), device=row_max.device)
-        group = (rows.maxima == row_max[:, None]).int().argmax(1)
-        lane = (rows.read(everyone, group) == row_max[:, None]).int().argmax(1)
+        self.high_token = torch.full_like(place, -1)
+        # Whether any row has lost its top.
+        self.is_cut = False
+        group = (self.maxima == row_max[:, None]).int().argmax(1)
+        lane = (rows.read(place, group) == row_max[:, None]).int().argmax(1)
         # The first token inside; its logit is the largest.
         self.first_value = row_max.clone()
         self.first_token = group * GROUP + lane
-        self._lane = torch.arange(GROUP, device=row_max.device)
+        self._lane = torch.arange(GROUP, device=place.device)
 
     def raise_floor(self, which: Tensor, value: Tensor, token: Tensor | None = None) -> None:
         """Drop what lies behind (value, token); without a token, what is less than value.
@@ -64,6 +67,7 @@ class Intervals:
         self.high_token[which] = token
         self.first_value[which] = value
         self.first_token[which] = token
+        self.is_cut = True
 
     def scaled(self, which: Tensor, inverse: Tensor, values: Tensor) -> Tensor:
         """Return (z - row maximum) * inverse temperature, rounded twice; arguments broadcast."""
@@ -73,7 +77,7 @@ class Intervals:
         """Tell which tokens are inside; the arguments broadcast."""
         low_value = self.low_value[which]
         inside = (value > low_value) | ((value == low_value) & (token <= self.low_token[which]))
-        if self._is_cut(which):
+        if self.is_cut:
             high_value, high_token = self.high_value[which], self.high_token[which]
             inside &= (value < high_value) | ((value == high_value) & (token >= high_token))
         return inside
@@ -89,7 +93,7 @@ class Intervals:
             reach = torch.maximum(reach, floor)
         row, group = self._reaching(which, reach)
         found = []
-        for span, values in self.rows.chunks(which[row], group):
+        for span, values in self.rows.chunks(self.place[which[row]], group):
             inside = self.contains_lanes(which[row[span]], group[span], values)
             inside &= values >= reach[row[span], None]
             place, lane = inside.nonzero(as_tuple=True)
@@ -117,10 +121,10 @@ class Intervals:
         # Ties of the token itself count, so its own level is read as well.
         row, group = self._reaching(which, value)
         sums = []
-        for span, values in self.rows.chunks(which[row], group):
+        for span, values in self.rows.chunks(self.place[which[row]], group):
             edge, lane_limit = value[row[span], None], (token[row] - group * GROUP)[span, None]
             ahead = (values > edge) | ((values == edge) & (self._lane < lane_limit))
-            if self._is_cut(which):
+            if self.is_cut:
                 ahead &= self.contains_lanes(which[row[span]], group[span], values)
             of_row = which[row[span], None]
             weight = weights(self.scaled(of_row, inverse[row[span], None], values))
@@ -129,7 +133,7 @@ class Intervals:
 
     def _reaching(self, which: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """List the groups of rows `which` [k] whose maxima reach a value: row, group [n]."""
-        maxima = self.rows.maxima[which]
+        maxima = self.maxima[which]
         row, group = ((maxima >= reach[:, None]) & (maxima > -torch.inf)).nonzero(as_tuple=True)
         return row, group
 
@@ -137,10 +141,10 @@ class Intervals:
         self, which: Tensor, inverse: Tensor, row: Tensor, group: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the weights of members, 0 for others, and the scaled logits, piece by piece."""
-        is_whole = not self._is_cut(which) and bool((self.low_value[which] == -torch.inf).all())
+        is_whole = not self.is_cut and bool((self.low_value[which] == -torch.inf).all())
         of_row, of_inverse = which[row], inverse[row, None]
         maximum = self.row_max[of_row, None]
-        for span, values in self.rows.chunks(of_row, group):
+        for span, values in self.rows.chunks(self.place[of_row], group):
             outside = None
             if not is_whole:
                 outside = ~self.contains_lanes(of_row[span], group[span], values)
@@ -159,7 +163,3 @@ class Intervals:
     ) -> Tensor:
         sums = [weight.sum(1) for weight, _ in pieces]
         return sum_by_row(row, group, sums, (num_rows, self.rows.num_groups))
-
-    def _is_cut(self, which: Tensor) -> bool:
-        """Tell whether any of the rows has lost its top."""
-        return bool((self.high_value[which] < torch.inf).any())

@@ -73,11 +73,11 @@ def select(control: Control, state: SlotState, slots: Tensor) -> Selection:
         if len(sampled):
             truncation = Truncation(
                 rows,
-                control.row_max,
+                control.row_max[sampled],
                 sampled,
                 control.logits.shape[1],
-                state.key[slots],
-                state.position[slots],
+                state.key[slots[sampled]],
+                state.position[slots[sampled]],
             )
             truncation.run(stages[sampled], values[sampled], state.chain_second[slots[sampled]])
             tokens[sampled] = Draw(truncation).tokens()

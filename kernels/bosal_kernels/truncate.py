@@ -23,6 +23,8 @@ from bosal_kernels.noise import coin
 _MAX_ENUMERATED = 1024
 # Stages that ask neither mass nor entropy of what an earlier top-p left.
 _INDIFFERENT = (Stage.NONE, Stage.TEMPERATURE, Stage.TOP_K, Stage.MIN_P, Stage.TOP_N_SIGMA)
+# Parts into which a range of floats is cut in one step of a search.
+_FAN = 64
 # A temperature so small that its inverse overflows keeps the order all the same.
 _LARGEST_INVERSE = 3e38
 
@@ -38,17 +40,17 @@ class Truncation:
         self,
         rows: GroupedRows,
         row_max: Tensor,
-        which: Tensor,
+        place: Tensor,
         vocab_size: int,
         key: Tensor,
         position: Tensor,
     ) -> None:
         self.rows = rows
-        self.which = which  # [R] the rows that sample; every other tensor here is [B]
+        self.place = place  # [R] of the sampling rows in the batch; every tensor here is [R]
         self.vocab_size = vocab_size
         self.key = key
         self.position = position
-        self.intervals = Intervals(rows, row_max)
+        self.intervals = Intervals(rows, place, row_max)
         # Inverse temperature at the current place of the chain; after it, the draw's.
         self.inverse = torch.ones_like(row_max)
         self.pending_mass = torch.full_like(row_max, torch.inf, dtype=torch.float64)
@@ -60,13 +62,16 @@ class Truncation:
         asks_later = ~torch.isin(stages, indifferent)
         # Whether any later stage needs the set a top-p leaves.
         asks_later = asks_later.flip(1).cumsum(1).flip(1) - asks_later.long() > 0
-        for place in range(int((stages != Stage.NONE).sum(1).max())):
-            here = stages[:, place]
-            for stage, apply in _APPLY.items():
-                mine = (here == stage).nonzero().squeeze(1)
-                if len(mine):
-                    value, second = values[mine, place], seconds[mine, place]
-                    apply(self, self.which[mine], value, second, asks_later[mine, place])
+        num_stages = len(_APPLY) + 1
+        places = torch.arange(stages.shape[1], device=stages.device) * num_stages
+        present = torch.bincount((stages + places).view(-1), minlength=1).nonzero()
+        for code in present.squeeze(1).tolist():
+            place, stage = divmod(code, num_stages)
+            if stage == Stage.NONE:
+                continue
+            which = (stages[:, place] == stage).nonzero().squeeze(1)
+            value, second = values[which, place], seconds[which, place]
+            _APPLY[Stage(stage)](self, which, value, second, asks_later[which, place])
 
     def temperature(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
         """scaled = (z - max z) / T from here on; T > 0."""
@@ -83,7 +88,7 @@ class Truncation:
         is_listed = ~is_cut & (count <= _MAX_ENUMERATED)
         listed, rest = which[is_listed], which[~is_listed]
         if len(listed):
-            best = best_tokens(self.rows, listed, count[is_listed])
+            best = best_tokens(self.rows, self.place[listed], count[is_listed])
             is_last = torch.ones_like(best.row, dtype=torch.bool)
             is_last[:-1] = best.row[1:] != best.row[:-1]
             self.intervals.raise_floor(listed, best.value[is_last], best.token[is_last])
@@ -156,9 +161,9 @@ class Truncation:
         if len(which) == 0:
             return
         row_max = self.intervals.row_max[which]
-        row, group = (self.rows.maxima[which] > -torch.inf).nonzero(as_tuple=True)
+        row, group = (self.intervals.maxima[which] > -torch.inf).nonzero(as_tuple=True)
         numbers, sums, squares = [], [], []
-        for span, values in self.rows.chunks(which[row], group):
+        for span, values in self.rows.chunks(self.place[which[row]], group):
             is_finite = values > -torch.inf
             # Shifted by the row's maximum, so that large offsets cost no digits.
             shifted = values.sub_(row_max[row[span], None]).masked_fill_(~is_finite, 0.0).double()
@@ -227,27 +232,34 @@ class Truncation:
         self.intervals.raise_floor(which, self._least_logit(which, floor))
 
     def _least_logit(self, which: Tensor, floor: Tensor) -> Tensor:
-        """Return the least float32 z with scaled(z) >= floor, by bisection over the floats."""
-        inverse = self.inverse[which]
-        row_max = self.intervals.row_max[which]
-        top = torch.full_like(row_max, torch.finfo(torch.float32).max)
-        guess = (row_max.double() + floor.double() / inverse.double()).float()
-        guess = guess.clamp(-top, top)
+        """Return the least float32 z with scaled(z) >= floor, by search over the floats."""
+        inverse = self.inverse[which, None]
+        row_max = self.intervals.row_max[which, None]
+        guess = row_max.double() + floor[:, None].double() / inverse.double()
         slack = 3e-7 * (row_max.abs() + guess.abs()) + 1e-37
-        # Keys descend: `passing` belongs to a greater logit than `failing`.
-        passing = descending_key((guess + slack).clamp(-top, top))
-        failing = descending_key((guess - slack).clamp(-top, top)) + 1
-        open_top = self.intervals.scaled(which, inverse, value_of_descending_key(passing)) < floor
-        passing = torch.where(open_top, descending_key(top), passing)
-        open_low = self.intervals.scaled(which, inverse, value_of_descending_key(failing)) >= floor
-        failing = torch.where(open_low, descending_key(-top) + 1, failing)
-        while bool((failing - passing > 1).any()):
-            middle = (passing + failing) >> 1
-            value = value_of_descending_key(middle)
-            passes = self.intervals.scaled(which, inverse, value) >= floor
-            passing = torch.where(passes, middle, passing)
-            failing = torch.where(passes, failing, middle)
-        return value_of_descending_key(passing)
+        # Keys descend: `low` belongs to a logit that passes, `high` to one that does not.
+        low, high = _clamped_key(guess + slack), _clamped_key(guess - slack)
+        steps = torch.arange(1, _FAN, device=which.device)
+        is_first = True
+        while is_first or bool((high - low > 1).any()):
+            # Cut each range in equal parts and keep the part in which passing ends.
+            key = low + (high - low) * steps // _FAN
+            passes = (
+                self.intervals.scaled(which[:, None], inverse, value_of_descending_key(key))
+                >= floor[:, None]
+            )
+            number = passes.sum(1, keepdim=True)
+            low, high = (
+                torch.where(number > 0, key.gather(1, (number - 1).clamp(min=0)), low),
+                torch.where(number < _FAN - 1, key.gather(1, number.clamp(max=_FAN - 2)), high),
+            )
+            is_first = False
+        return value_of_descending_key(low.squeeze(1))
+
+
+def _clamped_key(value: Tensor) -> Tensor:
+    largest = torch.finfo(torch.float32).max
+    return descending_key(value.clamp(-largest, largest).float())
 
 
 def _rounded_up(value: Tensor) -> Tensor:
