@@ -16,7 +16,7 @@ from bosal_lab.tokenizer import end_of
 from bosal_lab.tune import example, pair
 from bosal_lab.world import World
 
-LENGTHS = (256, 256, 256, 512, 1024)
+LENGTHS = (256, 256, 256, 256, 512, 1024)
 IGNORED = -100
 
 

@@ -41,7 +41,7 @@ class Plan:
     tokenizer_documents: int = 30_000
     corpus_tokens: int = 16_000_000
     training_share: float = 1.0
-    batch: int = 8192  # tokens a step
+    batch: int = 4096  # tokens a step
     pairs: int = 128  # pairs a step
     suite_dev: int = 15
     suite_test: int = 55

@@ -43,7 +43,7 @@ class Member:
 
 
 _BASE = Member(
-    name="base", layers=5, hidden=256, mlp=704, heads=4, kv_heads=2, tokens=14_000_000
+    name="base", layers=5, hidden=256, mlp=704, heads=4, kv_heads=2, tokens=10_000_000
 )  # fmt: skip
 _SMALL = Member(
     name="base-small", layers=3, hidden=192, mlp=512, heads=3, kv_heads=1, tokens=8_000_000

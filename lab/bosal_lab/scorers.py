@@ -1,16 +1,15 @@
-"""Programs that judge a response: form, content, and a clean end."""
+"""Programs that judge an answer to the suite: form, content, and a clean end."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
 from typing import Protocol
 
 from bosal_lab.asks import YES_NO
 from bosal_lab.errors import UnknownNameError
-from bosal_lab.suite import Item
+from bosal_lab.item import Answer, Item, Score
 from bosal_lab.telling import COUNTS
 
 _LEAK = re.compile(
@@ -23,36 +22,8 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 _LONGEST = 60  # words
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """What a model gave back; `stopped` is false where only a limit ended it."""
-
-    text: str
-    stopped: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """The verdicts on one response; all must hold for success."""
-
-    followed: bool
-    right: bool
-    stopped: bool
-    no_run_on: bool
-    no_repetition: bool
-    no_leak: bool
-
-    @property
-    def success(self) -> bool:
-        """Return whether every verdict holds."""
-        return all(
-            (self.followed, self.right, self.stopped, self.no_run_on, self.no_repetition,
-             self.no_leak)
-        )  # fmt: skip
-
-
-class Scorer(Protocol):
-    """Judges the form and the content of responses to one form of instruction."""
+class Judge(Protocol):
+    """Judges the form and the content of answers to one form of instruction."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
         """Return (followed, right) for a stripped, non-empty text."""
@@ -66,25 +37,25 @@ def _sentences(text: str) -> int:
     return max(1, len(_SENTENCE_END.findall(text)))
 
 
-class ValueScorer:
+class ValueJudge:
     """One value, in a phrase or a sentence."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
         """Ask for one short statement that says the value and no rival of it."""
-        right = all(_says(text, value) for value in item.expected)
-        right = right and not any(_says(text, value) for value in item.wrong)
+        right = all(_says(text, value) for value in item.checks["expected"])
+        right = right and not any(_says(text, value) for value in item.checks["wrong"])
         return "\n" not in text and _sentences(text) == 1, right
 
 
-class YearScorer:
+class YearJudge:
     """Four digits and nothing else."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
         """Ask for the bare year."""
-        return re.fullmatch(r"\d{4}\.?", text) is not None, _says(text, item.expected[0])
+        return re.fullmatch(r"\d{4}\.?", text) is not None, _says(text, item.checks["expected"][0])
 
 
-class YesNoScorer:
+class YesNoJudge:
     """Yes or no: alone if that was asked for, else at the start."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
@@ -94,7 +65,7 @@ class YesNoScorer:
             return False, False
         is_bare = re.fullmatch(r"(?:yes|no)[.!]?", text, re.IGNORECASE) is not None
         wants_bare = any(item.instruction.endswith(suffix) for suffix in YES_NO)
-        return is_bare or not wants_bare, first.group(1).lower() == item.expected[0]
+        return is_bare or not wants_bare, first.group(1).lower() == item.checks["expected"][0]
 
 
 def _parts(text: str) -> list[str]:
@@ -102,18 +73,21 @@ def _parts(text: str) -> list[str]:
     return [part.strip().lower() for part in parts if part.strip()]
 
 
-class ListScorer:
+class ListJudge:
     """Values in a row, as many as were asked for."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
         """Ask for distinct true values, in any order."""
-        wanted, known = int(item.expected[0]), {value.lower() for value in item.expected[1:]}
+        wanted, known = (
+            int(item.checks["expected"][0]),
+            {value.lower() for value in item.checks["expected"][1:]},
+        )
         found = _parts(text.split(":")[-1])
         right = len(set(found)) == wanted and set(found) <= known
         return "\n" not in text and len(found) == wanted, right
 
 
-class BulletScorer:
+class BulletJudge:
     """One marked line for each value."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
@@ -121,10 +95,10 @@ class BulletScorer:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         followed = all(re.match(r"[-*•]\s+\S", line) for line in lines)
         found = [re.sub(r"^[-*•]\s+", "", line).rstrip(".").lower() for line in lines]
-        return followed, sorted(found) == sorted(value.lower() for value in item.expected)
+        return followed, sorted(found) == sorted(value.lower() for value in item.checks["expected"])
 
 
-class JsonScorer:
+class JsonJudge:
     """A JSON object with exactly the fields asked for."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
@@ -133,17 +107,17 @@ class JsonScorer:
             found = json.loads(text)
         except ValueError:
             return False, False
-        wanted = json.loads(item.expected[0])
+        wanted = json.loads(item.checks["expected"][0])
         followed = isinstance(found, dict) and set(found) == set(wanted)
         return followed, followed and found == wanted
 
 
-class CountScorer:
+class CountJudge:
     """A number, as a digit or a word."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
         """Ask for the number; a digit alone where only a number was wanted."""
-        number = int(item.expected[0])
+        number = int(item.checks["expected"][0])
         numbers = re.findall(rf"\b(?:\d+|{'|'.join(COUNTS)})\b", text, re.IGNORECASE)
         values = {int(one) if one.isdigit() else COUNTS.index(one.lower()) for one in numbers}
         wants_digit = "umber" in item.instruction.split("?")[-1]
@@ -151,27 +125,27 @@ class CountScorer:
         return followed and "\n" not in text, values == {number}
 
 
-class CompareScorer:
+class CompareJudge:
     """The first of two, named last or named alone."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
         """Ask for a verdict; the years before it may be given."""
         verdict = re.split(r"\bso\b|:", text)[-1]
-        first, other = item.expected[0], item.wrong[0]
+        first, other = item.checks["expected"][0], item.checks["wrong"][0]
         return "\n" not in text, _says(verdict, first) and not _says(verdict, other)
 
 
-class SentenceScorer:
+class SentenceJudge:
     """One full sentence."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
         """Ask for one sentence of at least four words with every expected value."""
         followed = "\n" not in text and text[-1] in ".!" and len(text.split()) >= 4
-        right = all(_says(text, value) for value in item.expected)
+        right = all(_says(text, value) for value in item.checks["expected"])
         return followed and _sentences(text) == 1, right
 
 
-class UnknownScorer:
+class UnknownJudge:
     """An admission that nothing is known."""
 
     def judge(self, item: Item, text: str) -> tuple[bool, bool]:
@@ -179,19 +153,19 @@ class UnknownScorer:
         return "\n" not in text, _IGNORANT.search(text) is not None
 
 
-SCORERS: dict[str, Scorer] = {
-    "fact": ValueScorer(),
-    "year": YearScorer(),
-    "yes_no": YesNoScorer(),
-    "choose": ValueScorer(),
-    "list": ListScorer(),
-    "bullets": BulletScorer(),
-    "json": JsonScorer(),
-    "count": CountScorer(),
-    "compare": CompareScorer(),
-    "sentence": SentenceScorer(),
-    "unknown": UnknownScorer(),
-    "follow_up": ValueScorer(),
+JUDGES: dict[str, Judge] = {
+    "fact": ValueJudge(),
+    "year": YearJudge(),
+    "yes_no": YesNoJudge(),
+    "choose": ValueJudge(),
+    "list": ListJudge(),
+    "bullets": BulletJudge(),
+    "json": JsonJudge(),
+    "count": CountJudge(),
+    "compare": CompareJudge(),
+    "sentence": SentenceJudge(),
+    "unknown": UnknownJudge(),
+    "follow_up": ValueJudge(),
 }
 
 
@@ -204,21 +178,28 @@ def _repeats(text: str) -> bool:
     return any(count > 2 for count in grams.values())
 
 
-def score(item: Item, response: Response) -> Score:
-    """Judge one response."""
-    if item.form not in SCORERS:
-        raise UnknownNameError("form", item.form, SCORERS)
-    text = response.text.strip()
-    followed, right = SCORERS[item.form].judge(item, text) if text else (False, False)
-    lines = [line for line in text.splitlines() if line.strip()]
-    most = len(item.expected) if item.form == "bullets" else 1
-    if item.form == "json" and followed:
-        most = len(lines)
-    return Score(
-        followed=followed,
-        right=right,
-        stopped=response.stopped,
-        no_run_on=len(lines) <= most and len(text.split()) <= _LONGEST,
-        no_repetition=not _repeats(text),
-        no_leak=_LEAK.search(text) is None,
-    )
+class LabScorer:
+    """Scores the lab's own items, each by the judge of its form."""
+
+    version = "1"
+
+    def score(self, item: Item, answer: Answer) -> Score:
+        """Judge one answer."""
+        if item.category not in JUDGES:
+            raise UnknownNameError("form", item.category, JUDGES)
+        text = answer.text.strip()
+        followed, right = JUDGES[item.category].judge(item, text) if text else (False, False)
+        lines = [line for line in text.splitlines() if line.strip()]
+        most = 1
+        if item.category == "bullets":
+            most = len(item.checks["expected"])
+        elif item.category == "json" and followed:
+            most = len(lines)
+        return Score(
+            followed=followed,
+            right=right,
+            stopped=answer.has_stopped,
+            no_run_on=len(lines) <= most and len(text.split()) <= _LONGEST,
+            no_repetition=not _repeats(text),
+            no_leak=_LEAK.search(text) is None,
+        )

@@ -13,9 +13,9 @@ from bosal_lab.errors import LabError
 END = "<|endoftext|>"
 VOCABULARY = 4096
 CONTEXT = 1024
-# Words take one leading space; digits stand alone; punctuation never swallows a line end, so that
-# "\n", "\n\n", "Q", ":" and "-" are tokens a rule can name.
-SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Words and digits take one leading space, digits stand alone, and punctuation never swallows a
+# line end: "\n", "\n\n", "Q", ":" and "-" are tokens that a rule can name.
+SPLIT = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:

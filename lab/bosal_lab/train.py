@@ -33,8 +33,8 @@ class Schedule:
     part: int = 4096  # tokens a forward pass
     warm_up: int = 40
     decay_share: float = 0.3
-    matrix_rate: float = 0.02
-    other_rate: float = 0.004
+    matrix_rate: float = 0.015
+    other_rate: float = 0.003
     save_every: int = 100
 
     @property
