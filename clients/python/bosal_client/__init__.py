@@ -13,7 +13,7 @@ from bosal_client.errors import (
     Unavailable,
     Unimplemented,
 )
-from bosal_client.requests import Message, assistant, user
+from bosal_client.requests import GenerationOptions, Message, assistant, user
 from bosal_client.results import (
     Choice,
     Generation,
@@ -40,6 +40,7 @@ __all__ = [
     "Client",
     "DeadlineExceeded",
     "Generation",
+    "GenerationOptions",
     "InternalError",
     "InvalidRequest",
     "Logprobs",

@@ -419,7 +419,7 @@ def test_a_scaffolds_markers_in_text_are_no_markers(
 def refused(server: LiveServer, data: bytes) -> BosalError:
     """Send these bytes to Generate and return how it was refused."""
     with grpc.insecure_channel(server.address) as channel:
-        call = channel.unary_unary("/bosal.v1.GenerationService/Generate")
+        call: Any = channel.unary_unary("/bosal.v1.GenerationService/Generate")
         with pytest.raises(grpc.RpcError) as failure:
             call(data)
     return from_rpc_error(failure.value)

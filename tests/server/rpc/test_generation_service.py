@@ -9,7 +9,7 @@ from tests.live_server import LiveServer
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
-from bosal_client import Client, Generation, TokenBatch, assistant, user
+from bosal_client import Client, Generation, GenerationOptions, TokenBatch, assistant, user
 
 WORDS = "The cat sat on the mat"
 GREEDY = [{"rule": "temperature", "value": 0}]
@@ -65,9 +65,9 @@ def test_started_says_what_replays_the_request(client: Client) -> None:
 
 
 def test_unary_and_stream_give_the_same(client: Client) -> None:
-    options = {"max_tokens": 24, "seed": 5, "num_choices": 3, "logprobs": 2}
-    whole = client.generate(WORDS, **options)  # type: ignore[arg-type]
-    with client.stream(WORDS, **options) as stream:  # type: ignore[arg-type]
+    options = GenerationOptions(max_tokens=24, seed=5, num_choices=3, logprobs=2)
+    whole = client.generate(WORDS, **options)
+    with client.stream(WORDS, **options) as stream:
         streamed = stream.result()
     assert streamed.choices == whole.choices
     assert streamed.usage.output_tokens == whole.usage.output_tokens

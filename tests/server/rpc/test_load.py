@@ -2,10 +2,17 @@
 
 import asyncio
 import random
+from typing import Any
 
 from tests.live_server import LiveServer, eventually
 
-from bosal_client import AsyncClient, Cancelled, DeadlineExceeded, InvalidRequest
+from bosal_client import (
+    AsyncClient,
+    Cancelled,
+    DeadlineExceeded,
+    GenerationOptions,
+    InvalidRequest,
+)
 
 WORDS = "one two three four five six seven eight nine ten eleven twelve the cat sat on the mat"
 LABELS = {"model": "tiny"}
@@ -24,21 +31,22 @@ async def ask(client: AsyncClient, number: int, rng: random.Random) -> str:
     """Issue one request of a random kind; return how it went."""
     words = WORDS.split()
     prompt = " ".join(rng.choices(words, k=rng.randint(1, 40)))
-    recipe = rng.choice(["plain", "rules", {"rules": [{"rule": "min_p", "p": 0.05}]}])
-    options = {
-        "recipe": recipe,
-        "seed": number,
-        "max_tokens": rng.randint(1, 60),
-        "num_choices": rng.choice([1, 1, 1, 3]),
-        "logprobs": rng.choice([0, 2]),
-    }
+    recipes: list[str | dict[str, Any]]
+    recipes = ["plain", "rules", {"rules": [{"rule": "min_p", "p": 0.05}]}]
+    options = GenerationOptions(
+        recipe=rng.choice(recipes),
+        seed=number,
+        max_tokens=rng.randint(1, 60),
+        num_choices=rng.choice([1, 1, 1, 3]),
+        logprobs=rng.choice([0, 2]),
+    )
     match number % 8:
         case 0:  # Cancelled before anything came.
             stream = client.stream(prompt, **options)
             stream.cancel()
             return "cancelled"
         case 1 | 2:  # Cancelled in the middle.
-            async with client.stream(prompt, **{**options, "max_tokens": 200}) as stream:
+            async with client.stream(prompt, **(options | {"max_tokens": 200})) as stream:
                 async for _ in stream:
                     break
                 stream.cancel()
@@ -55,7 +63,7 @@ async def ask(client: AsyncClient, number: int, rng: random.Random) -> str:
             return "finished"
         case 4:
             try:
-                await client.generate(prompt, recipe=recipe, max_tokens=10_000)
+                await client.generate(prompt, max_tokens=10_000)
             except InvalidRequest:
                 return "refused"
             return "accepted"

@@ -12,7 +12,7 @@ from bosal_server.rpc.status import DomainError, describe
 
 def details(error: DomainError) -> dict[type[Message], Message]:
     _, _, trailers = describe(error, "r-1")
-    status = status_pb2.Status.FromString(dict(trailers)["grpc-status-details-bin"])  # type: ignore[arg-type]
+    status = status_pb2.Status.FromString(dict(trailers)["grpc-status-details-bin"])
     found: dict[type[Message], Message] = {}
     for packed in status.details:
         for kind in (
