@@ -42,7 +42,7 @@ class PagedLayer:
 class Conversion:
     """A graph with past keys and values as its state, and its attention layers.
 
-    Constants may share memory with the torch model, which `owner` keeps alive.
+    Constants may share memory with the torch model's weights, which `owner` keeps alive.
     """
 
     graph: Any
@@ -77,13 +77,15 @@ def convert(model: nn.Module) -> Conversion:
             raise OpenVinoRefused(f"its graph does not convert: {_first_line(error)}") from None
     _name_ports(openvino, graph, layers)
     _keep_state(openvino, graph, layers)
-    return Conversion(graph=graph, layers=layers, owner=traced)
+    # The storage itself: a model may be given other weights, as casting it does.
+    owner = (traced, [weight.detach() for weight in traced.parameters()])
+    return Conversion(graph=graph, layers=layers, owner=owner)
 
 
 def _traceable_copy(model: nn.Module) -> Any:
     """Copy the modules but share the large weights, which need not be float32 for the trace."""
     patch = load_openvino().frontend.pytorch.patch_model
-    extensions, _ = patch._get_16bit_extensions()
+    extensions, stashed_types = patch._get_16bit_extensions()
     shared: dict[int, nn.Parameter] = {}
     cast: set[int] = set()
     for module in model.modules():
@@ -97,7 +99,16 @@ def _traceable_copy(model: nn.Module) -> Any:
     traced: Any = copy.deepcopy(model, memo)
     traced.set_attn_implementation(IMPLEMENTATION)
     traced.eval()
-    getattr(patch, "__make_16bit_traceable")(traced)
+    # As OpenVINO prepares 16-bit models, but for its replacing of torch functions for everybody:
+    # linear layers and embeddings become single operations, other weights are cast.
+    for name, module in traced.named_modules():
+        if type(module) in extensions:
+            patch._stash_weights_as_fp32_placeholders(module, stashed_types)
+            patch.module_patcher(module, name, "_bosal_forward", extensions)
+        else:
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if tensor.is_floating_point():
+                    tensor.data = tensor.data.float()
     return traced
 
 
