@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.errors import DecodingError
+from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.plan import Plan, Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
@@ -228,7 +229,7 @@ class GenerationCore:
         served = self.model(command.model)
         messages, field = self._messages(command.prompt)
         if command.max_tokens is not None:
-            _within("max_tokens", command.max_tokens, 1, served.context_tokens)
+            _within("max_tokens", command.max_tokens, 1, MAX_TOKENS)
         name, recipe = self._recipe(command.prompt.recipe)
         if command.overrides:
             recipe = recipe.with_overrides(command.overrides)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -184,13 +183,8 @@ def models(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
 
 def replay_record(
     record: Annotated[
-        Path,
-        typer.Argument(
-            help="What `bosal generate --json` wrote; '-' for standard input.",
-            allow_dash=True,
-            exists=True,
-            dir_okay=False,
-        ),
+        typer.FileBinaryRead,
+        typer.Argument(help="What `bosal generate --json` wrote; '-' for standard input."),
     ],
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Give up after this many seconds.")
@@ -204,9 +198,8 @@ def replay_record(
       bosal generate "Name a river." --json > record.json\n
       bosal replay record.json
     """
-    content = _standard_input() if str(record) == "-" else record.read_text("utf-8")
     try:
-        recorded = replay.Record.parse(content)
+        recorded = replay.Record.parse(record.read())
     except replay.InvalidRecord as error:
         raise typer.BadParameter(str(error), param_hint="RECORD") from error
     with _connected(server) as client:
@@ -290,12 +283,8 @@ def _prompt(argument: str | None) -> str:
         return argument
     if argument is None and sys.stdin.isatty():
         raise typer.BadParameter("give an instruction, or pipe one in", param_hint="PROMPT")
-    return _standard_input().removesuffix("\n")
-
-
-def _standard_input() -> str:
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise typer.BadParameter(
             f"standard input is not UTF-8 (byte {error.start})", param_hint="-"

@@ -40,7 +40,7 @@ class Record:
     token_ids: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def parse(cls, text: str) -> "Record":
+    def parse(cls, text: str | bytes) -> "Record":
         try:
             document = json.loads(text)
             return cls(

@@ -1,0 +1,223 @@
+"""The command `bosal` as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.live_server import LiveServer, environment, eventually
+
+ENDLESS = ("--set", 'logit_bias.ids={"0":-1000}')
+
+
+def bosal(
+    server: LiveServer, *arguments: str, stdin: bytes = b""
+) -> subprocess.CompletedProcess[str]:
+    ended = subprocess.run(
+        [sys.executable, "-m", "bosal_client", *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=120,
+        env=environment(BOSAL_SERVER=server.address, COLUMNS="100"),
+    )
+    return subprocess.CompletedProcess(
+        ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+    )
+
+
+def test_generate_prints_the_text(server: LiveServer) -> None:
+    options = ("Hello", "--max-tokens=12", "--seed=5")
+    shown = bosal(server, "generate", *options)
+    recorded = json.loads(bosal(server, "generate", *options, "--json").stdout)
+    assert shown.returncode == 0
+    assert shown.stderr == ""
+    assert shown.stdout.rstrip("\n") == recorded["choices"][0]["text"].rstrip("\n")
+
+
+def test_generate_reads_standard_input(server: LiveServer) -> None:
+    options = ("--max-tokens=8", "--seed=5", "--json")
+    argument = bosal(server, "generate", "Grüße 🙂", *options)
+    piped = bosal(server, "generate", *options, stdin="Grüße 🙂\n".encode())
+    dashed = bosal(server, "generate", "-", *options, stdin="Grüße 🙂".encode())
+    expected = json.loads(argument.stdout)["choices"]
+    assert json.loads(piped.stdout)["choices"] == expected
+    assert json.loads(dashed.stdout)["choices"] == expected
+
+
+def test_json_holds_request_and_result(server: LiveServer) -> None:
+    options = ("--max-tokens=4", "--n=2", "--logprobs=1", "--seed=9", "--recipe=rules")
+    record = json.loads(bosal(server, "generate", "Hello", *options, "--json").stdout)
+    assert record["request"] == {"prompt": "Hello", "logprobs": 1}
+    assert record["started"]["seed"] == 9
+    assert record["started"]["recipe"]["rules"]
+    assert [choice["index"] for choice in record["choices"]] == [0, 1]
+    first = record["choices"][0]
+    assert len(first["logprobs"]["raw"]) == len(first["token_ids"])
+    assert record["timings"]["total"] > 0
+
+
+def test_set_overrides_a_rule(server: LiveServer) -> None:
+    options = ("--set", "top_k.k=1", "--set", 'stop_strings.values=["zz"]', "--max-tokens=2")
+    record = json.loads(bosal(server, "generate", "Hello", *options, "--json").stdout)
+    assert record["started"]["recipe"]["rules"] == [
+        {"rule": "top_k", "k": 1},
+        {"rule": "stop_strings", "values": ["zz"]},
+    ]
+
+
+def test_several_answers_are_told_apart(server: LiveServer) -> None:
+    shown = bosal(server, "generate", "Hello", "-n", "2", "--max-tokens=3", *ENDLESS)
+    assert shown.stdout.startswith("--- 0 (max_tokens)\n")
+    assert "\n--- 1 (max_tokens)\n" in shown.stdout
+
+
+def test_lists_are_tab_separated_in_a_pipe(server: LiveServer) -> None:
+    recipes = [line.split("\t") for line in bosal(server, "recipes").stdout.splitlines()]
+    assert [row[0] for row in recipes] == ["in-context", "plain", "rules", "steered"]
+    assert [row[2] for row in recipes] == ["", "default", "", ""]
+    rules = [line.split("\t")[0] for line in bosal(server, "rules").stdout.splitlines()]
+    assert "eos_ramp" in rules
+    (model,) = bosal(server, "models").stdout.splitlines()
+    assert model.startswith("tiny\tdefault\tLlamaForCausalLM\t")
+
+
+def test_a_shown_recipe_is_a_document_a_server_takes(server: LiveServer, tmp_path: Path) -> None:
+    from bosal_decoding.recipe import load_folder, load_shipped
+
+    for name in ("plain", "rules", "in-context", "steered"):
+        shown = bosal(server, "recipes", name)
+        (tmp_path / f"{name}.yaml").write_text(shown.stdout, "utf-8")
+    assert load_folder(tmp_path) == load_shipped()
+
+
+def test_lists_as_json(server: LiveServer) -> None:
+    assert json.loads(bosal(server, "models", "--json").stdout)[0]["name"] == "tiny"
+    assert json.loads(bosal(server, "recipes", "--json").stdout)[1]["name"] == "plain"
+    rule = json.loads(bosal(server, "rules", "top_p", "--json").stdout)
+    assert rule["params_schema"]["properties"]["p"]
+
+
+def test_a_rule_is_explained(server: LiveServer) -> None:
+    shown = bosal(server, "rules", "eos_ramp").stdout
+    assert shown.startswith("eos_ramp\n")
+    assert "weight: number" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("generate", "Hi", "--recipe=steerd"), 2, "did you mean 'steered'?"),
+        (("generate", "Hi", "--model=tin"), 2, "did you mean 'tiny'?"),
+        (("generate", "Hi", "--max-tokens=600"), 2, "context of 512"),
+        (("generate", ""), 2, "spec.instruction"),
+        (("generate", "Hi", "--set", "top_p.p=2"), 2, "overrides[0].p"),
+        (("generate", "Hi", "--set", "top_p=2"), 2, "RULE.PARAM=VALUE"),
+        (("generate", "Hi", "--frobnicate"), 2, "--frobnicate"),
+        (("generate", "Hi", "--seed=x"), 2, "seed"),
+        (("generate", "Hi", "--timeout=0.001"), 124, "error: "),
+        (("recipes", "plane"), 2, "did you mean 'plain'?"),
+        (("rules", "no_such_rule"), 2, "eos_ramp"),
+        (("models", "--server=127.0.0.1:1"), 69, "bosal serve"),
+        (("replay", "no-such-file.json"), 2, "no-such-file.json"),
+        (("nonsense",), 2, "nonsense"),
+    ],
+)
+def test_a_mistake_is_one_friendly_message_and_an_exit_code(
+    server: LiveServer, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    ended = bosal(server, *arguments)
+    assert ended.returncode == code, ended.stderr
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_input_that_is_not_utf8_is_refused(server: LiveServer) -> None:
+    ended = bosal(server, "generate", stdin=b"ab\xff")
+    assert ended.returncode == 2
+    assert "not UTF-8 (byte 2)" in ended.stderr
+
+
+def test_every_command_explains_itself(server: LiveServer) -> None:
+    for command in ("generate", "recipes", "rules", "models", "replay"):
+        shown = bosal(server, command, "--help")
+        assert shown.returncode == 0
+        assert "Examples" in shown.stdout
+        assert f"bosal {command}" in shown.stdout
+
+
+def test_interrupting_cancels_the_call(server: LiveServer) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bosal_client", "generate", "Hi", "--max-tokens=480", *ENDLESS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(BOSAL_SERVER=server.address),
+    )
+    assert process.stdout is not None
+    assert os.read(process.stdout.fileno(), 1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    assert eventually(lambda: server.metric("bosal_running_groups") == 0)
+
+
+def test_a_closed_pipe_is_no_error(server: LiveServer) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bosal_client", "generate", "Hi", "--max-tokens=480", *ENDLESS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(BOSAL_SERVER=server.address),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert os.read(process.stdout.fileno(), 1)
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    process.wait(60)
+    assert eventually(lambda: server.metric("bosal_running_groups") == 0)
+
+
+def test_a_record_is_replayed(server: LiveServer, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    options = ("--max-tokens=24", "-n", "2", "--logprobs=0", "--recipe=rules")
+    record.write_text(bosal(server, "generate", "Hello", *options, "--json").stdout, "utf-8")
+    replayed = bosal(server, "replay", str(record))
+    assert replayed.returncode == 0, replayed.stderr
+    assert replayed.stdout.startswith("equal: ")
+    assert replayed.stderr == ""
+
+    piped = bosal(server, "replay", "-", stdin=record.read_bytes())
+    assert piped.stdout == replayed.stdout
+
+
+def test_a_record_of_another_server_is_told_apart(server: LiveServer, tmp_path: Path) -> None:
+    content = json.loads(
+        bosal(server, "generate", "Hello", "--max-tokens=9", "--json", *ENDLESS).stdout
+    )
+    content["started"]["model_digest"] = "0123"
+    content["started"]["versions"]["torch"] = "1.0"
+    was = content["choices"][0]["token_ids"][4]
+    content["choices"][0]["token_ids"][4] = was + 1
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps(content), "utf-8")
+    replayed = bosal(server, "replay", str(record))
+    assert replayed.returncode == 1
+    assert replayed.stdout == (
+        f"different: choice 0, position 4: was token {was + 1}, is token {was}\n"
+    )
+    assert "warning: model_digest was 0123" in replayed.stderr
+    assert "warning: version of torch was 1.0" in replayed.stderr
+
+
+def test_what_is_no_record_is_refused(server: LiveServer, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    for content in ("", "[]", "{}", '{"request": {}}'):
+        record.write_text(content)
+        ended = bosal(server, "replay", str(record))
+        assert ended.returncode == 2
+        assert "not a record" in ended.stderr
