@@ -8,6 +8,7 @@ ServerError
 └── EngineError             a request's: it gets this answer
     ├── UnknownModel
     ├── RequestTooLarge
+    ├── RequestIdInUse
     ├── QueueFull
     ├── DeadlineExceeded
     ├── RequestCancelled
@@ -119,6 +120,16 @@ class RequestTooLarge(EngineError):
                 "max_tokens": str(max_tokens),
             },
         )
+
+
+class RequestIdInUse(EngineError):
+    """Raised when a request of the same id is still inside the engine."""
+
+    reason = "REQUEST_ID_IN_USE"
+    code = "ALREADY_EXISTS"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__("a request of this id is being served", metadata={"id": request_id})
 
 
 class QueueFull(EngineError):

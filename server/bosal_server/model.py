@@ -156,7 +156,11 @@ def _resolve(name: str, source: str, trust_remote_code: bool) -> Path:
     if trust_remote_code:
         patterns.append("*.py")
     try:
-        return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns))
+        return Path(
+            huggingface_hub.snapshot_download(
+                source, allow_patterns=patterns, ignore_patterns=["*/*"]
+            )
+        )
     except HFValidationError:
         raise ModelNotFound(name, source, "no such directory, nor a name on the hub") from None
     except LocalEntryNotFoundError:

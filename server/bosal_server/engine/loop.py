@@ -78,6 +78,8 @@ class EngineLoop:
     def submit(self, request: EngineRequest, sink: object) -> None:
         """Queue a request from any thread; everything later comes through `deliver`.
 
+        An id that is in use by a request inside the engine fails the new one.
+
         Raises:
             UnknownModel: its model is not served.
             RequestTooLarge: it could never be admitted.
@@ -87,6 +89,8 @@ class EngineLoop:
         model = self._models.get(request.model)
         if model is None:
             raise UnknownModel(request.model, self._models)
+        if request.plan.vocabulary != model.vocabulary:
+            raise ValueError(f"the plan was not compiled for model '{request.model}'")
         check_size(
             self._stepper.allocator(request.model),
             prompt_lengths=[len(prompt.token_ids) for prompt in request.prompts],
@@ -97,7 +101,7 @@ class EngineLoop:
         with self._lock:
             if self._is_stopping:
                 raise EngineStopped
-            self._room.enter(request.request_id)
+            self._room.enter()
             self._inbox.put(lambda: self._stepper.add(active))
 
     def cancel(self, request_id: str) -> None:
@@ -116,13 +120,18 @@ class EngineLoop:
         if self._thread.ident is not None:
             self._thread.join()
 
+    @property
+    def is_alive(self) -> bool:
+        """The thread runs and takes requests."""
+        return self._thread.is_alive() and not self._is_stopping
+
     def _run(self) -> None:
         if self._config.torch_threads is not None:
             torch.set_num_threads(self._config.torch_threads)
         with torch.inference_mode():
             while not self._is_drained():
                 self._turn()
-        self._stepper.fail_all(EngineStopped())
+            self._stepper.fail_all(EngineStopped())
         self._flush()
         for model in self._models.values():
             model.runner.close()
@@ -143,7 +152,10 @@ class EngineLoop:
         try:
             message = self._inbox.get(block=wait)
             while True:
-                message()
+                try:
+                    message()
+                except Exception:
+                    _LOG.exception("a message to the engine could not be honoured")
                 message = self._inbox.get_nowait()
         except Empty:
             pass
@@ -167,4 +179,4 @@ class EngineLoop:
         return not self._stepper.has_work or monotonic() >= self._drain_until
 
     def _leave_room(self, active: ActiveRequest) -> None:
-        self._room.leave(active.request.request_id, was_admitted=not active.is_over)
+        self._room.leave(was_admitted=not active.is_over)

@@ -22,6 +22,7 @@ from bosal_server.errors import (
     DeadlineExceeded,
     InternalFault,
     RequestCancelled,
+    RequestIdInUse,
     ServerError,
 )
 
@@ -79,7 +80,13 @@ class Stepper:
 
     def add(self, active: ActiveRequest) -> None:
         """Queue a request's groups, choice after choice."""
-        self._requests[active.request.request_id] = active
+        request_id = active.request.request_id
+        if request_id in self._requests:
+            active.is_over = True
+            self._on_left_queue(active)
+            self._events.append((active.sink, FailedEvent(RequestIdInUse(request_id))))
+            return
+        self._requests[request_id] = active
         for group in active.groups:
             self._scheduler.submit(group)
 
@@ -97,9 +104,13 @@ class Stepper:
                 self._fail(active, DeadlineExceeded())
 
     def fail_all(self, error: ServerError) -> None:
-        """End every request."""
+        """End every request; each gets its answer, whatever state the engine is in."""
         for active in list(self._requests.values()):
-            self._fail(active, error)
+            try:
+                self._fail(active, error)
+            except Exception:
+                _LOG.exception("request %s left blocks behind", active.request.request_id)
+                self._finish(active, FailedEvent(error))
 
     def take_events(self) -> list[tuple[object, EngineEvent]]:
         """Return what has happened since the last call, in order."""

@@ -16,37 +16,35 @@ class WaitingRoom:
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
         self._lock = Lock()
-        self._ids: set[str] = set()
+        self._num_waiting = 0
         self._interval = 0.5  # seconds between admissions while others wait, smoothed
         self._last_admission: float | None = None
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._num_waiting
 
-    def enter(self, request_id: str) -> None:
+    def enter(self) -> None:
         """Let a request wait.
 
         Raises:
             QueueFull: as many wait as may wait.
         """
         with self._lock:
-            if len(self._ids) >= self._max_waiting:
+            if self._num_waiting >= self._max_waiting:
                 # Half the queue should have moved on by then.
                 wait = self._interval * max(self._max_waiting, 1) / 2
                 wait = min(max(wait, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
                 raise QueueFull(max_waiting=self._max_waiting, retry_after=wait)
-            self._ids.add(request_id)
+            self._num_waiting += 1
 
-    def leave(self, request_id: str, *, was_admitted: bool) -> None:
-        """Note that a request waits no more, if it did."""
+    def leave(self, *, was_admitted: bool) -> None:
+        """Note that a request waits no more."""
         with self._lock:
-            if request_id not in self._ids:
-                return
-            self._ids.remove(request_id)
+            self._num_waiting -= 1
             if not was_admitted:
                 return
             now = monotonic()
-            if self._last_admission is not None and self._ids:
+            if self._last_admission is not None and self._num_waiting:
                 interval = now - self._last_admission
                 self._interval += _SMOOTHING * (interval - self._interval)
             self._last_admission = now

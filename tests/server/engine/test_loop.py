@@ -1,3 +1,4 @@
+import copy
 import logging
 import sys
 import time
@@ -183,6 +184,37 @@ def test_a_cancelled_request_leaves_its_place_in_the_queue(
     assert (stats.running, stats.waiting, stats.waiting_requests) == (0, 0, 0)
     assert stats.blocks["tiny"].used == 0
     assert stats.blocks["tiny"].free + stats.blocks["tiny"].findable == 32
+
+
+def test_an_id_in_use_is_refused_and_the_first_goes_on(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(max_waiting=1)
+    desk.runner.gate.clear()
+    first = desk.submit("same", [1, 2], max_tokens=20)
+    assert desk.runner.is_waiting.wait(30)
+    second = desk.submit("same", [3, 4])
+    desk.runner.gate.set()
+    desk.wait(first, second)
+    assert second.error.code == "ALREADY_EXISTS"
+    assert len(first.tokens()) == 20
+    desk.wait(desk.submit("same", [3, 4]))
+
+
+def test_a_plan_for_another_vocabulary_is_refused(
+    make_desk: Callable[..., Desk], tiny_llama: LoadedModel
+) -> None:
+    desk = make_desk()
+    other = copy.copy(tiny_llama.vocabulary)
+    other.digest = "other"
+    desk.plan = replace(desk.plan, vocabulary=other)
+    with pytest.raises(ValueError, match="not compiled for model 'tiny'"):
+        desk.submit("r", [1])
+
+
+def test_the_engine_says_whether_it_lives(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk()
+    assert desk.loop.is_alive
+    desk.loop.stop()
+    assert not desk.loop.is_alive
 
 
 def test_impossible_requests_are_refused_at_once(make_desk: Callable[..., Desk]) -> None:

@@ -209,6 +209,21 @@ def test_a_waiting_group_goes_on_when_the_writer_is_cancelled() -> None:
     assert simulation.scheduler.allocators["m"].num_held == 0
 
 
+def test_a_pinned_scaffold_survives_other_traffic() -> None:
+    simulation = make_simulation(num_blocks=24)
+    scaffold = list(range(200, 216))
+    pinning = StreamGroup("pin", 0, [Stream("m", [*scaffold, 1], 18)], 2)
+    simulation.scheduler.submit(pinning)
+    run(simulation)
+    for index in range(8):
+        simulation.scheduler.submit(make_group(str(index), [range(index, index + 50)], 10))
+        run(simulation)
+    late = make_group("late", [[*scaffold, 7, 8]], 2)
+    simulation.scheduler.submit(late)
+    run(simulation)
+    assert late.streams[0].cached_tokens == 16
+
+
 def test_admission_is_first_come_first_served() -> None:
     simulation = make_simulation(num_blocks=8)
     order = []
