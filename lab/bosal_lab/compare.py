@@ -15,7 +15,7 @@ from bosal_lab.item import Item, Split
 from bosal_lab.outcomes import outcomes, selected
 from bosal_lab.results import Results
 
-__all__ = ["Comparison", "Pair", "Saving", "Slice", "compare"]
+__all__ = ["Comparison", "Pair", "Saving", "Slice", "compare", "pairs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,11 @@ class Pair:
     @property
     def difference(self) -> float:
         return statistics.fmean(self.second) - statistics.fmean(self.first)
+
+    @property
+    def is_binary(self) -> bool:
+        """One answer under each arm, right or wrong."""
+        return len(self.first) == 1 and {*self.first, *self.second} <= {0.0, 1.0}
 
     @property
     def cluster(self) -> str:
@@ -114,11 +119,11 @@ def _compare(
 ) -> Comparison:
     if first == second:
         raise ArmError(f"{first} cannot be compared with itself")
-    pairs, left_out = _pairs(results, first, second, metric, items)
-    if not pairs:
+    found, left_out = pairs(results, first, second, metric, items)
+    if not found:
         raise ArmError(f"{first} and {second} share no item with a value of {metric}")
     by_category: dict[str, list[Pair]] = {}
-    for pair in pairs:
+    for pair in found:
         by_category.setdefault(pair.item.category, []).append(pair)
     slices = [_slice(name, some, alpha) for name, some in by_category.items()]
     adjusted = intervals.false_discovery([one.p for one in slices])
@@ -126,33 +131,34 @@ def _compare(
         first=first,
         second=second,
         metric=metric,
-        whole=_slice("all", pairs, alpha),
+        whole=_slice("all", found, alpha),
         slices=tuple(replace(one, adjusted_p=p) for one, p in zip(slices, adjusted, strict=True)),
-        samples=max(len(pair.first) for pair in pairs),
+        samples=max(len(pair.first) for pair in found),
         left_out=left_out,
         is_coupled=results.arm(first).noise == results.arm(second).noise,
-        saving=_saving(pairs),
+        saving=_saving(found),
         divergence=divergence(results, first, second, items),
     )
 
 
-def _pairs(
+def pairs(
     results: Results, first: str, second: str, metric: str, items: Mapping[str, Item]
 ) -> tuple[list[Pair], int]:
+    """Return the items both arms have a value for, and the number of those only one has."""
     left, right = (outcomes(results, arm, metric, items).values for arm in (first, second))
-    pairs = []
+    found = []
     asked = left.keys() | right.keys()
     for name in filter(asked.__contains__, items):
         samples = sorted(left.get(name, {}).keys() & right.get(name, {}).keys())
         if samples:
-            pairs.append(
+            found.append(
                 Pair(
                     item=items[name],
                     first=tuple(left[name][sample] for sample in samples),
                     second=tuple(right[name][sample] for sample in samples),
                 )
             )
-    return pairs, len(asked) - len(pairs)
+    return found, len(asked) - len(found)
 
 
 def _slice(name: str, pairs: Sequence[Pair], alpha: float) -> Slice:
@@ -161,10 +167,7 @@ def _slice(name: str, pairs: Sequence[Pair], alpha: float) -> Slice:
     differences = [pair.difference for pair in pairs]
     clusters = [pair.cluster for pair in pairs]
     mcnemar = None
-    if len(set(clusters)) < len(pairs):
-        difference, p = intervals.clustered_mean(differences, clusters, alpha)
-        method = "clustered standard error"
-    elif {*first, *second} <= {0.0, 1.0} and all(len(pair.first) == 1 for pair in pairs):
+    if all(pair.is_binary for pair in pairs):
         counts = dict.fromkeys(itertools.product((0.0, 1.0), repeat=2), 0)
         for outcome in zip(first, second, strict=True):
             counts[outcome] += 1
@@ -174,9 +177,15 @@ def _slice(name: str, pairs: Sequence[Pair], alpha: float) -> Slice:
             counts[1.0, 1.0], only_first, only_second, counts[0.0, 0.0], alpha
         )
         p, method = mcnemar.mid, "McNemar, mid-p"
-    else:
+    elif len(set(clusters)) == len(pairs):
         difference, p = intervals.bca(differences, alpha), intervals.swap_test(first, second)
         method = "BCa bootstrap, swap test"
+    if len(set(clusters)) < len(pairs):
+        difference, p = intervals.clustered_mean(differences, clusters, alpha)
+        method = "clustered standard error"
+        if mcnemar is not None:
+            # Of few discordant pairs the clustered error is too sure.
+            p = max(p, mcnemar.mid)
     return Slice(
         name=name,
         items=len(pairs),

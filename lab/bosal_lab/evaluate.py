@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -61,31 +61,33 @@ def seed_of(noise: str, item: str, sample: int, turn: int) -> int:
 async def add_arms(
     client: AsyncClient,
     results: Results,
-    models: Sequence[str],
-    recipes: Sequence[str | Mapping[str, Any]],
+    asked: Iterable[tuple[str, str | Mapping[str, Any]]],
     *,
     seed: int,
     is_coupled: bool = True,
     max_tokens: int | None = None,
 ) -> list[Arm]:
-    """Make an arm of each recipe on each model; one that is recorded must be as it was."""
+    """Make an arm of each model and recipe; one that is recorded must be as it was.
+
+    "" is the server's default model; a recipe is a name the server knows or a document.
+    """
     served = {model.name: model for model in await client.models()}
     default = next((model.name for model in served.values() if model.is_default), "")
     recorded = results.arms
     arms = []
-    for model in [name or default for name in models] or [default]:
+    for name, recipe in asked:
+        model = name or default
         if model not in served:
             raise ArmError.unknown("model", model, served)
-        for recipe in recipes:
-            arm = await _arm(client, model, served[model].digest, recipe)
-            noise = str(seed) if is_coupled else f"{seed}/{arm.name}"
-            arm = replace(arm, noise=noise, max_tokens=max_tokens)
-            if arm.name in recorded:
-                _check_unchanged(recorded[arm.name], arm)
-            else:
-                results.add_arm(arm)
-                recorded[arm.name] = arm
-            arms.append(arm)
+        arm = await _arm(client, model, served[model].digest, recipe)
+        noise = str(seed) if is_coupled else f"{seed}/{arm.name}"
+        arm = replace(arm, noise=noise, max_tokens=max_tokens)
+        if arm.name in recorded:
+            _check_unchanged(recorded[arm.name], arm)
+        else:
+            results.add_arm(arm)
+            recorded[arm.name] = arm
+        arms.append(arm)
     return arms
 
 

@@ -33,10 +33,11 @@ class EvaluationError(LabError):
 
 
 class PromptError(EvaluationError):
-    """Raised when a line of a prompt file cannot be read as an item."""
+    """Raised when a prompt file, or a line of it counted from 1, cannot be read as items."""
 
-    def __init__(self, path: object, line: int, why: str) -> None:
-        super().__init__(f"{path}, line {line}: {why}")
+    def __init__(self, path: object, line: int | None, why: str) -> None:
+        place = "" if line is None else f", line {line}"
+        super().__init__(f"{path}{place}: {why}")
 
 
 class ArmError(EvaluationError):

@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import optimize, stats
 from statsmodels.stats.power import TTestPower
 
+from bosal_lab.compare import pairs
 from bosal_lab.evaluation_errors import ArmError
+from bosal_lab.results import Results
 
-__all__ = ["Need", "binary_need", "binary_power", "mean_need"]
+__all__ = ["Need", "binary_need", "binary_power", "mean_need", "measured_spread"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,3 +101,17 @@ def mean_need(
         high *= 2
     items = 2 if missing(2.0) >= 0 else math.ceil(optimize.brentq(missing, 2.0, high))
     return Need(items=items, power=float(test.power(effect, items, alpha)))
+
+
+def measured_spread(
+    path: Path, first: str, second: str, *, metric: str
+) -> tuple[float | None, float | None]:
+    """Return the discordance of a binary metric, or the deviation of paired differences."""
+    with Results.open(path) as results:
+        found, _ = pairs(results, first, second, metric, results.items)
+    if len(found) < 2:
+        raise ArmError(f"{first} and {second} share too few items with a value of {metric}")
+    differences = [pair.difference for pair in found]
+    if all(pair.is_binary for pair in found):
+        return float(np.mean(np.abs(differences))), None
+    return None, float(np.std(differences, ddof=1))

@@ -31,6 +31,8 @@ CREATE TABLE answer (
 CREATE TABLE score (
     arm TEXT, item TEXT, sample INTEGER, metric TEXT, value REAL,
     PRIMARY KEY (arm, item, sample, metric)) WITHOUT ROWID;
+CREATE TABLE floor (
+    name TEXT, item TEXT, value REAL, PRIMARY KEY (name, item)) WITHOUT ROWID;
 """
 
 
@@ -206,6 +208,23 @@ class Results:
                 "INSERT INTO score VALUES (?, ?, ?, ?, ?)",
                 [(*key, metric, value) for metric, value in metrics.items()],
             )
+
+    def set_floor(self, name: str, values: Mapping[str, float | None]) -> None:
+        """Store what trivial answers to each item are worth; an earlier floor is replaced."""
+        with self._connection:
+            self._connection.execute("DELETE FROM floor WHERE name = ?", (name,))
+            self._connection.executemany(
+                "INSERT INTO floor VALUES (?, ?, ?)",
+                [(name, item, value) for item, value in values.items()],
+            )
+
+    @property
+    def floors(self) -> dict[str, dict[str, float | None]]:
+        """Every floor's value by item."""
+        found: dict[str, dict[str, float | None]] = {}
+        for name, item, value in self._connection.execute("SELECT * FROM floor"):
+            found.setdefault(name, {})[item] = value
+        return found
 
     def done(self, *, with_errors: bool) -> set[tuple[str, str, int]]:
         """Return (arm, item, sample) of every answer, and of every error if asked."""

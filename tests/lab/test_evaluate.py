@@ -76,8 +76,7 @@ def run(
             arms = await add_arms(
                 client,
                 results,
-                models,
-                recipes,
+                [(model, recipe) for model in models for recipe in recipes],
                 seed=seed,
                 is_coupled=is_coupled,
                 max_tokens=max_tokens,
@@ -343,7 +342,7 @@ def test_a_recipe_document_is_sent_whole(tmp_path: Path) -> None:
 
     async def main(results: Results) -> None:
         async with AsyncClient(peer.address) as client:
-            arms = await add_arms(client, results, [""], [document], seed=1)
+            arms = await add_arms(client, results, [("", document)], seed=1)
             await evaluate(client, results, asked, arms, Settings(has_ranks=False))
 
     with serving(peer), Results.create(path, asked) as results:

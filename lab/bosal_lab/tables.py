@@ -1,0 +1,192 @@
+"""Evaluations as grids of text, for a terminal and for a page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bosal_lab.compare import Comparison, Slice
+from bosal_lab.intervals import Interval
+from bosal_lab.summary import Floor, Summary
+
+__all__ = ["Grid", "arms", "categories", "comparisons", "floors", "shifts", "slices"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A header and rows of as many cells."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def arms(found: Sequence[Summary]) -> Grid:
+    """One row an arm: what it achieved, and what is missing from the count."""
+    metric = found[0].metric if found else ""
+    return Grid(
+        ("arm", "items", metric, "stopped", "tokens", "seconds", "errors", "not scored", "missing"),
+        tuple(
+            (
+                one.arm.name,
+                str(one.items),
+                _with_interval(one.value),
+                _share(one.stopped.value),
+                _number(one.tokens, 1),
+                _number(one.seconds, 2),
+                str(one.errors),
+                str(one.unscored),
+                str(one.missing),
+            )
+            for one in found
+        ),
+    )
+
+
+def floors(found: Sequence[Floor]) -> Grid:
+    """One row a floor."""
+    return Grid(
+        ("floor", "items", "success"),
+        tuple((one.name, str(one.items), _with_interval(one.value)) for one in found),
+    )
+
+
+def categories(found: Sequence[Summary], below: Sequence[Floor]) -> Grid:
+    """One row a category, one column an arm or a floor."""
+    names = list(dict.fromkeys(name for one in found for name in one.categories))
+    columns = [one.categories for one in found] + [one.categories for one in below]
+    return Grid(
+        ("category", *(one.arm.name for one in found), *(one.name for one in below)),
+        tuple(
+            (
+                name,
+                *(
+                    _with_interval(column[name]) if name in column else "-"
+                    for column in columns[: len(found)]
+                ),
+                *(
+                    _share(column[name].value) if name in column else "-"
+                    for column in columns[len(found) :]
+                ),
+            )
+            for name in names
+        ),
+    )
+
+
+def shifts(found: Sequence[Summary]) -> Grid:
+    """One row an arm: shares of tokens by their rank under the model alone."""
+    return Grid(
+        ("arm", "tokens", "rank 1 (unshifted)", "rank 2-3 (marginal)", "above 3 (shifted)"),
+        tuple(
+            (
+                one.arm.name,
+                str(one.shift.tokens),
+                *map(_share, (one.shift.unshifted, one.shift.marginal, one.shift.shifted)),
+            )
+            for one in found
+            if one.shift is not None
+        ),
+    )
+
+
+def comparisons(found: Sequence[Comparison]) -> Grid:
+    """One row an arm that was compared."""
+    return Grid(
+        (
+            "arm",
+            "items",
+            "difference",
+            "p",
+            "p, Holm",
+            "discordant",
+            "method",
+            "saving by pairing",
+            "saving by coupling",
+            "equal answers",
+            "parts at token",
+        ),  # fmt: skip
+        tuple(
+            (
+                one.second,
+                str(one.whole.items) + (f" (-{one.left_out})" if one.left_out else ""),
+                _difference(one),
+                _p(one.whole.p),
+                _p(one.whole.adjusted_p),
+                _discordant(one.whole),
+                one.whole.method,
+                _factor(one.saving.unpaired),
+                _coupling(one),
+                _share(one.divergence.identical / max(1, one.divergence.pairs)),
+                _number(one.divergence.median_token, 0),
+            )
+            for one in found
+        ),
+    )
+
+
+def slices(comparison: Comparison) -> Grid:
+    """One row a category; looking around, not deciding."""
+    return Grid(
+        ("category", "items", comparison.first, comparison.second, "difference", "p", "p, FDR",
+         "discordant"),
+        tuple(
+            (
+                one.name,
+                str(one.items),
+                _value(one.first, comparison.metric),
+                _value(one.second, comparison.metric),
+                _signed(one.difference),
+                _p(one.p),
+                _p(one.adjusted_p),
+                _discordant(one),
+            )
+            for one in comparison.slices
+        ),
+    )  # fmt: skip
+
+
+def _discordant(one: Slice) -> str:
+    if one.mcnemar is None:
+        return "-"
+    return f"-{one.mcnemar.only_first} +{one.mcnemar.only_second}"
+
+
+def _difference(one: Comparison) -> str:
+    return _signed(one.whole.difference)
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def _with_interval(interval: Interval) -> str:
+    value, low, high = interval.value, interval.low, interval.high
+    if max(abs(low), abs(high)) > 1:
+        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{_share(value)} [{low * 100:.1f}, {high * 100:.1f}]"
+
+
+def _value(value: float, metric: str) -> str:
+    return f"{value:.3f}" if metric in ("tokens", "seconds") else _share(value)
+
+
+def _share(value: float) -> str:
+    return "-" if value != value else f"{value:.1%}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _p(value: float) -> str:
+    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _factor(value: float) -> str:
+    return "all" if value == float("inf") else f"{value:.2f}x"
+
+
+def _coupling(one: Comparison) -> str:
+    if not one.is_coupled:
+        return "not coupled"
+    if one.saving.uncoupled is None:
+        return "needs 2 samples"
+    return _factor(one.saving.uncoupled)
