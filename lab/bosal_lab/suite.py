@@ -108,5 +108,5 @@ def _from_document(document: dict[str, Any]) -> Item:
 
 def lab_suite() -> Suite:
     """Return the suite that belongs to the shipped models."""
-    place = resources.files("bosal_lab").joinpath("suites", f"{NAME}.jsonl")
+    place = resources.files("bosal_lab").joinpath("items", f"{NAME}.jsonl")
     return read_suite(place.read_text(encoding="utf-8"), place)

@@ -126,7 +126,8 @@ class Run:
         fitting = [
             saved
             for saved in found
-            if saved["step"] <= self._schedule.trunk or saved["steps"] == self._schedule.steps
+            if saved["steps"] == self._schedule.steps
+            or saved["step"] <= min(saved["trunk"], self._schedule.trunk)
         ]
         if fitting:
             best = max(fitting, key=lambda saved: int(saved["step"]))
@@ -139,6 +140,7 @@ class Run:
         saved = {
             "step": self.step,
             "steps": self._schedule.steps,
+            "trunk": self._schedule.trunk,
             "tokens": self.tokens,
             "seconds": self.seconds,
             "state": self._optimiser.state(),
