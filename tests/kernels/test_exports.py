@@ -1,0 +1,43 @@
+"""The public names of the kernels."""
+
+import subprocess
+import sys
+
+import bosal_kernels
+
+
+def test_the_public_names_are_these() -> None:
+    assert bosal_kernels.__all__ == [
+        "MAX_STAGES",
+        "YIELDED_BANS",
+        "YIELDED_MIN_TOKENS",
+        "Control",
+        "InvalidSlotParams",
+        "InvalidTouchedTokens",
+        "KernelError",
+        "Logprobs",
+        "Selection",
+        "SlotParams",
+        "SlotState",
+        "Stage",
+        "TokenFlag",
+        "TopTokens",
+        "TouchedTokens",
+        "choice_key",
+        "control",
+        "gumbel",
+        "select",
+    ]
+    for name in bosal_kernels.__all__:
+        assert hasattr(bosal_kernels, name)
+
+
+def test_importing_them_needs_torch_alone() -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules); import bosal_kernels;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "assert new <= {'bosal_kernels', *sys.stdlib_module_names}, new"
+    )
+    path = [entry for entry in sys.path if entry]
+    environment = {"PYTHONPATH": ":".join(path), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

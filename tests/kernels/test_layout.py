@@ -1,0 +1,257 @@
+"""The slots' state against a recount from each choice's history."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from bosal_kernels import (
+    MAX_STAGES,
+    InvalidSlotParams,
+    InvalidTouchedTokens,
+    KernelError,
+    SlotParams,
+    SlotState,
+    Stage,
+    TokenFlag,
+    TouchedTokens,
+)
+
+VOCAB = 60
+ACTIONS = ("admit", "free", "advance", "retract", "ban")
+SHARES = (0.04, 0.02, 0.6, 0.17, 0.17)
+
+
+@dataclass
+class History:
+    """What has happened to a choice since it was admitted."""
+
+    edits: dict[int, tuple[float, int]] = field(default_factory=dict)
+    output: list[int] = field(default_factory=list)
+    bans: set[tuple[int, int]] = field(default_factory=set)
+
+
+def entries(state: SlotState, slot: int) -> dict[int, tuple[int, float, int]]:
+    """The touched list as token -> (count, delta, flag), neutral entries left out."""
+    count = int(state.n_touch[slot])
+    tokens = state.t_tok[slot, :count].tolist()
+    assert len(set(tokens)) == count
+    positions = state.t_pos[slot]
+    assert [int(positions[token]) for token in tokens] == list(range(count))
+    assert int((positions >= 0).sum()) == count
+    for table in (state.t_tok, state.t_out_count, state.t_delta, state.t_flag):
+        assert not table[slot, count:].any()
+    values = zip(
+        tokens,
+        state.t_out_count[slot].tolist(),
+        state.t_delta[slot].tolist(),
+        state.t_flag[slot].tolist(),
+        strict=False,
+    )
+    return {
+        token: (count, delta, flag)
+        for token, count, delta, flag in values
+        if count or delta or flag
+    }
+
+
+def bans(state: SlotState, slot: int) -> set[tuple[int, int]]:
+    count = int(state.n_ban[slot])
+    tokens = state.t_tok[slot, state.ban_index[slot, :count].long()].tolist()
+    return set(zip(state.ban_position[slot, :count].tolist(), tokens, strict=True))
+
+
+def recount(history: History) -> dict[int, tuple[int, float, int]]:
+    found = {}
+    for token in {*history.edits, *history.output}:
+        delta, flag = history.edits.get(token, (0.0, 0))
+        edit = (history.output.count(token), delta, flag)
+        if any(edit):
+            found[token] = edit
+    return found
+
+
+def test_state_equals_a_recount_after_any_steps_in_any_slots() -> None:
+    rng = np.random.default_rng(4)
+    state = SlotState(num_slots=4, vocab_size=VOCAB, touched_capacity=3)
+    live: dict[int, History] = {}
+    for _ in range(1500):
+        action = rng.choice(ACTIONS, p=SHARES)
+        slot = int(rng.integers(4))
+        if action == "admit":
+            ids = rng.permutation(VOCAB)[: rng.integers(0, 12)].tolist()
+            edits = {token: (float(rng.integers(-2, 3)), int(rng.integers(16))) for token in ids}
+            touched = TouchedTokens.of(ids, [edits[t][0] for t in ids], [edits[t][1] for t in ids])
+            state.admit(slot, SlotParams(key=slot), touched)
+            live[slot] = History(edits=edits)
+        elif action == "free":
+            state.free(slot)
+            live.pop(slot, None)
+        elif action == "advance" and live:
+            chosen = rng.permutation(list(live))[: rng.integers(1, 5)]
+            tokens = rng.integers(0, VOCAB, len(chosen))
+            state.advance(torch.from_numpy(chosen), torch.from_numpy(tokens))
+            for each, token in zip(chosen.tolist(), tokens.tolist(), strict=True):
+                live[each].output.append(token)
+        elif action == "retract" and slot in live:
+            history = live[slot]
+            count = int(rng.integers(0, len(history.output) + 1)) % 6
+            kept = len(history.output) - count
+            state.retract(slot, history.output[kept:])
+            history.output = history.output[:kept]
+            history.bans = {ban for ban in history.bans if ban[0] <= kept}
+        elif action == "ban" and slot in live:
+            position = len(live[slot].output) + int(rng.integers(0, 2))
+            tokens = rng.integers(0, VOCAB, rng.integers(0, 4))
+            state.ban_at(slot, position, tokens.tolist())
+            live[slot].bans |= {(position, token) for token in tokens.tolist()}
+        for each in range(4):
+            history = live.get(each, History())
+            assert entries(state, each) == recount(history)
+            assert int(state.position[each]) == len(history.output)
+            assert bans(state, each) == history.bans
+
+
+def tensors(state: SlotState) -> dict[str, torch.Tensor]:
+    return {
+        name: value
+        for name, value in vars(state).items()
+        if isinstance(value, torch.Tensor) and not name.startswith("_")
+    }
+
+
+def full_params() -> SlotParams:
+    return SlotParams(
+        key=2**64 - 5,
+        repetition=1.2,
+        presence=0.1,
+        frequency=0.2,
+        used_weight=-1.0,
+        eos_ramp_weight=3.0,
+        eos_ramp_over=9,
+        min_tokens=4,
+        chain=((Stage.TOP_K, 5.0, 0.0), (Stage.XTC, 0.5, 0.1)),
+        logprobs=3,
+    )
+
+
+@pytest.mark.parametrize("end", ["free", "admit"])
+def test_a_reused_slot_keeps_nothing_of_its_past(end: str) -> None:
+    used = SlotState(num_slots=2, vocab_size=VOCAB, touched_capacity=64)
+    used.admit(1, full_params(), TouchedTokens.of([1, 2, 3], 2.0, TokenFlag.EOS))
+    for token in range(20):
+        used.advance(torch.tensor([1]), torch.tensor([token]))
+    used.ban_at(1, 20, [4, 5])
+    fresh = SlotState(num_slots=2, vocab_size=VOCAB, touched_capacity=64)
+    if end == "free":
+        used.free(1)
+    else:
+        for state in (used, fresh):
+            state.admit(1, SlotParams(key=8), TouchedTokens.of([7], 1.0))
+    for name, table in tensors(fresh).items():
+        assert torch.equal(getattr(used, name), table), name
+
+
+def test_admit_stores_every_number() -> None:
+    state = SlotState(num_slots=3, vocab_size=VOCAB)
+    state.admit(1, full_params(), TouchedTokens.of([9, 4], [1.0, -2.0], [1, 2]))
+    assert int(state.key[1]) == -5
+    assert state.repetition[1].item() == pytest.approx(1.2)
+    assert state.presence[1].item() == pytest.approx(0.1)
+    assert state.frequency[1].item() == pytest.approx(0.2)
+    assert state.used_weight[1].item() == -1.0
+    assert state.eos_ramp_weight[1].item() == 3.0
+    assert int(state.eos_ramp_over[1]) == 9
+    assert int(state.min_tokens[1]) == 4
+    assert int(state.logprobs[1]) == 3
+    assert state.chain_stage[1].tolist() == [2, 9] + [0] * (MAX_STAGES - 2)
+    assert state.chain_value[1, :2].tolist() == [5.0, 0.5]
+    assert state.chain_second[1, :2].tolist() == [0.0, 0.1]
+    assert entries(state, 1) == {9: (0, 1.0, 1), 4: (0, -2.0, 2)}
+    untouched = SlotState(num_slots=3, vocab_size=VOCAB)
+    for name, table in tensors(untouched).items():
+        for slot in (0, 2):
+            assert torch.equal(getattr(state, name)[slot], table[slot]), name
+
+
+def test_touched_lists_grow_when_they_are_full() -> None:
+    state = SlotState(num_slots=2, vocab_size=VOCAB, touched_capacity=1)
+    state.admit(0, SlotParams(key=0), TouchedTokens.of([1, 2, 3]))
+    for token in range(VOCAB):
+        state.advance(torch.tensor([0, 1]), torch.tensor([token, VOCAB - 1 - token]))
+    for slot in range(2):
+        assert entries(state, slot) == dict.fromkeys(range(VOCAB), (1, 0.0, 0))
+
+
+def test_retract_undoes_advance_to_the_bit() -> None:
+    state = SlotState(num_slots=1, vocab_size=VOCAB, touched_capacity=64)
+    state.admit(0, full_params(), TouchedTokens.of([1, 2], 1.0))
+    before = {name: table.clone() for name, table in tensors(state).items()}
+    tokens = [1, 5, 5, 9, 2, 5]
+    for token in tokens:
+        state.advance(torch.tensor([0]), torch.tensor([token]))
+    state.retract(0, tokens[3:])
+    state.retract(0, tokens[:3])
+    for name, table in before.items():
+        assert torch.equal(getattr(state, name), table), name
+
+
+def test_retracting_what_was_not_said_is_an_error() -> None:
+    state = SlotState(num_slots=1, vocab_size=VOCAB)
+    state.admit(0, SlotParams(key=0), TouchedTokens.of([1]))
+    for token in (1, 2):
+        with pytest.raises(InvalidTouchedTokens, match="not in the output"):
+            state.retract(0, [token])
+
+
+@pytest.mark.parametrize("ids", [[-1], [VOCAB], [0, VOCAB + 7]])
+def test_tokens_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
+    state = SlotState(num_slots=1, vocab_size=VOCAB)
+    with pytest.raises(InvalidTouchedTokens, match="must lie in"):
+        state.admit(0, SlotParams(key=0), TouchedTokens.of(ids))
+
+
+def test_touched_tokens_given_twice_to_the_slot_are_refused() -> None:
+    state = SlotState(num_slots=1, vocab_size=VOCAB)
+    twice = TouchedTokens(torch.tensor([3, 3]), torch.zeros(2), torch.zeros(2, dtype=torch.int32))
+    with pytest.raises(InvalidTouchedTokens, match="unique"):
+        state.admit(0, SlotParams(key=0), twice)
+    assert int(state.n_touch[0]) == 0
+    with pytest.raises(InvalidTouchedTokens, match="differ in length"):
+        TouchedTokens.of([1, 2], [0.5])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"chain": ((Stage.TOP_K, 1.0, 0.0),) * (MAX_STAGES + 1)},
+        {"chain": ((Stage.TEMPERATURE, 1.0, 0.0),) * 2},
+        {"eos_ramp_over": 0},
+        {"repetition": 0.0},
+        {"repetition": float("nan")},
+    ],
+)
+def test_numbers_a_slot_cannot_hold_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidSlotParams) as caught:
+        SlotParams(key=0, **wrong)  # type: ignore[arg-type]
+    assert isinstance(caught.value, KernelError)
+    assert caught.value.code == "INTERNAL"
+    assert caught.value.reason == "INVALID_SLOT_PARAMS"
+    assert caught.value.field is None
+    assert caught.value.metadata == {}
+
+
+def test_stage_numbers_are_public() -> None:
+    assert {stage.name: int(stage) for stage in Stage} == {
+        "NONE": 0,
+        "TEMPERATURE": 1,
+        "TOP_K": 2,
+        "TOP_P": 3,
+        "MIN_P": 4,
+        "TYPICAL": 5,
+        "TOP_N_SIGMA": 6,
+        "EPSILON": 7,
+        "ETA": 8,
+        "XTC": 9,
+    }
