@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bosal_server.config import InvalidConfig, Limits, ServerConfig
+from bosal_server.config import InvalidConfig, Limits, LogLevel, ServerConfig
 
 _DEFAULTS = ServerConfig()
 
@@ -103,7 +103,10 @@ def serve(
         ),
     ] = _DEFAULTS.drain_seconds,
     log_level: Annotated[
-        str, typer.Option(envvar="BOSAL_LOG_LEVEL", help="DEBUG, INFO, WARNING or ERROR.")
+        LogLevel,
+        typer.Option(
+            envvar="BOSAL_LOG_LEVEL", case_sensitive=False, help="What is said on standard error."
+        ),
     ] = _DEFAULTS.log_level,
 ) -> None:
     """Serve one or more models over gRPC until Ctrl-C or SIGTERM.
@@ -116,10 +119,6 @@ def serve(
       bosal serve --model Qwen/Qwen3-0.6B-Base --default-recipe rules\n
       bosal serve --model small=./small --model large=./large --recipes ./recipes
     """
-    try:
-        from bosal_server import main
-    except ModuleNotFoundError as error:
-        raise _missing_extra(error) from None
     try:
         config = ServerConfig(
             models=ServerConfig.resolve_models(models or ()),
@@ -137,11 +136,15 @@ def serve(
             max_batch_tokens=max_batch_tokens,
             cache_tokens=cache_tokens,
             drain_seconds=drain_seconds,
-            log_level=log_level.upper(),
+            log_level=log_level,
             limits=Limits(max_request_bytes=max_request_bytes),
         )
     except InvalidConfig as error:
         raise typer.BadParameter(str(error)) from None
+    try:
+        from bosal_server import main
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from None
     raise typer.Exit(main.serve(config))
 
 

@@ -3,11 +3,21 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from bosal_server.errors import ServerError
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class LogLevel(StrEnum):
+    """How much a server says on standard error."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
 
 
 class InvalidConfig(ServerError):
@@ -78,7 +88,7 @@ class ServerConfig:
     cache_tokens: int | None = None
     # How long running requests may take to finish after SIGTERM.
     drain_seconds: float = 30.0
-    log_level: str = "WARNING"
+    log_level: LogLevel = LogLevel.WARNING
     limits: Limits = field(default_factory=Limits)
 
     @classmethod

@@ -46,8 +46,7 @@ class _Answer:
             return ""
         timings, count = self.generation.timings, self.generation.usage.output_tokens
         rate = f", {(count - 1) / timings.decode:.0f} tokens/s" if timings.decode > 0 else ""
-        reason = self.generation.choices[0].finish_reason
-        return f"first token {self.first_token_s * 1000:.0f} ms{rate}, {count} tokens, {reason}"
+        return f"first token {self.first_token_s * 1000:.0f} ms{rate}, {count} tokens"
 
 
 @dataclass(slots=True)

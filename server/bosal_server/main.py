@@ -177,7 +177,12 @@ def _embedded() -> ModelConfig:
     """The model that comes with this package."""
     import bosal_models
 
-    return ModelConfig(name=_EMBEDDED, source=str(bosal_models.path(_EMBEDDED)))
+    try:
+        return ModelConfig(name=_EMBEDDED, source=str(bosal_models.path(_EMBEDDED)))
+    except bosal_models.UnknownModelError:
+        raise InvalidConfig(
+            "this installation has no embedded model; name one with --model"
+        ) from None
 
 
 def _load(model: ModelConfig, config: ServerConfig) -> LoadedModel:

@@ -1,0 +1,108 @@
+"""`serve` and `demo` as an operator runs them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.live_server import environment
+
+from bosal_server.config import ServerConfig
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bosal_server", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(OMP_NUM_THREADS="1", COLUMNS="140", **variables),
+    )
+
+
+def test_help_costs_no_heavy_import() -> None:
+    program = (
+        "import sys; import bosal_server.commands; "
+        "print([name for name in ('torch', 'transformers', 'pydantic') if name in sys.modules])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment()
+    )
+    assert output.stdout.strip() == "[]", output.stderr
+
+
+def test_every_option_has_a_variable() -> None:
+    shown = run("serve", "--help").stdout
+    assert "Examples" in shown
+    options = set(re.findall(r"--([a-z][a-z-]+) ", shown)) - {"help", "model"}
+    variables = set(re.findall(r"BOSAL_([A-Z_]+)", shown)) - {"MODELS"}
+    assert {option.replace("-", "_").upper() for option in options} == variables
+
+
+def test_the_help_states_the_defaults() -> None:
+    shown = run("serve", "--help").stdout
+    config = ServerConfig()
+    for value in (config.host, config.port, config.metrics_port, config.max_running):
+        assert f"[default: {value}]" in shown
+
+
+def test_a_missing_package_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['prometheus_client'] = None; "
+        "sys.argv = ['bosal', 'serve']; import bosal_server.__main__"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment()
+    )
+    assert ended.returncode == 1
+    assert "pip install 'bosal[server]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_wrong_option_is_refused() -> None:
+    for arguments, message in (
+        (("--port=99999",), "65535"),
+        (("--max-waiting=0",), "--max-waiting"),
+        (("--recipes=/no/such/folder",), "/no/such/folder"),
+        (("--model=a=x", "--model=a=y"), "'a'"),
+        (("--log-level=loud",), "loud"),
+    ):
+        ended = run("serve", *arguments)
+        assert ended.returncode == 2, arguments
+        assert message in ended.stderr
+
+
+def test_options_come_from_the_environment_too(tmp_path: Path) -> None:
+    ended = run("serve", BOSAL_MODELS=f"mine={tmp_path}", BOSAL_PORT="0")
+    assert ended.returncode == 1
+    assert "'mine'" in ended.stderr
+    assert "config.json" in ended.stderr
+
+
+def test_the_demo_shows_both_and_stops_its_server(tiny_model: Path) -> None:
+    ended = run("demo", f"--model=tiny={tiny_model}", "--recipe=rules", "--max-tokens=12")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    for recipe in ("plain", "rules"):
+        figures = rf"^--- {recipe}: first token \d+ ms, \d+ tokens/s, \d+ tokens$"
+        assert len(re.findall(figures, ended.stdout, re.MULTILINE)) == 3
+    address = re.match(r"a server is ready at (\S+)", ended.stdout)
+    assert address is not None
+    assert not _listens(int(address[1].rpartition(":")[2]))
+
+
+def test_a_demo_that_fails_says_so() -> None:
+    ended = run("demo", "--model=mine=./no-such/folder/at-all")
+    assert ended.returncode == 1
+    assert "'mine'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def _listens(port: int) -> bool:
+    table = Path("/proc/net/tcp")
+    if not table.exists():
+        return False
+    lines = table.read_text().splitlines()[1:]
+    return any(
+        fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in map(str.split, lines)
+    )
