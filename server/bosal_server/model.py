@@ -4,35 +4,29 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 import transformers
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from bosal_decoding.errors import UnsupportedTokenizer
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_server.engine.kv_pool import LayerShape
+from bosal_server.engine.kv_pool import KVPool, LayerShape
 from bosal_server.engine.probe import probe
 from bosal_server.engine.torch_runner import TorchRunner
-from bosal_server.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "added_tokens.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
+from bosal_server.errors import ModelCorrupt, ModelUnsupported
+from bosal_server.model_files import (
+    TOKENIZER_FILES,
+    content_digest,
+    count_parameters,
+    first_line,
+    model_folder,
+    weight_files,
 )
-_CONFIG_FILES = ("config.json", "generation_config.json")
+
 _SERVED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 _DTYPES = {
     "float32": torch.float32,
@@ -69,10 +63,7 @@ class LoadedModel:
     def runner(self, *, cache_tokens: int | None = None) -> TorchRunner:
         """Build the torch runner with room for so many tokens; unset: 65,536 or 4 GiB."""
         if cache_tokens is None:
-            per_token = sum(
-                2 * layer.num_kv_heads * layer.head_dim * _DTYPES[self.dtype].itemsize
-                for layer in self.layers
-            )
+            per_token = KVPool.bytes_per_token(self.layers, _DTYPES[self.dtype])
             cache_tokens = min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // per_token)
         num_blocks = -(-cache_tokens // TorchRunner.block_size)
         return TorchRunner(self.model, self.layers, num_blocks=num_blocks)
@@ -94,9 +85,9 @@ def load_model(
         ModelUnsupported: the model could not be served exactly.
     """
     with _quiet():
-        folder = _resolve(name, source, trust_remote_code)
-        weight_files = _weight_files(name, folder)
-        num_parameters = sum(_count_parameters(name, file) for file in weight_files)
+        folder = model_folder(name, source, trust_remote_code)
+        weights = weight_files(name, folder)
+        num_parameters = sum(count_parameters(name, file) for file in weights)
         config = _load_config(name, folder, trust_remote_code)
         _check_config(name, config)
         torch_dtype = _choose_dtype(dtype, device, num_parameters)
@@ -111,7 +102,7 @@ def load_model(
         model=model,
         layers=layers,
         vocabulary=vocabulary,
-        digest=_digest(folder, weight_files),
+        digest=content_digest(folder, weights),
         architecture=type(model).__name__,
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         context_tokens=context_tokens,
@@ -143,68 +134,12 @@ def _quiet() -> Iterator[None]:
             hub.enable_progress_bars()
 
 
-def _resolve(name: str, source: str, trust_remote_code: bool) -> Path:
-    """Return the directory of the model's files, fetched from the hub if need be."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelNotFound(name, source, "the directory has no config.json")
-        return folder
-    if folder.exists():
-        raise ModelNotFound(name, source, "it is a file, not a directory")
-    patterns = ["*.safetensors", "*.safetensors.index.json", *_CONFIG_FILES, *_TOKENIZER_FILES]
-    if trust_remote_code:
-        patterns.append("*.py")
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                source, allow_patterns=patterns, ignore_patterns=["*/*"]
-            )
-        )
-    except HFValidationError:
-        raise ModelNotFound(name, source, "no such directory, nor a name on the hub") from None
-    except LocalEntryNotFoundError:
-        cause = "no such directory, not in the local cache, and the hub cannot be reached"
-        raise ModelNotFound(name, source, cause) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelNotFound(name, source, _first_line(error)) from None
-
-
-def _weight_files(name: str, folder: Path) -> list[Path]:
-    index_file = folder / "model.safetensors.index.json"
-    if index_file.is_file():
-        try:
-            shards = sorted(set(json.loads(index_file.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelCorrupt(name, index_file.name, _first_line(error)) from None
-        for shard in shards:
-            if not (folder / shard).is_file():
-                raise ModelCorrupt(name, shard, f"it is missing, though {index_file.name} names it")
-        return [folder / shard for shard in shards]
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        others = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"))]
-        hint = f"; pickled weights ({others[0]}) are not loaded" if others else ""
-        raise ModelCorrupt(name, weights.name, f"it is missing{hint}")
-    return [weights]
-
-
-def _count_parameters(name: str, file: Path) -> int:
-    """Read a weight file's header, which must account for every byte of it."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            shapes = [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelCorrupt(name, file.name, _first_line(error)) from None
-    return sum(torch.Size(shape).numel() for shape in shapes)
-
-
 def _load_config(name: str, folder: Path, trust_remote_code: bool) -> Any:
     file = folder / "config.json"
     try:
         model_type = json.loads(file.read_text())["model_type"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelCorrupt(name, file.name, f"no model type: {_first_line(error)}") from None
+        raise ModelCorrupt(name, file.name, f"no model type: {first_line(error)}") from None
     try:
         return transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
@@ -216,7 +151,7 @@ def _load_config(name: str, folder: Path, trust_remote_code: bool) -> Any:
             cause = "transformers does not know this model type"
         raise ModelUnsupported(name, str(model_type), cause) from None
     except Exception as error:  # a field of the wrong type: each configuration has its own checks
-        raise ModelCorrupt(name, file.name, _first_line(error)) from None
+        raise ModelCorrupt(name, file.name, first_line(error)) from None
 
 
 def _check_config(name: str, config: Any) -> None:
@@ -257,7 +192,7 @@ def _load_weights(
             output_loading_info=True,
         )
     except (RuntimeError, OSError, SafetensorError) as error:
-        raise ModelCorrupt(name, "model.safetensors", _first_line(error)) from None
+        raise ModelCorrupt(name, "model.safetensors", first_line(error)) from None
     missing = sorted(report["missing_keys"])
     if missing:
         cause = f"{len(missing)} weights are missing, the first is '{missing[0]}'"
@@ -276,7 +211,7 @@ def _check_model(name: str, model: Any) -> None:
 
 
 def _load_vocabulary(name: str, folder: Path, model: Any, trust_remote_code: bool) -> Vocabulary:
-    file = next((file for file in _TOKENIZER_FILES if (folder / file).is_file()), None)
+    file = next((file for file in TOKENIZER_FILES if (folder / file).is_file()), None)
     if file is None:
         raise ModelCorrupt(name, "tokenizer.json", "it is missing")
     # AutoTokenizer rebuilds some families' tokenizers by rules of its own; tokenizer.json is what
@@ -288,7 +223,7 @@ def _load_vocabulary(name: str, folder: Path, model: Any, trust_remote_code: boo
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except Exception as error:  # the tokenizers library raises bare Exception on a bad file
-        raise ModelCorrupt(name, file, _first_line(error)) from None
+        raise ModelCorrupt(name, file, first_line(error)) from None
     head_rows = model.config.get_text_config().vocab_size
     try:
         vocabulary = Vocabulary.from_tokenizer(
@@ -348,21 +283,3 @@ def _context_tokens(name: str, model: Any) -> int:
         if part.get("rope_type") == "longrope":
             limit = min(limit, part.get("original_max_position_embeddings", limit))
     return int(limit)
-
-
-def _digest(folder: Path, weight_files: list[Path]) -> str:
-    """Hash the content of everything that decides the output."""
-    names = (*_CONFIG_FILES, *_TOKENIZER_FILES)
-    files = [folder / name for name in names if (folder / name).is_file()] + weight_files
-    total = blake2b(digest_size=16)
-    for file in sorted(files, key=lambda file: file.name):
-        content = blake2b(digest_size=32)
-        with file.open("rb") as stream:
-            while part := stream.read(1 << 22):
-                content.update(part)
-        total.update(file.name.encode() + b"\0" + content.digest())
-    return total.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

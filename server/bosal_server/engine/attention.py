@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from bosal_server.engine.attention_batch import AttentionBatch, DecodeBucket, PrefillChunk
 
-IMPLEMENTATION = "bosal_blocks"
+_IMPLEMENTATION = "bosal_blocks"
 
 # Returns (output, log-sum-exp); the public call drops the second.
 _flash_with_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -52,7 +52,10 @@ def block_attention(
     return output[None], None
 
 
-AttentionInterface.register(IMPLEMENTATION, block_attention)
+def use_block_attention(model: PreTrainedModel) -> None:
+    """Let a model's attention layers call `block_attention`; they then need `bosal_batch`."""
+    AttentionInterface.register(_IMPLEMENTATION, block_attention)
+    model.set_attn_implementation(_IMPLEMENTATION)
 
 
 class _Attend:

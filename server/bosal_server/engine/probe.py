@@ -80,9 +80,6 @@ def _recording_attention(
     return bosal_recorder.attend(module, query, key, value, arguments).transpose(1, 2), None
 
 
-AttentionInterface.register(_IMPLEMENTATION, _recording_attention)
-
-
 @torch.inference_mode()
 def probe(name: str, model: Any, *, context_tokens: int) -> tuple[LayerShape, ...]:
     """Return the attention layers' shapes.
@@ -100,6 +97,7 @@ def probe(name: str, model: Any, *, context_tokens: int) -> tuple[LayerShape, ..
     ]
     model.eval()
     recorder = _Recorder()
+    AttentionInterface.register(_IMPLEMENTATION, _recording_attention)
     model.set_attn_implementation(_IMPLEMENTATION)
     # A model whose attention is beyond the recorder may also fail in it.
     failure = None

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from bosal_server.engine.attention import IMPLEMENTATION
+from bosal_server.engine.attention import use_block_attention
 from bosal_server.engine.attention_batch import AttentionBatch
 from bosal_server.engine.kv_pool import KVPool, LayerShape
 from bosal_server.engine.step import StepPlan
@@ -19,7 +20,9 @@ class TorchRunner:
     kind = "torch"
     block_size = BLOCK_SIZE
 
-    def __init__(self, model: nn.Module, layers: Sequence[LayerShape], *, num_blocks: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, layers: Sequence[LayerShape], *, num_blocks: int
+    ) -> None:
         weight = next(model.parameters())
         self._model = model
         self._device = weight.device
@@ -31,7 +34,7 @@ class TorchRunner:
             dtype=weight.dtype,
             device=weight.device,
         )
-        model.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
+        use_block_attention(model)
         model.eval()
 
     @property
