@@ -3,7 +3,7 @@
 import asyncio
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from bosal.v1 import (
@@ -18,6 +18,7 @@ from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.metrics import Metrics
 from bosal_server.rpc.generation_service import GenerationService
+from bosal_server.rpc.health import HealthService
 from bosal_server.rpc.interceptors import Boundary
 from bosal_server.rpc.model_service import ModelService
 from bosal_server.rpc.recipe_service import RecipeService
@@ -27,6 +28,7 @@ _SERVICES = (
     recipe_pb2.DESCRIPTOR.services_by_name["RecipeService"].full_name,
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Our own limit answers with a described error; gRPC's, which ends the call, only guards memory.
 _TRANSPORT_FACTOR = 16
 # Time for the last statuses to leave after every call is done.
@@ -40,7 +42,7 @@ class RpcServer:
         max_bytes = config.limits.max_request_bytes
         self._config = config
         self._boundary = Boundary(metrics, max_request_bytes=max_bytes)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService(_SERVICES)
         self._server = grpc.aio.server(
             interceptors=[self._boundary],
             options=[
@@ -59,7 +61,7 @@ class RpcServer:
         recipe_pb2_grpc.add_RecipeServiceServicer_to_server(RecipeService(core), self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core, config), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*_SERVICES, _HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> str:
@@ -71,13 +73,11 @@ class RpcServer:
         except RuntimeError:
             raise InvalidConfig(f"cannot listen at {wanted}") from None
         await self._server.start()
-        for name in ("", *_SERVICES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
 
     async def drain(self, seconds: float) -> bool:
         """Say NOT_SERVING, refuse new calls, let running ones end; False if time ran out."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.stop_serving()
         try:
             await asyncio.wait_for(self._boundary.drain(), seconds)
         except TimeoutError:

@@ -28,7 +28,7 @@ def small(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("recipes")
     (folder / "mine.yaml").write_text("rules:\n  - {rule: temperature, value: 0}\n")
     (folder / "other.json").write_text(json.dumps({"rules": [{"rule": "top_k", "k": 1}]}))
-    options = (f"--recipes={folder}", "--default-recipe=mine")
+    options = (f"--recipes={folder}", "--default-recipe=mine", f"--model=twin={tiny_model}")
     with serving(tiny_model, "--max-running=1", "--max-waiting=1", *options) as live:
         yield live
 
@@ -36,8 +36,12 @@ def small(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_a_signal_lets_a_running_stream_end(tiny_model: Path) -> None:
     with LiveServer(f"--model=tiny={tiny_model}") as live:
         with Client(live.address) as client, grpc.insecure_channel(live.address) as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            health = health_pb2_grpc.HealthStub(channel)
+            watch, other = (health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2))
+            for one in (watch, other):
+                assert next(one).status == health_pb2.HealthCheckResponse.SERVING
+            # One watcher's leaving does not silence the other.
+            other.cancel()
             stream = client.stream("Hi", max_tokens=400, overrides=ENDLESS)
             assert stream.started.max_tokens == 400
             live.process.send_signal(signal.SIGTERM)
@@ -95,6 +99,20 @@ def test_recipes_of_a_folder_are_served(small: LiveServer) -> None:
         assert names["mine"].is_default
         started = client.generate("Hi", max_tokens=1).started
         assert (started.recipe_name, started.recipe_version) == ("mine", names["mine"].version)
+
+
+def test_several_models_are_served_at_once(small: LiveServer) -> None:
+    with Client(small.address) as client:
+        assert [(model.name, model.is_default) for model in client.models()] == [
+            ("tiny", True),
+            ("twin", False),
+        ]
+        by_model = [
+            client.generate("Hi", model=name, seed=1, max_tokens=8, recipe="plain")
+            for name in ("tiny", "twin", "")
+        ]
+        assert [one.started.model for one in by_model] == ["tiny", "twin", "tiny"]
+        assert len({one.text for one in by_model}) == 1
 
 
 def test_a_corrupt_model_is_named_and_the_exit_code_says_so(

@@ -1,6 +1,7 @@
 """Health, reflection, models and the metrics endpoint of a running server."""
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.live_server import LiveServer
@@ -22,6 +23,18 @@ def test_every_service_is_healthy(server: LiveServer) -> None:
         for service in ("", *SERVICES):
             request = health_pb2.HealthCheckRequest(service=service)
             assert stub.Check(request).status == SERVING
+
+
+def test_an_unknown_service_has_no_health(server: LiveServer) -> None:
+    request = health_pb2.HealthCheckRequest(service="bosal.v1.Nothing")
+    with grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.Check(request)
+        assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+        watch = stub.Watch(request)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watch.cancel()
 
 
 def test_reflection_lists_the_services(server: LiveServer) -> None:
