@@ -35,7 +35,6 @@ class TorchRunner:
             device=weight.device,
         )
         use_block_attention(model)
-        model.eval()
 
     @property
     def dtype(self) -> str:
@@ -47,7 +46,7 @@ class TorchRunner:
 
     @property
     def vocab_size(self) -> int:
-        return int(self._model.config.get_text_config().vocab_size)  # type: ignore[union-attr, operator]
+        return int(self._model.config.get_text_config().vocab_size)
 
     @property
     def num_blocks(self) -> int:
