@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def measure(
     command: str,
 ) -> None:
     """Answer what is missing, on `server` or, if that is empty, on one of our own."""
-    with serving(models) if not server else nullcontext(server) as address:
+    with ExitStack() as stack:
+        address = server or stack.enter_context(serving(models)).address
         with Client(address) as client:
             documents = {recipe.name: recipe.document for recipe in client.recipes()}
         request = Request(arms=headline_rows(documents), seed=seed, settings=settings)

@@ -4,10 +4,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from bosal_lab.evaluation_errors import EvaluationError
 
-__all__ = ["LocalServerError", "serving"]
+__all__ = ["LocalServer", "LocalServerError", "serving"]
 
 _READY = "ready at "
 _STOP_SECONDS = 30
@@ -22,9 +23,17 @@ class LocalServerError(EvaluationError):
         super().__init__("the server did not start")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalServer:
+    """A server that is up."""
+
+    address: str
+    pid: int
+
+
 @contextmanager
-def serving(models: Mapping[str, object]) -> Iterator[str]:
-    """Serve models by name from their folders on a free port; the value is the address."""
+def serving(models: Mapping[str, object]) -> Iterator[LocalServer]:
+    """Serve models by name from their folders on a free port."""
     command = [sys.executable, "-m", "bosal_server", "serve", "--port", "0", "--metrics-port", "-1"]
     for name, folder in models.items():
         command += ["--model", f"{name}={folder}"]
@@ -34,7 +43,8 @@ def serving(models: Mapping[str, object]) -> Iterator[str]:
         line = process.stdout.readline()
         if not line.startswith(_READY):
             raise LocalServerError
-        yield line.removeprefix(_READY).strip().partition(",")[0]
+        address = line.removeprefix(_READY).strip().partition(",")[0]
+        yield LocalServer(address=address, pid=process.pid)
     finally:
         process.terminate()
         try:

@@ -20,6 +20,8 @@ from bosal.v1 import (
     recipe_pb2_grpc,
 )
 
+RULES = ("eos_ramp", "token_weights", "used_token_weight", "temperature")
+
 Speak = Callable[["Question"], str]
 
 
@@ -124,7 +126,8 @@ class Peer(
     def ListRecipes(
         self, request: recipe_pb2.ListRecipesRequest, context: grpc.ServicerContext
     ) -> recipe_pb2.ListRecipesResponse:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no list here")
+        recipes = [self._recipe(name) for name in self.recipes]
+        return recipe_pb2.ListRecipesResponse(recipes=recipes)
 
     def ListRules(
         self, request: recipe_pb2.ListRulesRequest, context: grpc.ServicerContext
@@ -136,12 +139,12 @@ class Peer(
     ) -> recipe_pb2.GetRecipeResponse:
         if request.name.partition("@")[0] not in self.recipes:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no recipe is named {request.name}")
-        rule = recipe_pb2.Rule(rule="eos_ramp")
-        rule.params.update({"weight": 15, "over": 250})
-        recipe = recipe_pb2.Recipe(name=request.name, rules=[rule])
-        return recipe_pb2.GetRecipeResponse(
-            recipe=recipe_pb2.RecipeVersion(recipe=recipe, version=self.version)
-        )
+        return recipe_pb2.GetRecipeResponse(recipe=self._recipe(request.name))
+
+    def _recipe(self, name: str) -> recipe_pb2.RecipeVersion:
+        rules = [recipe_pb2.Rule(rule=rule) for rule in RULES]
+        recipe = recipe_pb2.Recipe(name=name, rules=rules)
+        return recipe_pb2.RecipeVersion(recipe=recipe, version=self.version)
 
     def ValidateRecipe(
         self, request: recipe_pb2.ValidateRecipeRequest, context: grpc.ServicerContext
