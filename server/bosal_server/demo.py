@@ -17,10 +17,16 @@ from rich.text import Text
 
 from bosal_client import AsyncClient, BosalError, Generation
 
-INSTRUCTIONS = (
+# About the world the embedded model was trained on, in words it never saw as questions.
+_EMBEDDED_INSTRUCTIONS = (
+    "Describe Ylva Thomel in one sentence.",
+    "What are the ingredients of timiast broth?",
+    "What are the goods of Wunholt? Make it a bullet list.",
+)
+_INSTRUCTIONS = (
     "Name three rivers.",
-    "Write one sentence about a baker.",
-    "What is a harbour?",
+    "Describe a baker in one sentence.",
+    "What is the difference between a lake and a river?",
 )
 _WITHOUT = "plain"
 _STOP_SECONDS = 30
@@ -63,7 +69,6 @@ def run(
     recipe: str,
     max_tokens: int,
     seed: int,
-    instructions: Sequence[str] = INSTRUCTIONS,
 ) -> int:
     """Show the demo; return the process's exit code."""
     console = Console(highlight=False)
@@ -73,7 +78,7 @@ def run(
             console.print(Text(f"a server is ready at {address}", "dim"))
             rounds = [
                 _Round(instruction, [_Answer(_WITHOUT), _Answer(recipe)])
-                for instruction in instructions
+                for instruction in (_INSTRUCTIONS if models else _EMBEDDED_INSTRUCTIONS)
             ]
             asyncio.run(_ask(console, address, rounds, max_tokens=max_tokens, seed=seed))
     except (BosalError, DemoFailed) as error:
