@@ -351,11 +351,13 @@ def _summarise(file: Path, metric: str, split: Part) -> None:
     with Results.open(file) as results:
         found = summaries(results, metric=metric, split=_split(split))
         below = floor_rows(results, _split(split))
+        unscored = {one.arm.name: results.unscored(one.arm.name) for one in found}
     for grid in (
         tables.arms(found),
         tables.floors(below),
         tables.categories(found, below),
         tables.shifts(found),
+        tables.unscored(unscored),
     ):
         if grid.rows:
             _print(grid)

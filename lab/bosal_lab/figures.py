@@ -35,14 +35,17 @@ _STYLE: dict[Any, Any] = {
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
 
 
-def success_figure(rows: Mapping[str, Interval], label: str) -> str:
-    """Draw one rate with its interval a row."""
+def success_figure(arms: Mapping[str, Interval], floors: Mapping[str, Interval], label: str) -> str:
+    """Draw one rate with its interval a row; floors are grey, below the arms."""
+    names = [*arms, *floors]
 
     def draw(axes: Axes) -> None:
-        _forest(axes, rows)
+        _points(axes, list(enumerate(arms.values())), _COLOURS[0], None)
+        _points(axes, list(enumerate(floors.values(), len(arms))), _COLOURS[-1], None)
+        _rows_axis(axes, names)
         _share_axis(axes, label)
 
-    return _svg("success", draw, height=0.6 + 0.28 * len(rows))
+    return _svg("success", draw, height=0.6 + 0.28 * len(names))
 
 
 def categories_figure(summaries: Sequence[Summary], label: str) -> str:
@@ -70,7 +73,8 @@ def differences_figure(comparisons: Sequence[Comparison]) -> str:
     rows = {one.second: one.whole.difference for one in comparisons}
 
     def draw(axes: Axes) -> None:
-        _forest(axes, rows)
+        _points(axes, list(enumerate(rows.values())), _COLOURS[0], None)
+        _rows_axis(axes, list(rows))
         axes.axvline(0, color="#22272e", linewidth=0.8)
         axes.set_xlabel(f"{comparisons[0].metric}, difference from {comparisons[0].first}")
 
@@ -90,11 +94,6 @@ def lengths_figure(lengths: Mapping[str, Sequence[int]]) -> str:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
     return _svg("lengths", draw, height=2.6)
-
-
-def _forest(axes: Axes, rows: Mapping[str, Interval]) -> None:
-    _points(axes, list(enumerate(rows.values())), _COLOURS[0], None)
-    _rows_axis(axes, list(rows))
 
 
 def _points(

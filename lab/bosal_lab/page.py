@@ -55,9 +55,12 @@ def page(
     suite, version = results.suite
     asked = f"{suite}, {split or 'all'} items"
     parts = [f"<h1>{_text(asked)}</h1>", _origin(results, version, len(items))]
-    parts += _section("Arms", _table(tables.arms(found)), _table(tables.floors(floors)))
+    unscored = {name: results.unscored(name) for name in names}
+    grids = (tables.arms(found), tables.floors(floors), tables.unscored(unscored))
+    parts += _section("Arms", *map(_table, grids))
     if found:
-        rates = {one.arm.name: one.value for one in found} | {one.name: one.value for one in floors}
+        rates = {one.arm.name: one.value for one in found}
+        below = {one.name: one.value for one in floors}
         lengths = {
             name: [
                 len(record.token_ids)
@@ -68,7 +71,7 @@ def page(
         }
         parts += _section(
             "Plots",
-            figures.success_figure(rates, metric),
+            figures.success_figure(rates, below, metric),
             figures.categories_figure(found, metric),
             figures.lengths_figure(lengths),
         )

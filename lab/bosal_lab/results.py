@@ -255,6 +255,15 @@ class Results:
         )
         return {(item, sample): value for item, sample, value in rows}
 
+    def unscored(self, arm: str) -> dict[str, int]:
+        """Return, by metric, how many answers the scorer could not judge."""
+        rows = self._connection.execute(
+            "SELECT metric, COUNT(*) FROM score WHERE arm = ? AND value IS NULL "
+            "GROUP BY metric ORDER BY metric",
+            (arm,),
+        )
+        return dict(rows.fetchall())
+
     def metrics(self) -> list[str]:
         rows = self._connection.execute("SELECT DISTINCT metric FROM score ORDER BY metric")
         return [row[0] for row in rows]

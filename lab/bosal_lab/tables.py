@@ -1,13 +1,13 @@
 """Evaluations as grids of text, for a terminal and for a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bosal_lab.compare import Comparison, Slice
 from bosal_lab.intervals import Interval
 from bosal_lab.summary import Floor, Summary
 
-__all__ = ["Grid", "arms", "categories", "comparisons", "floors", "shifts", "slices"]
+__all__ = ["Grid", "arms", "categories", "comparisons", "floors", "shifts", "slices", "unscored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,18 @@ def categories(found: Sequence[Summary], below: Sequence[Floor]) -> Grid:
                 ),
             )
             for name in names
+        ),
+    )
+
+
+def unscored(found: Mapping[str, Mapping[str, int]]) -> Grid:
+    """One row for each metric that some answers have no value of, by arm."""
+    metrics = sorted({metric for counts in found.values() for metric in counts})
+    return Grid(
+        ("not scored", *found),
+        tuple(
+            (metric, *(str(counts.get(metric, 0)) for counts in found.values()))
+            for metric in metrics
         ),
     )
 

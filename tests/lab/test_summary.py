@@ -43,7 +43,10 @@ def test_answers_without_a_verdict_are_counted_apart(tmp_path: Path) -> None:
         tmp_path / "r.sqlite", of, {"base/plain": [["?"], ["no"], ["no"]]}
     ) as results:
         (found,) = summaries(results)
+        unscored = results.unscored("base/plain")
     assert found.unscored == 1
+    assert unscored == {"followed": 1, "success": 1}
+    assert tables.unscored({"base/plain": unscored}).rows == (("followed", "1"), ("success", "1"))
     assert found.value == intervals.wilson(2, 2)
 
 
