@@ -1,0 +1,189 @@
+"""The core without a transport, over a real engine in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from bosal_decoding.errors import DecodingError
+from bosal_server.config import Limits
+from bosal_server.core import GenerateCommand, GenerationCore, PromptCommand, ServedModel, Started
+from bosal_server.engine.loop import EngineConfig, EngineLoop
+from bosal_server.engine.request import FinishedEvent, TokensEvent
+from bosal_server.engine.stepper import EngineModel
+from bosal_server.errors import DeadlineExceeded, ServerError
+from bosal_server.mailbox import Delivery
+from bosal_server.metrics import Metrics
+from bosal_server.model import LoadedModel
+from bosal_server.recipe_store import RecipeStore
+
+ENDLESS: dict[str, Any] = {"rules": [{"rule": "logit_bias", "ids": {"0": -1000}}]}
+
+
+@asynccontextmanager
+async def running(loaded: LoadedModel) -> AsyncIterator[tuple[GenerationCore, EngineLoop]]:
+    metrics = Metrics()
+    runner = loaded.runner(cache_tokens=4096)
+    model = EngineModel(
+        runner=runner,
+        vocabulary=loaded.vocabulary,
+        context_tokens=loaded.context_tokens,
+        digest=loaded.digest,
+    )
+    deliver = Delivery(asyncio.get_running_loop())
+    engine = EngineLoop({"tiny": model}, EngineConfig(switch_interval=None), deliver, metrics)
+    served = ServedModel(
+        name="tiny",
+        digest=loaded.digest,
+        architecture=loaded.architecture,
+        num_parameters=loaded.num_parameters,
+        vocabulary=loaded.vocabulary,
+        context_tokens=loaded.context_tokens,
+        runner=runner.kind,
+        dtype=runner.dtype,
+        device=runner.device,
+        cache_tokens=4096,
+    )
+    core = GenerationCore(
+        models={"tiny": served},
+        recipes=RecipeStore.load(),
+        default_recipe="plain",
+        limits=Limits(),
+        engine=engine,
+        metrics=metrics,
+        versions={},
+    )
+    engine.start()
+    try:
+        yield core, engine
+    finally:
+        await asyncio.to_thread(engine.stop)
+        core.close()
+
+
+def run(
+    loaded: LoadedModel, check: Callable[[GenerationCore, EngineLoop], Awaitable[None]]
+) -> None:
+    async def checked() -> None:
+        async with running(loaded) as (core, engine):
+            await check(core, engine)
+
+    asyncio.run(checked())
+
+
+def ask(text: str = "The cat sat", **options: Any) -> GenerateCommand:
+    recipe = options.pop("recipe", ENDLESS)
+    return GenerateCommand(prompt=PromptCommand(recipe=recipe, instruction=text), **options)
+
+
+def test_events_come_in_order_and_tokens_without_a_gap(tiny_llama: LoadedModel) -> None:
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        events = [event async for event in core.generate(ask(max_tokens=20, num_choices=2))]
+        started, *tokens, finished = events
+        assert isinstance(started, Started)
+        assert isinstance(finished, FinishedEvent)
+        assert started.recipe_name == "inline"
+        for choice in range(2):
+            position = 0
+            for event in tokens:
+                assert isinstance(event, TokensEvent)
+                if event.choice == choice:
+                    assert event.first_position == position
+                    position += len(event.token_ids)
+            assert position == 20
+
+    run(tiny_llama, check)
+
+
+def test_a_reader_that_lags_gets_joined_tokens(tiny_llama: LoadedModel) -> None:
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        sizes = []
+        async with aclosing(core.generate(ask(max_tokens=60))) as events:
+            async for event in events:
+                if isinstance(event, TokensEvent):
+                    sizes.append(len(event.token_ids))
+                await _until(lambda: engine.stats().num_steps >= 60)
+        assert sum(sizes) == 60
+        assert len(sizes) <= 2
+
+    run(tiny_llama, check)
+
+
+def test_closing_early_frees_everything(tiny_llama: LoadedModel) -> None:
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        async with aclosing(core.generate(ask(max_tokens=400, num_choices=3))) as events:
+            async for event in events:
+                if isinstance(event, TokensEvent):
+                    break
+        await _until(lambda: engine.stats().running == 0)
+        assert engine.stats().blocks["tiny"].used == 0
+
+    run(tiny_llama, check)
+
+
+def test_a_deadline_ends_a_request(tiny_llama: LoadedModel) -> None:
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        command = ask(max_tokens=400, num_choices=16, deadline=monotonic() + 0.1)
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(_drain(core, command), 60)
+        assert engine.stats().running == 0
+
+    run(tiny_llama, check)
+
+
+@pytest.mark.parametrize(
+    ("command", "reason", "field"),
+    [
+        (ask(""), "MISSING_FIELD", "instruction"),
+        (ask(num_choices=0), "OUT_OF_RANGE", "num_choices"),
+        (ask(logprobs=21), "OUT_OF_RANGE", "logprobs.top"),
+        (ask(max_tokens=511), "CONTEXT_OVERFLOW", "max_tokens"),
+        (ask("word " * 600), "CONTEXT_OVERFLOW", "instruction"),
+        (ask(model="other"), "UNKNOWN_MODEL", "model"),
+        (ask(recipe="other"), "UNKNOWN_RECIPE", "recipe"),
+        (ask(recipe={"rules": [{"rule": "top_k", "k": -1}]}), "INVALID_RECIPE",
+         "inline_recipe.rules[0].k"),
+        (ask(request_id="\x00"), "INVALID_REQUEST_ID", "request_id"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_refused_before_any_work(
+    tiny_llama: LoadedModel, command: GenerateCommand, reason: str, field: str
+) -> None:
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        with pytest.raises((ServerError, DecodingError)) as failure:
+            await _drain(core, command)
+        assert isinstance(failure.value, ServerError | DecodingError)
+        assert (failure.value.reason, failure.value.field) == (reason, field)
+        assert engine.stats().num_steps == 0
+
+    run(tiny_llama, check)
+
+
+def test_one_request_id_may_run_twice(tiny_llama: LoadedModel) -> None:
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        command = ask(max_tokens=10, seed=1, request_id="same")
+        first, second = await asyncio.gather(_drain(core, command), _drain(core, command))
+        assert first == second
+
+    run(tiny_llama, check)
+
+
+async def _drain(core: GenerationCore, command: GenerateCommand) -> list[int]:
+    """Generate to the end; return the tokens."""
+    return [
+        token
+        async for event in core.generate(command)
+        if isinstance(event, TokensEvent)
+        for token in event.token_ids
+    ]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not come to that")
