@@ -266,7 +266,10 @@ def _choose_dtype(dtype: str, device: str, num_parameters: int) -> torch.dtype:
 
 def has_fast_bf16() -> bool:
     """Say whether this CPU multiplies bfloat16 matrices in hardware."""
-    return any(torch.cpu.get_capabilities().get(name) for name in _FAST_BF16_CAPABILITIES)
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is None:  # an older torch
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return any(capabilities().get(name) for name in _FAST_BF16_CAPABILITIES)
 
 
 def _context_tokens(name: str, model: Any) -> int:

@@ -148,6 +148,42 @@ def test_seeds_reproduce_in_any_batch_and_order(make_bench: MakeBench, make_plan
             assert [answers[seed].tokens() for seed in range(6)] == expected
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_traffic_in_a_small_cache_equals_alone(
+    seed: int, make_bench: MakeBench, make_plan: MakePlan
+) -> None:
+    chance = random.Random(seed)
+    plan = make_plan(greedy=False)
+    stems = make_prompts(seed, (70, 33, 100))
+    prompts = [
+        chance.choice(stems)[: chance.randrange(20, 101)] + tail
+        for tail in make_prompts(seed + 50, [chance.randrange(1, 20) for _ in range(24)])
+    ]
+    bench = make_bench(cache_tokens=32 * 14, max_groups=4, max_batch_tokens=50)
+    answers = []
+    cancelled = set()
+    for number, prompt in enumerate(prompts):
+        answers.append(bench.submit(plan, prompt, seed=number, max_tokens=chance.randrange(1, 25)))
+        for _ in range(chance.randrange(4)):
+            bench.step()
+        victim = chance.randrange(number + 1)
+        if chance.random() < 0.2 and not answers[victim].is_over:
+            bench.cancel(answers[victim])
+            cancelled.add(victim)
+    bench.run()
+    assert bench.held_blocks == 0
+    assert cancelled
+    hits = 0
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        tokens = answer.tokens()
+        expected = alone(make_bench, plan, prompt, seed=number, max_tokens=25).tokens()
+        assert tokens == expected[: len(tokens)]
+        if number not in cancelled:
+            hits += answer.finished.usage.cached_prompt_tokens
+            assert answer.finished.usage.output_tokens == len(tokens)
+    assert hits > 0
+
+
 def test_choices_differ_and_repeat(make_bench: MakeBench, make_plan: MakePlan) -> None:
     plan = make_plan(greedy=False)
     (prompt,) = make_prompts(6, (70,))
