@@ -8,7 +8,7 @@ from bosal_kernels.noise import GroupNoise, all_group_noise, group_noise, token_
 from bosal_kernels.truncate import Truncation
 
 # Beyond this share of groups their noise is drawn in pairs, without listing them.
-_DENSE_SHARE = 0.25
+_DENSE_SHARE = 0.4
 
 
 class Draw:

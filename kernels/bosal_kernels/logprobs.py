@@ -52,20 +52,19 @@ def best_tokens(rows: GroupedRows, which: Tensor, counts: Tensor) -> Ranked:
     The n best tokens lie in the groups whose maximum reaches the n-th largest group maximum.
     """
     maxima = rows.maxima[which]
-    counts = counts.clamp(min=0)
-    deepest = min(int(counts.max()), rows.num_groups) if len(which) else 0
-    floor = torch.full_like(maxima[:, 0], torch.inf)
-    if deepest:
-        largest = maxima.topk(deepest).values
-        floor = largest.gather(1, (counts - 1).clamp(0, deepest - 1)[:, None]).squeeze(1)
-        floor = floor.masked_fill(counts > rows.num_groups, -torch.inf)
-        floor = floor.masked_fill(counts == 0, torch.inf)
-    row, group = ((maxima >= floor[:, None]) & (maxima > -torch.inf)).nonzero(as_tuple=True)
+    deepest = min(int(counts.max()), rows.num_groups)
+    if deepest < 1:
+        return Ranked(which[:0], which[:0], which[:0], maxima.new_empty(0))
+    floor = maxima.topk(deepest).values.gather(1, counts[:, None].clamp(1, deepest) - 1)
+    # A row that asks more tokens than there are groups reads all of them.
+    floor = floor.masked_fill_(counts[:, None] > rows.num_groups, -torch.inf)
+    row, group = ((maxima >= floor) & (maxima > -torch.inf)).nonzero(as_tuple=True)
+    floor = floor[row]
     if len(row) == 0:
         return Ranked(row, row, row, maxima.new_empty(0))
     found = []
     for span, values in rows.chunks(which[row], group):
-        reaches = (values >= floor[row[span], None]) & (values > -torch.inf)
+        reaches = (values >= floor[span]) & (values > -torch.inf)
         place, lane = reaches.nonzero(as_tuple=True)
         token = group[span][place] * GROUP + lane
         found.append((row[span][place], token, values[place, lane]))

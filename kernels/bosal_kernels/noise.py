@@ -61,15 +61,14 @@ def philox4x32(
     # 32 bits of `odd` and of the keys count: what lies above is masked with the next `even`.
     even = torch.stack([counter[0], counter[2].expand_as(counter[0])])
     odd = torch.stack([counter[1], counter[3]])
-    keys = torch.stack(key)
     lane_shape = (2,) + (1,) * counter[0].dim()
     multipliers = torch.tensor(_MULTIPLIERS, device=even.device).view(lane_shape)
+    round_numbers = torch.arange(rounds, device=even.device).view(-1, *lane_shape[1:], 1)
     weyl = torch.tensor(_WEYL, device=even.device).view(lane_shape)
-    for _ in range(rounds):
+    for round_key in (torch.stack(key) + round_numbers * weyl).unbind():
         product = (even * multipliers).flip(0)
-        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(keys).bitwise_and_(_MASK32)
+        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(round_key).bitwise_and_(_MASK32)
         odd = product
-        keys = keys + weyl
     odd = odd & _MASK32
     return torch.stack([even[0], odd[0], even[1], odd[1]])
 
