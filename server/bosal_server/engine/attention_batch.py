@@ -57,7 +57,9 @@ class AttentionBatch:
         lengths = np.diff(plan.subsequence_begins)
         context = plan.past_lens + lengths
         tables = _pad_tables(plan)
-        families = _families(tables, context, pool.block_size, lengths == 1)
+        # Only the CPU's kernel gives the log-sum-exp that merging needs.
+        has_lse = device.type == "cpu"
+        families = _families(tables, context, pool.block_size, (lengths == 1) & has_lse)
         # Decoding rows first, families together, longest first, so that buckets are slices.
         order = np.lexsort((-context, families, lengths > 1))
         self.num_decode = int((lengths == 1).sum())
@@ -76,7 +78,7 @@ class AttentionBatch:
         positions = plan.positions[token_order]
         blocks = self._tables[sequence_of, positions // pool.block_size].astype(np.int64)
         self.write_rows = self._to_device(blocks * pool.block_size + positions % pool.block_size)
-        self.decode = self._decode_buckets(cascade=device.type == "cpu")
+        self.decode = self._decode_buckets(cascade=has_lse)
         self.prefill = self._prefill_chunks(lengths[order])
 
     @property
