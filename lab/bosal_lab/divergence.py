@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from bosal_lab.item import Item, Split
 from bosal_lab.outcomes import outcomes, selected
-from bosal_lab.results import Record, Results
+from bosal_lab.record import Record
+from bosal_lab.results import Results
 
 __all__ = ["Divergence", "disagreements", "divergence", "first_difference"]
 

@@ -5,26 +5,20 @@ Every command imports what it needs when it runs: `bosal` reads this file at eac
 
 import asyncio
 import shlex
-import sqlite3
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from bosal_client import BosalError, InternalError, Overloaded, Unavailable, render
 from bosal_client.calls import DEFAULT_SERVER
-from bosal_lab.errors import LabError
+from bosal_lab.eval_console import reporting, show, summarise
 
 if TYPE_CHECKING:
     from bosal_lab.item import Split
-    from bosal_lab.tables import Grid
 
 __all__ = ["app"]
 
@@ -37,8 +31,6 @@ the same command goes on.""",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-
-_EXIT_CODES: dict[type[BosalError], int] = {Unavailable: 69, InternalError: 70, Overloaded: 75}
 
 
 class Part(StrEnum):
@@ -109,7 +101,7 @@ def run(
       bosal eval run --suite lab --recipe plain --recipe steered -o lab.sqlite\n
       bosal eval run --prompts mine.jsonl -m base -r plain -r mine.yaml --samples 4 -o mine.sqlite
     """
-    with _reporting(server):
+    with reporting(server):
         from bosal_lab.evaluate import Settings
         from bosal_lab.evaluation_run import Request, run_evaluation
         from bosal_lab.prompts import read_prompts
@@ -144,7 +136,7 @@ def run(
         )
         command = shlex.join(["bosal", *sys.argv[1:]])
         asyncio.run(run_evaluation(server, out, asked, request, command))
-        _summarise(out, "success", split)
+        summarise(out, "success", _split(split))
         Console(stderr=True, soft_wrap=True).print(
             Text(f"bosal eval report {shlex.quote(str(out))} --html page.html", "dim")
         )
@@ -169,8 +161,8 @@ def report(
       bosal eval report lab.sqlite --split test\n
       bosal eval report lab.sqlite --html lab.html --control base/plain
     """
-    with _reporting():
-        _summarise(file, metric, split)
+    with reporting():
+        summarise(file, metric, _split(split))
         if page_file is not None:
             from bosal_lab.page import page
             from bosal_lab.results import Results
@@ -204,7 +196,7 @@ def compare(
       bosal eval compare lab.sqlite base/plain base/steered\n
       bosal eval compare lab.sqlite base/steered base/mine --margin 0.02
     """
-    with _reporting():
+    with reporting():
         from bosal_lab import tables
         from bosal_lab.compare import compare as compare_arms
         from bosal_lab.results import Results
@@ -213,11 +205,11 @@ def compare(
             found = compare_arms(
                 results, first, others, metric=metric, split=_split(split), alpha=alpha
             )
-        _print(tables.comparisons(found))
+        show(tables.comparisons(found))
         worse = []
         for one in found:
             typer.echo(f"\n{one.second} against {one.first}, {one.metric}")
-            _print(tables.slices(one))
+            show(tables.slices(one))
             if one.is_worse(alpha=alpha, margin=margin, lower_is_better=lower_is_better):
                 worse.append(one.second)
         if worse:
@@ -253,7 +245,7 @@ def plan(
       bosal eval plan --mde 0.03 --discordance 0.1\n
       bosal eval plan --mde 0.03 --from lab.sqlite --arm base/plain --arm base/steered
     """
-    with _reporting():
+    with reporting():
         from bosal_lab.power import binary_need, mean_need, measured_spread
 
         if measured is not None:
@@ -303,7 +295,7 @@ def headline(
       bosal eval headline --readme README.md\n
       bosal eval headline --models lab/.cache/build/models --out second-seed.json
     """
-    with _reporting(server):
+    with reporting(server):
         from bosal_lab.evaluate import Settings
         from bosal_lab.headline import BASE, TUNED, dump, measure, write_table
         from bosal_lab.headline import headline as table
@@ -328,7 +320,7 @@ def headline(
         dump(document, out)
         if readme is not None:
             write_table(document, readme)
-        _summarise(file, "success", Part.TEST)
+        summarise(file, "success", "test")
 
 
 def _model(name: str, folder: Path | None) -> Path:
@@ -341,60 +333,3 @@ def _model(name: str, folder: Path | None) -> Path:
         return bosal_models.path(name)
     except bosal_models.UnknownModelError as error:
         raise ArmError(str(error)) from error
-
-
-def _summarise(file: Path, metric: str, split: Part) -> None:
-    from bosal_lab import tables
-    from bosal_lab.results import Results
-    from bosal_lab.summary import floor_rows, summaries
-
-    with Results.open(file) as results:
-        found = summaries(results, metric=metric, split=_split(split))
-        below = floor_rows(results, _split(split))
-        unscored = {one.arm.name: results.unscored(one.arm.name) for one in found}
-    for grid in (
-        tables.arms(found),
-        tables.floors(below),
-        tables.categories(found, below),
-        tables.shifts(found),
-        tables.unscored(unscored),
-    ):
-        if grid.rows:
-            _print(grid)
-            typer.echo()
-
-
-def _print(grid: "Grid") -> None:
-    """Print a table on a terminal, tab-separated lines in a pipe."""
-    if not sys.stdout.isatty():
-        for row in (grid.header, *grid.rows):
-            typer.echo("\t".join(row))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in grid.header:
-        table.add_column(Text(name), overflow="fold")
-    for row in grid.rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-@contextmanager
-def _reporting(server: str = "") -> Iterator[None]:
-    """Turn a failure into one line on standard error and an exit code."""
-    try:
-        yield
-    except LabError as error:
-        render.error(error)
-        raise typer.Exit(getattr(error, "exit_code", 2)) from None
-    except BosalError as error:
-        render.error(error, server)
-        raise typer.Exit(_EXIT_CODES.get(type(error), 2)) from None
-    except sqlite3.DatabaseError as error:
-        render.error(RuntimeError(f"the results database cannot be used: {error}"))
-        raise typer.Exit(2) from None
-    except ImportError as error:
-        render.error(RuntimeError(f"{error}: pip install 'bosal[lab]'"))
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        render.error(RuntimeError("interrupted; the same command goes on from here"))
-        raise typer.Exit(130) from None

@@ -23,7 +23,8 @@ from bosal_client import (
 from bosal_client.requests import GenerationOptions, Message, Prompt
 from bosal_lab.evaluation_errors import ArmChangedError, ArmError, ServerLostError
 from bosal_lab.item import Answer, Item, Split, Suite
-from bosal_lab.results import Arm, Record, Results
+from bosal_lab.record import Arm, Record
+from bosal_lab.results import Results
 
 __all__ = ["Settings", "add_arms", "evaluate", "seed_of"]
 

@@ -12,7 +12,8 @@ from bosal_client import AsyncClient
 from bosal_lab.evaluate import Settings, add_arms, evaluate
 from bosal_lab.floors import store_floors
 from bosal_lab.item import Suite
-from bosal_lab.results import Arm, Record, Results
+from bosal_lab.record import Arm, Record
+from bosal_lab.results import Results
 
 __all__ = ["Request", "run_evaluation"]
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from random import Random
 
 from bosal_lab.item import Answer, Item, Suite
-from bosal_lab.results import Record, Results
+from bosal_lab.record import Record
+from bosal_lab.results import Results
 
 __all__ = ["floors", "store_floors"]
 

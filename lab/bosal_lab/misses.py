@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from bosal_lab.item import VERDICTS, Item, Split
 from bosal_lab.outcomes import outcomes, selected
-from bosal_lab.results import Record, Results
+from bosal_lab.record import Record
+from bosal_lab.results import Results
 
 __all__ = ["Miss", "misses"]
 

@@ -9,7 +9,8 @@ from bosal_lab.divergence import disagreements, first_difference
 from bosal_lab.item import Split
 from bosal_lab.misses import Miss, misses
 from bosal_lab.outcomes import selected
-from bosal_lab.results import Record, Results
+from bosal_lab.record import Record
+from bosal_lab.results import Results
 from bosal_lab.summary import floor_rows, summaries
 from bosal_lab.tables import Grid
 

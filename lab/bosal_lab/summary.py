@@ -8,7 +8,8 @@ from bosal_lab import intervals
 from bosal_lab.intervals import Interval
 from bosal_lab.item import Item, Split
 from bosal_lab.outcomes import outcomes, selected
-from bosal_lab.results import Arm, Results
+from bosal_lab.record import Arm
+from bosal_lab.results import Results
 
 __all__ = ["Floor", "Shift", "Summary", "floor_rows", "shift", "summaries", "summary"]
 

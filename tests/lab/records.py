@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bosal_client import user
 from bosal_lab.item import Answer, Item, Score, Suite
-from bosal_lab.results import Arm, Record, Results
+from bosal_lab.record import Arm, Record
+from bosal_lab.results import Results
 
 ARM = Arm(
     name="base/plain",

@@ -16,7 +16,8 @@ from bosal_client import AsyncClient, NotFound, assistant, user
 from bosal_lab.evaluate import Settings, add_arms, evaluate, seed_of
 from bosal_lab.evaluation_errors import ArmChangedError, ArmError, ServerLostError
 from bosal_lab.item import Answer, Item, Score, Suite
-from bosal_lab.results import Record, Results
+from bosal_lab.record import Record
+from bosal_lab.results import Results
 
 RECIPES = ("plain", "steered")
 SETTINGS = Settings()

@@ -16,7 +16,8 @@ from bosal_lab.evaluation_errors import ServerLostError
 from bosal_lab.evaluation_run import Request, run_evaluation
 from bosal_lab.item import Item, Score, Suite
 from bosal_lab.local_server import LocalServerError, serving
-from bosal_lab.results import Record, Results
+from bosal_lab.record import Record
+from bosal_lab.results import Results
 
 INSTRUCTIONS = ("Name a river.", "What is the moon?", "Über die Brücke?", "one two three", "Q: A:")
 SUITE = Suite(

@@ -11,7 +11,8 @@ import pytest
 from bosal_client import assistant, user
 from bosal_lab.evaluation_errors import ArmError, ResultsError, SuiteVersionError
 from bosal_lab.item import Answer, Item, Score, Suite
-from bosal_lab.results import Arm, Record, Results
+from bosal_lab.record import Arm, Record
+from bosal_lab.results import Results
 
 
 class Length:
