@@ -64,8 +64,7 @@ def tokenizer(size: int = VOCABULARY_SIZE) -> Any:
     )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    wrap: Any = PreTrainedTokenizerFast  # untyped in transformers
-    return wrap(tokenizer_object=backend, eos_token="<|endoftext|>")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
 
 
 def prompts(count: int, length: int, *, shared_prefix: int = 0, seed: int = 1) -> list[list[int]]:

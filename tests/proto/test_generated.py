@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from bosal.v1 import generation_pb2, model_pb2, recipe_pb2
 
 PROTO = Path(__file__).parents[2] / "proto"
