@@ -206,6 +206,8 @@ def compare(
                 results, first, others, metric=metric, split=_split(split), alpha=alpha
             )
         show(tables.comparisons(found))
+        typer.echo()
+        show(tables.pairings(found))
         worse = []
         for one in found:
             typer.echo(f"\n{one.second} against {one.first}, {one.metric}")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["reporting", "show", "summarise"]
 
+# A terminal is no wider; the page shows them all.
+_MOST_INTERVALS = 3
+
 _EXIT_CODES: dict[type[BosalError], int] = {Unavailable: 69, InternalError: 70, Overloaded: 75}
 
 
@@ -37,7 +40,7 @@ def summarise(file: Path, metric: str, split: "Split | None") -> None:
     for grid in (
         tables.arms(found),
         tables.floors(below),
-        tables.categories(found, below),
+        tables.categories(found, [], has_intervals=len(found) <= _MOST_INTERVALS),
         tables.shifts(found),
         tables.unscored(unscored),
     ):

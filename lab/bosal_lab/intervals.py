@@ -94,11 +94,14 @@ def clustered_mean(
 ) -> tuple[Interval, float]:
     """Return a mean of clustered values by its cluster-robust error, and p of its being zero."""
     array = np.asarray(values, dtype=np.float64)
+    value = float(array.mean())
+    if len(set(clusters)) < 2:
+        return _anything(value), 1.0
     if np.ptp(array) == 0:
-        return Interval(array[0], array[0], array[0]), float(array[0] == 0)
+        return Interval(value, value, value), float(value == 0)
     fit = _clustered_fit(array, clusters)
     low, high = fit.conf_int(alpha)[0]
-    return Interval(float(array.mean()), float(low), float(high)), float(fit.pvalues[0])
+    return Interval(value, float(low), float(high)), float(fit.pvalues[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,9 @@ def bca(differences: Sequence[float], alpha: float = 0.05) -> Interval:
     """Return a mean with its bias-corrected, accelerated bootstrap interval."""
     array = np.asarray(differences, dtype=np.float64)
     value = float(array.mean())
-    if len(array) < 2 or np.ptp(array) == 0:
+    if len(array) < 2:
+        return _anything(value)
+    if np.ptp(array) == 0:
         return Interval(value, value, value)
     found = stats.bootstrap(
         (array,),
@@ -172,6 +177,11 @@ def bca(differences: Sequence[float], alpha: float = 0.05) -> Interval:
         rng=np.random.default_rng(0),
     ).confidence_interval
     return Interval(value, float(found.low), float(found.high))
+
+
+def _anything(value: float) -> Interval:
+    """One value says nothing of how others would lie."""
+    return Interval(value, -np.inf, np.inf)
 
 
 def swap_test(first: Sequence[float], second: Sequence[float]) -> float:

@@ -89,6 +89,7 @@ def page(
             f"Compared with {first}",
             figures.differences_figure(comparisons),
             _table(tables.comparisons(comparisons)),
+            _table(tables.pairings(comparisons)),
             *(_comparison(results, one, split) for one in comparisons),
         )
     for name in names:

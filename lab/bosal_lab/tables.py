@@ -1,13 +1,23 @@
 """Evaluations as grids of text, for a terminal and for a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bosal_lab.compare import Comparison, Slice
 from bosal_lab.intervals import Interval
 from bosal_lab.summary import Floor, Summary
 
-__all__ = ["Grid", "arms", "categories", "comparisons", "floors", "shifts", "slices", "unscored"]
+__all__ = [
+    "Grid",
+    "arms",
+    "categories",
+    "comparisons",
+    "floors",
+    "pairings",
+    "shifts",
+    "slices",
+    "unscored",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +58,22 @@ def floors(found: Sequence[Floor]) -> Grid:
     )
 
 
-def categories(found: Sequence[Summary], below: Sequence[Floor]) -> Grid:
+def categories(
+    found: Sequence[Summary], below: Sequence[Floor], *, has_intervals: bool = True
+) -> Grid:
     """One row a category, one column an arm or a floor."""
     names = list(dict.fromkeys(name for one in found for name in one.categories))
-    columns = [one.categories for one in found] + [one.categories for one in below]
+    show = _with_interval if has_intervals else _only_value
+
+    def cells(name: str) -> Iterator[str]:
+        for arm in found:
+            yield show(arm.categories[name]) if name in arm.categories else "-"
+        for floor in below:
+            yield _only_value(floor.categories[name]) if name in floor.categories else "-"
+
     return Grid(
         ("category", *(one.arm.name for one in found), *(one.name for one in below)),
-        tuple(
-            (
-                name,
-                *(
-                    _with_interval(column[name]) if name in column else "-"
-                    for column in columns[: len(found)]
-                ),
-                *(
-                    _share(column[name].value) if name in column else "-"
-                    for column in columns[len(found) :]
-                ),
-            )
-            for name in names
-        ),
+        tuple((name, *cells(name)) for name in names),
     )
 
 
@@ -102,28 +108,29 @@ def shifts(found: Sequence[Summary]) -> Grid:
 def comparisons(found: Sequence[Comparison]) -> Grid:
     """One row an arm that was compared."""
     return Grid(
-        (
-            "arm",
-            "items",
-            "difference",
-            "p",
-            "p, Holm",
-            "discordant",
-            "method",
-            "saving by pairing",
-            "saving by coupling",
-            "equal answers",
-            "parts at token",
-        ),  # fmt: skip
+        ("arm", "items", "difference", "p", "p, Holm", "discordant", "method"),
         tuple(
             (
                 one.second,
                 str(one.whole.items) + (f" (-{one.left_out})" if one.left_out else ""),
-                _difference(one),
+                _signed(one.whole.difference),
                 _p(one.whole.p),
                 _p(one.whole.adjusted_p),
                 _discordant(one.whole),
                 one.whole.method,
+            )
+            for one in found
+        ),
+    )
+
+
+def pairings(found: Sequence[Comparison]) -> Grid:
+    """One row an arm: what pairing and shared noise saved, and where answers part."""
+    return Grid(
+        ("arm", "saving by pairing", "saving by coupling", "equal answers", "others part at token"),
+        tuple(
+            (
+                one.second,
                 _factor(one.saving.unpaired),
                 _coupling(one),
                 _share(one.divergence.identical / max(1, one.divergence.pairs)),
@@ -161,10 +168,6 @@ def _discordant(one: Slice) -> str:
     return f"-{one.mcnemar.only_first} +{one.mcnemar.only_second}"
 
 
-def _difference(one: Comparison) -> str:
-    return _signed(one.whole.difference)
-
-
 def _signed(interval: Interval) -> str:
     return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
@@ -174,6 +177,10 @@ def _with_interval(interval: Interval) -> str:
     if max(abs(low), abs(high)) > 1:
         return f"{value:.2f} [{low:.2f}, {high:.2f}]"
     return f"{_share(value)} [{low * 100:.1f}, {high * 100:.1f}]"
+
+
+def _only_value(interval: Interval) -> str:
+    return _with_interval(interval).partition(" ")[0]
 
 
 def _value(value: float, metric: str) -> str:

@@ -122,6 +122,14 @@ def test_the_bootstrap_of_equal_differences_has_no_width() -> None:
     assert intervals.bca([0.25, 0.25, 0.25]) == intervals.Interval(0.25, 0.25, 0.25)
 
 
+def test_one_value_allows_everything() -> None:
+    limits = (-math.inf, math.inf)
+    alone = intervals.bca([0.3])
+    assert (alone.value, alone.low, alone.high) == (0.3, *limits)
+    together, p = intervals.clustered_mean([0.5, 0.25], ["a", "a"])
+    assert (together.low, together.high, p) == (*limits, 1.0)
+
+
 def test_the_swap_test_equals_the_enumeration_of_all_swaps() -> None:
     first = [0.1, 0.5, 0.2, 0.9, 0.4, 0.3, 0.7, 0.6]
     second = [0.4, 0.6, 0.2, 0.8, 0.9, 0.5, 0.9, 0.9]

@@ -96,5 +96,5 @@ def test_a_killed_server_costs_nothing(
 
 
 def test_a_server_that_does_not_start_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LocalServerError, match="did not start"), serving({"gone": tmp_path}):
+    with pytest.raises(LocalServerError, match="did not start"), serving({"no name": tmp_path}):
         pass
