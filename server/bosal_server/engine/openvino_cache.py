@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -16,9 +17,10 @@ from typing import Any
 import torch
 import transformers
 
-from bosal_server.engine import openvino_convert
-from bosal_server.engine.openvino_convert import Conversion, PagedLayer
+from bosal_server.engine import openvino_convert, openvino_trace
+from bosal_server.engine.openvino_convert import Conversion
 from bosal_server.engine.openvino_runtime import load_openvino
+from bosal_server.engine.openvino_trace import PagedLayer
 
 _GRAPH, _WEIGHTS, _MANIFEST = "graph.xml", "graph.bin", "manifest.json"
 
@@ -54,7 +56,7 @@ class ConversionCache:
             load_openvino().get_version(),
             torch.__version__,
             transformers.__version__,
-            Path(openvino_convert.__file__).read_text(),
+            *map(inspect.getsource, (openvino_convert, openvino_trace)),
         ]
         key = hashlib.blake2b(json.dumps(decides).encode(), digest_size=8).hexdigest()
         return self._folder / f"{digest[:32]}-{key}"

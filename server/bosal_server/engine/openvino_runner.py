@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bosal_server.engine.kv_pool import LayerShape
-from bosal_server.engine.openvino_convert import Conversion, PagedLayer
+from bosal_server.engine.openvino_convert import Conversion
 from bosal_server.engine.openvino_runtime import OpenVinoRefused, load_openvino
+from bosal_server.engine.openvino_trace import PagedLayer
 from bosal_server.engine.step import StepPlan
 
 BLOCK_SIZE = 32
@@ -57,6 +58,8 @@ class OpenVinoRunner:
         except RuntimeError as error:
             cause = str(error).strip().splitlines()[-1]
             raise OpenVinoRefused(f"its graph does not compile: {cause}") from None
+        if _rounds_positions(compiled):
+            raise OpenVinoRefused(f"{dtype} would round what it computes from positions")
         # Constants of a graph that was never on disk belong to the torch model.
         self._owner = conversion.owner
         self._request: Any = compiled.create_infer_request()
@@ -152,6 +155,39 @@ def _page(openvino: Any, conversion: Conversion) -> Any:
         by_layer[index].input(_WINDOW_INPUT).replace_source_output(window.output(0))
     graph.validate_nodes_and_infer_types()
     return graph
+
+
+def _rounds_positions(compiled: Any) -> bool:
+    """Say whether sines and cosines of positions come from numbers rounded to bfloat16.
+
+    Those have eight bits, so that neighbouring positions beyond 256 would be one.
+    """
+    for node in compiled.get_runtime_model().get_ops():
+        if _runtime_info(node, "layerType") == "Math":
+            sources = _sources(node)
+            names = {source.get_friendly_name() for source in sources}
+            is_of_positions = "position_ids" in names and "input_ids" not in names
+            precisions = [_runtime_info(source, "outputPrecisions") for source in sources]
+            if is_of_positions and any("bf16" in precision for precision in precisions):
+                return True
+    return False
+
+
+def _sources(node: Any) -> list[Any]:
+    """Return all that a node is computed from."""
+    found: dict[str, Any] = {}
+    waiting = [value.get_node() for value in node.input_values()]
+    while waiting:
+        source = waiting.pop()
+        if source.get_friendly_name() not in found:
+            found[source.get_friendly_name()] = source
+            waiting += [value.get_node() for value in source.input_values()]
+    return list(found.values())
+
+
+def _runtime_info(node: Any, key: str) -> str:
+    text: str = node.get_rt_info()[key].astype(str)
+    return text
 
 
 def _allocate(request: Any, num_blocks: int) -> list[Any]:

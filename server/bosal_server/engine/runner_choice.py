@@ -64,7 +64,7 @@ def choose_runner(
     try:
         candidate = _Candidate(
             model=model,
-            dtype=_resolve_dtype(model, dtype),
+            dtypes=_resolve_dtypes(model, dtype),
             threads=threads,
             conversions=conversions,
         )
@@ -77,15 +77,16 @@ def choose_runner(
         return RunnerChoice(runner=runner, reason=str(refusal), is_fallback=True)
 
 
-def _resolve_dtype(model: LoadedModel, dtype: str) -> str:
+def _resolve_dtypes(model: LoadedModel, dtype: str) -> tuple[str, ...]:
+    """Return the types to compute in, the first that works."""
     load_openvino()
     if model.device != "cpu":
         raise OpenVinoRefused(f"the model is on {model.device}")
     if dtype == "auto":
-        return "bfloat16" if has_bf16() else "float32"
+        return ("bfloat16", "float32") if has_bf16() else ("float32",)
     if dtype not in ITEM_SIZES:
         raise OpenVinoRefused(f"it is to compute in {dtype}; known: {', '.join(ITEM_SIZES)}")
-    return dtype
+    return (dtype,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,26 +94,43 @@ class _Candidate:
     """A model to be run on OpenVINO, if all goes well."""
 
     model: LoadedModel
-    dtype: str
+    dtypes: tuple[str, ...]
     threads: int | None
     conversions: Path | None
 
     def build(self, cache_tokens: int | None) -> RunnerChoice:
-        per_token = bytes_per_token(self.model.layers, self.dtype)
-        if cache_tokens is None:
-            cache_tokens = min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // per_token)
-        weights = self.model.num_parameters * ITEM_SIZES[self.dtype]
-        _require_memory(weights + cache_tokens * per_token)
+        _require_memory(self._num_bytes(self.dtypes[0], cache_tokens))
         try:
             conversion, source = self._fetch()
-            runner, report = self._checked_runner(conversion, self.dtype)
-            runner.resize(max(-(-cache_tokens // BLOCK_SIZE), 1))
+            for dtype in self.dtypes[:-1]:
+                try:
+                    return self._build(conversion, source, dtype, cache_tokens)
+                except OpenVinoRefused as refusal:
+                    _logger.info("model '%s' not in %s: %s", self.model.name, dtype, refusal)
+            return self._build(conversion, source, self.dtypes[-1], cache_tokens)
         except OpenVinoRefused:
             raise
         except Exception as error:  # whatever its plugins raise: torch can serve the model
             _logger.debug("OpenVINO failed", exc_info=True)
             raise OpenVinoRefused(f"{type(error).__name__}: {error}") from error
+
+    def _build(
+        self, conversion: Conversion, source: str, dtype: str, cache_tokens: int | None
+    ) -> RunnerChoice:
+        _require_memory(self._num_bytes(dtype, cache_tokens))
+        runner, report = self._checked_runner(conversion, dtype)
+        num_tokens = self._cache_tokens(dtype) if cache_tokens is None else cache_tokens
+        runner.resize(max(-(-num_tokens // BLOCK_SIZE), 1))
         return RunnerChoice(runner=runner, reason=f"{source}; {report}")
+
+    def _cache_tokens(self, dtype: str) -> int:
+        per_token = bytes_per_token(self.model.layers, dtype)
+        return min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // per_token)
+
+    def _num_bytes(self, dtype: str, cache_tokens: int | None) -> int:
+        num_tokens = self._cache_tokens(dtype) if cache_tokens is None else cache_tokens
+        weights = self.model.num_parameters * ITEM_SIZES[dtype]
+        return weights + num_tokens * bytes_per_token(self.model.layers, dtype)
 
     def _fetch(self) -> tuple[Conversion, str]:
         if self.conversions is None:

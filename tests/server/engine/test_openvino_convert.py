@@ -1,5 +1,6 @@
 """Converted models against transformers' own forward pass, architecture by architecture."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -149,6 +150,32 @@ def test_sixteen_bit_weights_are_taken_as_they_are(name: str) -> None:
     if has_bf16():
         rounded = OpenVinoRunner(conversion, num_blocks=3, dtype="bfloat16", threads=1)
         assert error_of(rounded.forward(plan)[0], expected) < 5e-2
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "olmo2", "gpt-neox", "phi3", "gemma3"])
+def test_bfloat16_does_not_round_far_positions(name: str) -> None:
+    """Rotary embeddings see distances only, so that far positions give the logits of near ones."""
+    model_type, settings = ARCHITECTURES[name]
+    if "sliding_window" in settings:
+        settings = settings | {"sliding_window": 64}
+    model = build(model_type, settings | {"max_position_embeddings": 16_384})
+    prompt = draw(60)
+    expected = own_logits(model, prompt)[-1]
+    dtype = "bfloat16" if has_bf16() else "float32"
+    runner = OpenVinoRunner(convert(model), num_blocks=2, dtype=dtype, threads=1)
+    plan = StepPlan.pack([Chunk(prompt, 0, [0, 1], True)], 32)
+    for offset in (0, 1001, 9001):
+        far = replace(plan, positions=plan.positions + offset)
+        assert error_of(runner.forward(far)[0], expected) < 4e-2
+
+
+def test_bfloat16_is_refused_where_it_would_round_positions() -> None:
+    # Its rotation interleaves dimensions, which OpenVINO does not take for a rotary embedding.
+    conversion = convert(build("cohere", GROUPED | {"pad_token_id": 0}))
+    OpenVinoRunner(conversion, num_blocks=1, dtype="float32", threads=1)
+    if has_bf16():
+        with pytest.raises(OpenVinoRefused, match="would round what it computes from positions"):
+            OpenVinoRunner(conversion, num_blocks=1, dtype="bfloat16", threads=1)
 
 
 def test_converting_leaves_the_model_as_it_was() -> None:

@@ -28,6 +28,7 @@ GEMMA = {
     "sliding_window": 24,
     "pad_token_id": 0,
 }
+_WINDOWED = ("sliding_window", "head_dim")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,15 @@ def test_the_cpu_decides_the_type_unless_it_is_stated(
 ) -> None:
     choice = choose_runner(tiny_llama, cache_tokens=100, threads=1, conversions=folder)
     assert choice.runner.dtype == ("bfloat16" if has_bf16() else "float32")
+
+
+def test_what_bfloat16_would_round_is_computed_in_float32(
+    tmp_path: Path, save: Callable[..., Path], folder: Path
+) -> None:
+    settings = {key: value for key, value in GEMMA.items() if key not in _WINDOWED}
+    model = load_model("cohere", str(save(tmp_path, "cohere", **settings)), dtype="float32")
+    choice = choose_runner(model, cache_tokens=100, threads=1, conversions=folder)
+    assert (choice.runner.kind, choice.runner.dtype) == ("openvino", "float32")
 
 
 def test_torch_by_name(tiny_llama: LoadedModel) -> None:
@@ -160,9 +170,11 @@ def with_other_weights(
     """The same model with one matrix of its second layer half as large."""
     config = model.model.config.to_dict()
     del config["model_type"]
-    other = load_model("other", str(save(tmp_path, "llama", **config)), dtype="float32").model
+    other: torch.nn.Module = load_model(
+        "other", str(save(tmp_path, "llama", **config)), dtype="float32"
+    ).model
     with torch.no_grad():
-        other.model.layers[1].mlp.down_proj.weight *= 0.5
+        other.get_parameter("model.layers.1.mlp.down_proj.weight").mul_(0.5)
     return other
 
 
