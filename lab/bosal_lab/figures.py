@@ -31,8 +31,11 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": "#56606b",
     "ytick.color": "#22272e",
 }
-# Paul Tol's bright scheme: told apart by colour-blind readers too.
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
+# Paul Tol's muted scheme: told apart by colour-blind readers too.
+_COLOURS = (
+    "#332288", "#cc6677", "#117733", "#ddcc77", "#88ccee", "#882255", "#44aa99", "#999933",
+    "#aa4499", "#777777",
+)  # fmt: skip
 
 
 def success_figure(arms: Mapping[str, Interval], floors: Mapping[str, Interval], label: str) -> str:
