@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from bosal_client.replay import InvalidRecord, Record
 from tests.live_server import LiveServer, environment, eventually
+
+from bosal_client.replay import InvalidRecord, Record
 
 ENDLESS = ("--set", 'logit_bias.ids={"0":-1000}')
 
