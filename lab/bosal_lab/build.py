@@ -41,6 +41,7 @@ class Plan:
     tokenizer_documents: int = 30_000
     corpus_tokens: int = 16_000_000
     training_share: float = 1.0
+    validation_tokens: int = 32_768
     batch: int = 4096  # tokens a step
     pairs: int = 128  # pairs a step
     suite_dev: int = 15
@@ -52,9 +53,10 @@ class Plan:
             self,
             world_share=0.1,
             vocabulary=1024,
-            tokenizer_documents=1500,
+            tokenizer_documents=800,
             corpus_tokens=60_000,
-            training_share=0.0012,
+            training_share=0.0004,
+            validation_tokens=2048,
             batch=2048,
             pairs=16,
             suite_dev=2,
@@ -173,11 +175,12 @@ class Build:
         if place.exists():
             self._report(member.name, 1, 1, "exported")
             return place
-        source, schedule = self._lesson(member)
         model = self._untrained(member)
+        source, schedule = self._lesson(member)
         run = Run(model, self.folder / "runs" / member.name, schedule)
         run.train(source, lambda progress: self._tell(member, progress))
         documents = corpus.held_out(self.world, self.plan.seed, self.load_tokenizer())
+        documents = documents[: self.plan.validation_tokens]
         card = Card(
             member=member,
             seed=self.plan.seed,
