@@ -58,8 +58,8 @@ class GroupedRows:
             yield span, self._blocks.index_select(0, place[span])
 
     def at(self, row: Tensor, token: Tensor) -> Tensor:
-        """Return single values, [n]."""
-        return self.values[row, token]
+        """Return single values; the arguments broadcast."""
+        return self.values.view(-1)[row * self.values.shape[1] + token]
 
 
 def weights(scaled: Tensor) -> Tensor:

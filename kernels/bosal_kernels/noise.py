@@ -17,6 +17,7 @@ Logarithms are taken in float64 and rounded to float32.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -61,14 +62,15 @@ def philox4x32(
     # 32 bits of `odd` and of the keys count: what lies above is masked with the next `even`.
     even = torch.stack([counter[0], counter[2].expand_as(counter[0])])
     odd = torch.stack([counter[1], counter[3]])
+    keys = torch.stack(key)
     lane_shape = (2,) + (1,) * counter[0].dim()
     multipliers = torch.tensor(_MULTIPLIERS, device=even.device).view(lane_shape)
-    round_numbers = torch.arange(rounds, device=even.device).view(-1, *lane_shape[1:], 1)
     weyl = torch.tensor(_WEYL, device=even.device).view(lane_shape)
-    for round_key in (torch.stack(key) + round_numbers * weyl).unbind():
+    for _ in range(rounds):
         product = (even * multipliers).flip(0)
-        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(round_key).bitwise_and_(_MASK32)
+        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(keys).bitwise_and_(_MASK32)
         odd = product
+        keys.add_(weyl)
     odd = odd & _MASK32
     return torch.stack([even[0], odd[0], even[1], odd[1]])
 
@@ -105,28 +107,22 @@ class GroupNoise:
     bound: Tensor  # N_j, float32
     lane: Tensor  # [0, 64), int64
 
+    def at(self, places: Tensor) -> Self:
+        return type(self)(self.smallest[places], self.bound[places], self.lane[places])
+
+
+def pair_noise(key: Tensor, position: Tensor, pair: Tensor) -> GroupNoise:
+    """Return the noise of groups 2 * pair, then of groups 2 * pair + 1, [n] -> [2n]."""
+    word = words(key, position, pair, Purpose.GROUP)
+    smallest = exponential(torch.cat([word[0], word[2]])) * (1.0 / 64.0)
+    lane = torch.cat([word[1], word[3]]) >> 26
+    return GroupNoise(smallest, negative_log(smallest), lane)
+
 
 def group_noise(key: Tensor, position: Tensor, group: Tensor) -> GroupNoise:
-    """Return the noise of groups; the arguments are [n]."""
-    word = words(key, position, group >> 1, Purpose.GROUP)
-    is_odd = (group & 1).bool()
-    return _group_noise(
-        torch.where(is_odd, word[2], word[0]), torch.where(is_odd, word[3], word[1])
-    )
-
-
-def all_group_noise(key: Tensor, position: Tensor, num_groups: int) -> GroupNoise:
-    """Return the noise of every group, [rows, num_groups]; key and position are [rows]."""
-    pairs = torch.arange(-(-num_groups // 2), device=key.device)
-    pairs = pairs.expand(len(key), -1)
-    word = words(key[:, None], position[:, None], pairs, Purpose.GROUP)
-    both = word.permute(1, 2, 0).reshape(len(key), -1, 2)[:, :num_groups]
-    return _group_noise(both[..., 0], both[..., 1])
-
-
-def _group_noise(uniform: Tensor, place: Tensor) -> GroupNoise:
-    smallest = exponential(uniform) * (1.0 / 64.0)
-    return GroupNoise(smallest, negative_log(smallest), place >> 26)
+    """Return the noise of groups, [n]."""
+    noise = pair_noise(key, position, group >> 1)
+    return noise.at(torch.arange(len(group), device=group.device) + (group & 1) * len(group))
 
 
 def token_noise(key: Tensor, position: Tensor, token: Tensor, group: GroupNoise) -> Tensor:

@@ -8,11 +8,11 @@ from tests.kernels import oracle
 
 from bosal_kernels import choice_key, gumbel
 from bosal_kernels.noise import (
-    all_group_noise,
     coin,
     exponential,
     group_noise,
     negative_log,
+    pair_noise,
     philox4x32,
 )
 
@@ -73,14 +73,15 @@ def test_a_block_is_the_scalar_philox_of_its_counter() -> None:
         assert block.tolist() == oracle.philox(counter, [key % 2**32, key >> 32], 7)
 
 
-def test_group_noise_is_the_same_listed_or_drawn_whole() -> None:
+def test_group_noise_is_the_same_alone_and_in_pairs() -> None:
     key, position = torch.tensor([3, -7]), torch.tensor([0, 2**33 + 5])
-    whole = all_group_noise(key, position, 7)
-    row, group = torch.ones(2, 7).nonzero(as_tuple=True)
-    listed = group_noise(key[row], position[row], group)
-    assert torch.equal(whole.smallest.view(-1), listed.smallest)
-    assert torch.equal(whole.bound.view(-1), listed.bound)
-    assert torch.equal(whole.lane.view(-1), listed.lane)
+    row, pair = torch.ones(2, 4).nonzero(as_tuple=True)
+    pairs = pair_noise(key[row], position[row], pair)
+    group = torch.cat([2 * pair, 2 * pair + 1])
+    alone = group_noise(key[row].repeat(2), position[row].repeat(2), group)
+    assert torch.equal(pairs.smallest, alone.smallest)
+    assert torch.equal(pairs.bound, alone.bound)
+    assert torch.equal(pairs.lane, alone.lane)
 
 
 def test_noise_never_exceeds_the_bound_of_its_group() -> None:
