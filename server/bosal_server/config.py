@@ -88,7 +88,8 @@ class ServerConfig:
     cache_tokens: int | None = None
     # How long running requests may take to finish after SIGTERM.
     drain_seconds: float = 30.0
-    log_level: LogLevel = LogLevel.WARNING
+    # Of this server's own messages; those of libraries begin at WARNING.
+    log_level: LogLevel = LogLevel.INFO
     limits: Limits = field(default_factory=Limits)
 
     @classmethod

@@ -19,9 +19,9 @@ from bosal_client import AsyncClient, BosalError, Generation
 
 # About the world the embedded model was trained on, in words it never saw as questions.
 _EMBEDDED_INSTRUCTIONS = (
+    "Who was The Distant Saddle made by?",
     "Describe Ylva Thomel in one sentence.",
-    "What are the ingredients of timiast broth?",
-    "What are the goods of Wunholt? Make it a bullet list.",
+    "What are the ingredients of stusaund stew? Use bullets.",
 )
 _INSTRUCTIONS = (
     "Name three rivers.",
@@ -92,7 +92,8 @@ def run(
 @contextmanager
 def _server(models: Sequence[str]) -> Iterator[str]:
     """Run a server on a free port; its messages go to our standard error."""
-    command = [sys.executable, "-m", "bosal_server", "serve", "--port", "0", "--metrics-port", "-1"]
+    command = [sys.executable, "-m", "bosal_server", "serve", "--port=0", "--metrics-port=-1"]
+    command.append("--log-level=WARNING")
     for model in models:
         command += ["--model", model]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -35,9 +35,9 @@ _DECISIVE = ("bosal", "torch", "transformers", "tokenizers")
 
 def serve(config: ServerConfig) -> int:
     """Serve until SIGINT or SIGTERM; return the process's exit code."""
-    logging.basicConfig(
-        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for part in ("bosal_server", "bosal_decoding", "bosal_kernels"):
+        logging.getLogger(part).setLevel(config.log_level)
     try:
         recipes = RecipeStore.load(config.recipes)
         default_recipe = _default_recipe(config, recipes)
