@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as Remaining
 from transformers.utils.logging import disable_progress_bar
 
+from bosal_lab import corpus
+from bosal_lab.audit import LIMIT, find_copies
 from bosal_lab.build import Build, Plan
 from bosal_lab.errors import LabError
 from bosal_lab.export import ship
 from bosal_lab.family import FAMILY, member
+from bosal_lab.genesis import make_world
 from bosal_lab.memory import keep_freed_memory
+from bosal_lab.suite import lab_suite
+from bosal_lab.tune import example, pair
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -72,6 +78,31 @@ def build(
     except LabError as error:
         Console(stderr=True).print(f"[red]{error}[/red]")
         raise typer.Exit(1) from error
+
+
+@app.command()
+def audit(
+    seed: Annotated[int, typer.Option(help="Seed of world, corpus and tuning set.")] = 0,
+    documents: Annotated[int, typer.Option(help="How many documents to read.")] = 20_000,
+    pairs: Annotated[int, typer.Option(help="How many tuning pairs to read.")] = 20_000,
+    limit: Annotated[float, typer.Option(help="Overlap that counts as a copy.")] = LIMIT,
+) -> None:
+    """Look for the suite's instructions in the corpus and in the tuning set."""
+    world, console = make_world(seed), Console()
+    texts = islice(corpus.texts(world, seed, start=corpus.HELD_OUT), documents)
+    sources = {
+        "corpus": (line for text in texts for line in text.splitlines()),
+        "tuning set": (example(pair(world, seed, index))[0] for index in range(pairs)),
+    }
+    is_clean = True
+    for name, source in sources.items():
+        found = find_copies(lab_suite().items, source, limit=limit)
+        is_clean = is_clean and found.is_clean
+        counts = f"{len(found.exact)} copies, {len(found.near)} with an overlap above {limit:.0%}"
+        console.print(f"{name}: {found.texts:,} texts read; {counts}")
+        if found.nearest is not None:
+            console.print(f"  nearest ({found.nearest.overlap:.0%}): {found.nearest.text}")
+    raise typer.Exit(0 if is_clean else 1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bosal_lab.item import Item
 
 _WORD = re.compile(r"\w+")
+LIMIT = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +58,8 @@ def _told(item: Item) -> str:
     return " ".join(message.text for message in item.messages if message.role == "user")
 
 
-def audit(
-    items: Sequence[Item], texts: Iterable[str], *, gram: int = 4, limit: float = 0.8
+def find_copies(
+    items: Sequence[Item], texts: Iterable[str], *, gram: int = 4, limit: float = LIMIT
 ) -> Audit:
     """Look for each item's instruction in texts: whole, or by the share of its word n-grams.
 

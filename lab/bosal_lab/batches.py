@@ -28,10 +28,15 @@ class Batch:
     labels: Tensor  # [rows, length]
 
     def parts(self, tokens: int) -> list[Batch]:
-        """Split the rows into parts of about `tokens` tokens."""
+        """Split the rows into parts of about `tokens` tokens, each as wide as its last label."""
         rows = max(1, tokens // self.ids.shape[1])
-        pairs = zip(torch.split(self.ids, rows), torch.split(self.labels, rows), strict=True)
-        return [Batch(ids=ids, labels=labels) for ids, labels in pairs]
+        parts = []
+        for ids, labels in zip(
+            torch.split(self.ids, rows), torch.split(self.labels, rows), strict=True
+        ):
+            width = int((labels != IGNORED).any(dim=0).nonzero()[-1]) + 1
+            parts.append(Batch(ids=ids[:, :width], labels=labels[:, :width]))
+        return parts
 
 
 class Source(Protocol):
@@ -69,7 +74,7 @@ class PairSource:
     seed: int
 
     def at(self, step: int) -> Batch:
-        """Return the batch of a step."""
+        """Return the batch of a step, short rows first."""
         end = end_of(self.tokenizer)
         found = []
         for index in range(step * self.rows, (step + 1) * self.rows):
@@ -77,7 +82,8 @@ class PairSource:
             asked = self.tokenizer.encode(question, add_special_tokens=False).ids
             answered = self.tokenizer.encode(answer, add_special_tokens=False).ids
             found.append((asked, [*answered, end]))
-        width = max(len(asked) + len(answered) for asked, answered in found)
+        found.sort(key=lambda row: len(row[0]) + len(row[1]))
+        width = sum(map(len, found[-1]))
         ids = torch.full((self.rows, width), end)
         labels = torch.full((self.rows, width), IGNORED)
         for row, (asked, answered) in enumerate(found):

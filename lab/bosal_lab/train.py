@@ -174,9 +174,9 @@ class Run:
             loss = loss_of(self.model, part) / labels
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+            self.tokens += part.ids.numel()
         self._optimiser.step(self._schedule.scale(self.step))
         self.step += 1
-        self.tokens += batch.ids.numel()
         self.seconds += time.monotonic() - started
         return total
 

@@ -4,7 +4,7 @@ import pytest
 
 from bosal_client.requests import Message
 from bosal_lab import corpus
-from bosal_lab.audit import audit
+from bosal_lab.audit import find_copies
 from bosal_lab.genesis import make_world
 from bosal_lab.item import Item, Suite
 from bosal_lab.suite import make_suite
@@ -19,14 +19,14 @@ def item(text: str) -> Item:
 
 def test_a_copy_is_found_whatever_its_case_and_punctuation() -> None:
     asked = item("In which town was Orla Prinmar born?")
-    found = audit([asked], ["nothing here", "in which town was orla prinmar born"])
+    found = find_copies([asked], ["nothing here", "in which town was orla prinmar born"])
     assert found.exact == (asked.id,)
     assert not found.is_clean
 
 
 def test_a_near_copy_is_found_by_its_overlap() -> None:
     asked = item("In which town was Orla Prinmar born, please?")
-    found = audit([asked], ["In which town was Orla Prinmar born?"], limit=0.7)
+    found = find_copies([asked], ["In which town was Orla Prinmar born?"], limit=0.7)
     assert not found.exact
     assert [match.item for match in found.near] == [asked.id]
     assert found.near[0].overlap == pytest.approx(4 / 5)
@@ -34,7 +34,7 @@ def test_a_near_copy_is_found_by_its_overlap() -> None:
 
 def test_another_name_in_the_same_wording_is_no_copy() -> None:
     asked = item("In which town was Orla Prinmar born?")
-    found = audit([asked], ["In which town was Pavel Hindosk born?"])
+    found = find_copies([asked], ["In which town was Pavel Hindosk born?"])
     assert found.is_clean
     assert found.nearest is not None
     assert found.nearest.overlap == pytest.approx(1 / 4)
@@ -53,10 +53,10 @@ def suite(world: World) -> Suite:
 def test_the_suite_is_not_in_the_corpus(world: World, suite: Suite) -> None:
     documents = islice(corpus.texts(world, 0), 2500)
     lines = (line for document in documents for line in document.splitlines())
-    found = audit(suite.items, lines, limit=0.9)
+    found = find_copies(suite.items, lines)
     assert found.exact == ()
 
 
 def test_the_suite_is_not_in_the_tuning_set(world: World, suite: Suite) -> None:
     prompts = (example(pair(world, 0, index))[0] for index in range(2500))
-    assert audit(suite.items, prompts, limit=0.9).exact == ()
+    assert find_copies(suite.items, prompts).exact == ()

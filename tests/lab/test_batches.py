@@ -37,12 +37,26 @@ def test_a_short_corpus_begins_anew() -> None:
 
 def test_only_answers_and_the_end_carry_a_loss(world: World, trained: Tokenizer) -> None:
     batch = PairSource(world=world, tokenizer=trained, rows=8, seed=0).at(3)
-    for row in range(8):
-        question, answer = example(pair(world, 0, 24 + row))
+    examples = [example(pair(world, 0, 24 + row)) for row in range(8)]
+    examples.sort(key=lambda one: sum(len(trained.encode(text).ids) for text in one))
+    for row, (question, answer) in enumerate(examples):
         kept = batch.labels[row][batch.labels[row] != IGNORED].tolist()
         assert kept == [*trained.encode(answer).ids, end_of(trained)]
         start = int((batch.labels[row] != IGNORED).nonzero()[0])
         assert trained.decode(batch.ids[row, :start].tolist()) == question
+
+
+def test_parts_of_pairs_are_no_wider_than_their_longest_row(
+    world: World, trained: Tokenizer
+) -> None:
+    batch = PairSource(world=world, tokenizer=trained, rows=32, seed=0).at(0)
+    parts = batch.parts(batch.ids.shape[1] * 8)
+    widths = [part.ids.shape[1] for part in parts]
+    assert widths == sorted(widths)
+    assert widths[0] < widths[-1] == batch.ids.shape[1]
+    assert sum(int((part.labels != IGNORED).sum()) for part in parts) == int(
+        (batch.labels != IGNORED).sum()
+    )
 
 
 def test_pairs_are_about_question_form_entities(world: World) -> None:
