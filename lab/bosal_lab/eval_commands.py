@@ -310,7 +310,11 @@ def headline(
             load_suite("lab"),
             file,
             server=server,
-            models={name: _model(name, models) for name in (BASE, TUNED)} if not server else {},
+            models=(
+                {name: _model(name, models) for name in (BASE, TUNED)}
+                if models is not None or not server
+                else {}
+            ),
             settings=Settings(split="test", samples=samples, window=window),
             seed=seed,
             command=command,

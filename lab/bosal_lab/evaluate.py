@@ -18,7 +18,6 @@ from bosal_client import (
     Overloaded,
     Unavailable,
     Unimplemented,
-    assistant,
 )
 from bosal_client.requests import GenerationOptions, Message, Prompt
 from bosal_lab.evaluation_errors import ArmChangedError, ArmError, ServerLostError
@@ -200,16 +199,12 @@ class _Run:
 
     async def _answer(self, arm: Arm, item: Item, sample: int) -> Record:
         """Hold an item's conversation and return the last answer."""
-        said: list[Message] = []
         answers: list[Generation] = []
         seed = 0
-        following = [*item.messages[1:], None]
-        for message, after in zip(item.messages, following, strict=True):
-            said.append(message)
-            if message.role == "user" and (after is None or after.role == "user"):
-                seed = seed_of(arm.noise, item.id, sample, len(answers))
-                answers.append(await self._generate(arm, said, seed))
-                said.append(assistant(answers[-1].text))
+        for turn in range(len(item.to_answer)):
+            seed = seed_of(arm.noise, item.id, sample, turn)
+            said = item.asked([answer.text for answer in answers])
+            answers.append(await self._generate(arm, said, seed))
         last = answers[-1]
         choice = last.choices[0]
         started = asdict(last.started)

@@ -16,6 +16,7 @@ from bosal_lab.evaluation_run import Request, run_evaluation
 from bosal_lab.intervals import Interval
 from bosal_lab.item import Suite
 from bosal_lab.local_server import serving
+from bosal_lab.ranks import store_plain_ranks
 from bosal_lab.results import Results
 from bosal_lab.summary import Floor, Summary, floor_rows, summaries
 
@@ -62,13 +63,19 @@ def measure(
     seed: int,
     command: str,
 ) -> None:
-    """Answer what is missing, on `server` or, if that is empty, on one of our own."""
+    """Answer what is missing, on `server` or, if that is empty, on one of our own.
+
+    Tokens are ranked under the plain base if its folder is among `models`.
+    """
     with ExitStack() as stack:
         address = server or stack.enter_context(serving(models)).address
         with Client(address) as client:
             documents = {recipe.name: recipe.document for recipe in client.recipes()}
         request = Request(arms=headline_rows(documents), seed=seed, settings=settings)
         asyncio.run(run_evaluation(address, file, suite, request, command))
+        if BASE in models:
+            with Client(address) as client, Results.open(file) as results:
+                store_plain_ranks(results, client, BASE, models[BASE])
 
 
 def headline(results: Results, commands: Iterable[str]) -> dict[str, Any]:
@@ -112,7 +119,8 @@ def _row(one: Summary, twin: float | None) -> dict[str, Any]:
         "stop_rate": _rounded(one.stopped),
         "mean_tokens": None if one.tokens is None else round(one.tokens, 2),
         "categories": {name: _rounded(value) for name, value in one.categories.items()},
-        "token_shift": None if one.shift is None else asdict(one.shift),
+        "token_shift": None if one.plain_shift is None else asdict(one.plain_shift),
+        "token_shift_own_prompt": None if one.shift is None else asdict(one.shift),
     }
 
 

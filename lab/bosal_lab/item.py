@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -45,6 +45,23 @@ class Item:
     def instruction(self) -> str:
         """The last thing asked."""
         return self.messages[-1].text
+
+    @property
+    def to_answer(self) -> tuple[int, ...]:
+        """Places of the messages that the model answers."""
+        roles = [*(message.role for message in self.messages), "user"]
+        return tuple(
+            place for place in range(len(self.messages)) if roles[place : place + 2] == ["user"] * 2
+        )
+
+    def asked(self, answers: Sequence[str]) -> tuple[Message, ...]:
+        """Return the conversation up to the next message to answer, `answers` in their places."""
+        said: list[Message] = []
+        begin = 0
+        for place, answer in zip(self.to_answer, answers, strict=False):
+            said += [*self.messages[begin : place + 1], Message("assistant", answer)]
+            begin = place + 1
+        return (*said, *self.messages[begin : self.to_answer[len(answers)] + 1])
 
     def document(self) -> dict[str, Any]:
         """Return the item as plain JSON values."""

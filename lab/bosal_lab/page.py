@@ -77,12 +77,13 @@ def page(
             figures.lengths_figure(lengths),
         )
         parts += _section("By category", _table(tables.categories(found, floors)))
-    if any(one.shift for one in found):
+    if shifts := _table(tables.shifts(found)):
         parts += _section(
             "Token shift",
-            "<p class=quiet>How the model by itself, at the same place in the same text, ranked "
-            "the tokens that were emitted.</p>",
-            _table(tables.shifts(found)),
+            "<p class=quiet>How the model by itself ranked the tokens that were emitted: after "
+            "the recipe's own prompt, and, where it was measured, as the base model that reads "
+            "the bare instruction and the answer so far.</p>",
+            shifts,
         )
     if comparisons:
         parts += _section(

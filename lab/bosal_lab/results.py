@@ -31,6 +31,8 @@ CREATE TABLE answer (
 CREATE TABLE score (
     arm TEXT, item TEXT, sample INTEGER, metric TEXT, value REAL,
     PRIMARY KEY (arm, item, sample, metric)) WITHOUT ROWID;
+CREATE TABLE plain_rank (
+    arm TEXT, item TEXT, sample INTEGER, ranks TEXT, PRIMARY KEY (arm, item, sample)) WITHOUT ROWID;
 CREATE TABLE floor (
     name TEXT, item TEXT, value REAL, PRIMARY KEY (name, item)) WITHOUT ROWID;
 """
@@ -180,6 +182,22 @@ class Results:
         for name, item, value in self._connection.execute("SELECT * FROM floor"):
             found.setdefault(name, {})[item] = value
         return found
+
+    def set_plain_ranks(self, ranked: Iterable[tuple[Record, tuple[int, ...]]]) -> None:
+        """Store the ranks of answers' tokens under the plain model."""
+        with self._connection:
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO plain_rank VALUES (?, ?, ?, ?)",
+                [
+                    (record.arm, record.item, record.sample, json.dumps(ranks))
+                    for record, ranks in ranked
+                ],
+            )
+
+    def plain_ranks(self) -> dict[tuple[str, str, int], tuple[int, ...]]:
+        """Return ranks under the plain model by (arm, item, sample)."""
+        rows = self._connection.execute("SELECT * FROM plain_rank")
+        return {(arm, item, sample): tuple(json.loads(ranks)) for arm, item, sample, ranks in rows}
 
     def done(self, *, with_errors: bool) -> set[tuple[str, str, int]]:
         """Return (arm, item, sample) of every answer, and of every error if asked."""

@@ -11,7 +11,7 @@ from bosal_lab.outcomes import outcomes, selected
 from bosal_lab.record import Arm
 from bosal_lab.results import Results
 
-__all__ = ["Floor", "Shift", "Summary", "floor_rows", "shift", "summaries", "summary"]
+__all__ = ["Floor", "Shift", "Summary", "floor_rows", "shift", "summaries"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,10 @@ class Summary:
     tokens: float | None
     # Median seconds an answer took on the server.
     seconds: float | None
-    # None if ranks were not asked for.
+    # By rank after the recipe's own prompt; None if ranks were not asked for.
     shift: Shift | None
+    # By rank of the plain base model; None if that was not measured.
+    plain_shift: Shift | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +81,19 @@ def summaries(
     results: Results, *, metric: str = "success", split: Split | None = None
 ) -> list[Summary]:
     """Sum up every arm that has an answer on the split."""
-    found = [summary(results, arm, metric=metric, split=split) for arm in results.arms]
+    items = selected(results, split)
+    plain = results.plain_ranks()
+    found = [_summary(results, arm, metric, items, plain) for arm in results.arms]
     return [one for one in found if one.answers]
 
 
-def summary(
-    results: Results, arm: str, *, metric: str = "success", split: Split | None = None
+def _summary(
+    results: Results,
+    arm: str,
+    metric: str,
+    items: Mapping[str, Item],
+    plain: Mapping[tuple[str, str, int], tuple[int, ...]],
 ) -> Summary:
-    items = selected(results, split)
     found = outcomes(results, arm, metric, items)
     ended = outcomes(results, arm, "ended", items)
     records = [record for record in results.records(arm) if record.item in items]
@@ -105,6 +112,9 @@ def summary(
         tokens=statistics.fmean(len(one.token_ids) for one in answered) if answered else None,
         seconds=statistics.median(one.timings["total"] for one in answered) if answered else None,
         shift=shift([rank for one in answered for rank in one.ranks]),
+        plain_shift=shift(
+            [rank for one in answered for rank in plain.get((arm, one.item, one.sample), ())]
+        ),
     )
 
 

@@ -90,18 +90,16 @@ def unscored(found: Mapping[str, Mapping[str, int]]) -> Grid:
 
 
 def shifts(found: Sequence[Summary]) -> Grid:
-    """One row an arm: shares of tokens by their rank under the model alone."""
+    """One row an arm and prompt: shares of tokens by their rank before any rule."""
+    rows = []
+    for one in found:
+        for prompt, shift in (("its own", one.shift), ("plain base", one.plain_shift)):
+            if shift is not None:
+                shares = map(_share, (shift.unshifted, shift.marginal, shift.shifted))
+                rows.append((one.arm.name, prompt, str(shift.tokens), *shares))
     return Grid(
-        ("arm", "tokens", "rank 1 (unshifted)", "rank 2-3 (marginal)", "above 3 (shifted)"),
-        tuple(
-            (
-                one.arm.name,
-                str(one.shift.tokens),
-                *map(_share, (one.shift.unshifted, one.shift.marginal, one.shift.shifted)),
-            )
-            for one in found
-            if one.shift is not None
-        ),
+        ("arm", "ranked after", "tokens", "rank 1 (unshifted)", "2-3 (marginal)", ">3 (shifted)"),
+        tuple(rows),
     )
 
 

@@ -67,6 +67,7 @@ class Peer(
     has_reasons: bool = False
     address: str = ""
     questions: list[Question] = field(default_factory=list)
+    tokenized: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
     most_at_once: int = 0
     _at_once: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -121,7 +122,15 @@ class Peer(
     def Tokenize(
         self, request: generation_pb2.TokenizeRequest, context: grpc.ServicerContext
     ) -> generation_pb2.TokenizeResponse:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no tokens here")
+        """A token is a byte."""
+        prompt = request.prompt
+        texts = [message.text for message in prompt.conversation.messages] or [prompt.instruction]
+        with self._lock:
+            self.tokenized.append((request.model, prompt.recipe, tuple(texts)))
+        ids = list(("\n".join(texts) + "\n").encode())
+        return generation_pb2.TokenizeResponse(
+            sequences=[generation_pb2.TokenSequence(token_ids=ids)]
+        )
 
     def ListRecipes(
         self, request: recipe_pb2.ListRecipesRequest, context: grpc.ServicerContext

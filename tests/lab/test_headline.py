@@ -91,7 +91,9 @@ def test_every_row_has_its_rate_interval_and_categories(database: Path) -> None:
     assert steered["of_twin"] == pytest.approx(2 / 3, abs=1e-4)
     assert rows["base/plain"]["of_twin"] == 0.0
     assert steered["stop_rate"]["value"] == 1.0
-    shift = steered["token_shift"]
+    # The plain base was not at hand to rank tokens.
+    assert steered["token_shift"] is None
+    shift = steered["token_shift_own_prompt"]
     assert shift["unshifted"] + shift["marginal"] + shift["shifted"] == pytest.approx(1)
     against = {one["arm"]: one for one in document["against_plain"]}
     assert set(against) == set(ARMS) - {"base/plain"}

@@ -67,6 +67,20 @@ def test_the_shift_of_an_arm_counts_every_token(tmp_path: Path) -> None:
     assert found.shift.unshifted == 0.5
 
 
+def test_the_shift_under_the_plain_model_stands_apart(tmp_path: Path) -> None:
+    answers = {"base/plain": [["yes"], ["no"]]}
+    with records.results(tmp_path / "r.sqlite", records.suite(2), answers) as results:
+        first, second = results.records("base/plain")
+        assert [one.plain_shift for one in summaries(results)] == [None]
+        results.set_plain_ranks([(first, (1, 1, 2)), (second, (9,))])
+        (found,) = summaries(results)
+        assert results.plain_ranks()["base/plain", "q1", 0] == (9,)
+    assert found.plain_shift is not None
+    assert (found.plain_shift.unshifted, found.plain_shift.shifted) == (0.5, 0.25)
+    prompts = [row[1] for row in tables.shifts([found]).rows]
+    assert prompts == ["its own", "plain base"]
+
+
 def test_floors_score_answers_that_took_no_work() -> None:
     of = records.suite(12)
     found = floors(of)
