@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bosal_server.engine.kv_pool import LayerShape
 from bosal_server.engine.openvino_convert import Conversion
+from bosal_server.engine.openvino_int8 import round_weights
 from bosal_server.engine.openvino_runtime import OpenVinoRefused, load_openvino
 from bosal_server.engine.openvino_trace import PagedLayer
 from bosal_server.engine.step import StepPlan
@@ -37,19 +38,22 @@ class OpenVinoRunner:
         *,
         num_blocks: int,
         dtype: str = "float32",
-        cache_dtype: str | None = None,
+        weights: str = "model",
+        cache: str = "model",
         threads: int | None = None,
     ) -> None:
+        """Compile for a type of arithmetic; `weights` int8 and `cache` u8 trade exactness."""
         openvino = load_openvino()
         self._dtype = dtype
-        graph = _page(openvino, conversion)
+        graph = conversion.graph if weights == "model" else round_weights(conversion.graph)
+        graph = _page(openvino, graph, conversion.layers)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             # Pinned workers would keep their cores from the engine's and the service's threads.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
-            "KV_CACHE_PRECISION": _PRECISIONS[dtype] if cache_dtype is None else cache_dtype,
+            "KV_CACHE_PRECISION": _PRECISIONS[dtype] if cache == "model" else cache,
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -131,12 +135,12 @@ class _StepInputs:
             self._request.set_input_tensor(self._indices[name], tensor)
 
 
-def _page(openvino: Any, conversion: Conversion) -> Any:
+def _page(openvino: Any, graph: Any, layers: Sequence[PagedLayer]) -> Any:
     """Replace attention over the state by paged attention, each layer with its window."""
     from openvino import opset13 as op
     from openvino._offline_transformations import paged_attention_transformation
 
-    graph = conversion.graph.clone()
+    graph = graph.clone()
     try:
         paged_attention_transformation(graph)
     except RuntimeError as error:
@@ -146,11 +150,9 @@ def _page(openvino: Any, conversion: Conversion) -> Any:
     by_layer = {
         int(node.input_value(3).get_any_name().removeprefix("key_cache.")): node for node in paged
     }
-    if sorted(by_layer) != list(range(len(conversion.layers))):
-        raise OpenVinoRefused(
-            f"{len(paged)} of its {len(conversion.layers)} attention layers could be paged"
-        )
-    for index, layer in enumerate(conversion.layers):
+    if sorted(by_layer) != list(range(len(layers))):
+        raise OpenVinoRefused(f"{len(paged)} of its {len(layers)} attention layers could be paged")
+    for index, layer in enumerate(layers):
         window = op.constant(np.array(layer.sliding_window or 0, np.int32))
         by_layer[index].input(_WINDOW_INPUT).replace_source_output(window.output(0))
     graph.validate_nodes_and_infer_types()

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bosal_server.engine.openvino_cache import ConversionCache
-from bosal_server.engine.openvino_check import CheckReport, check, num_blocks_needed
+from bosal_server.engine.openvino_check import (
+    ROUNDED_TOLERANCE,
+    CheckReport,
+    check,
+    num_blocks_needed,
+)
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_memory import available_bytes
 from bosal_server.engine.openvino_runner import (
@@ -19,6 +24,8 @@ from bosal_server.engine.runner import ModelRunner
 from bosal_server.model import LoadedModel
 
 PREFERENCES = ("auto", "openvino", "torch")
+WEIGHTS = ("model", "int8")
+CACHES = ("model", "u8")
 
 _DEFAULT_CACHE_BYTES = 4 << 30
 _DEFAULT_CACHE_TOKENS = 65_536
@@ -41,6 +48,8 @@ def choose_runner(
     *,
     preference: str = "auto",
     dtype: str = "auto",
+    weights: str = "model",
+    cache: str = "model",
     cache_tokens: int | None = None,
     threads: int | None = None,
     conversions: Path | None = None,
@@ -50,12 +59,16 @@ def choose_runner(
     `auto` takes OpenVINO on a CPU if the model converts and passes the self-check. `dtype` is what
     OpenVINO computes in, `auto` bfloat16 where the CPU has it; `conversions` is the folder of
     converted models. With that folder, OpenVINO no longer needs the model's torch weights.
+    `weights` int8 and `cache` u8 are OpenVINO's alone and no longer exact: they are for when the
+    memory or its bandwidth is short.
 
     Raises:
         OpenVinoRefused: `openvino` was asked for by name and cannot serve the model.
     """
     if preference not in PREFERENCES:
         raise ValueError(f"unknown runner '{preference}'; known: {', '.join(PREFERENCES)}")
+    if weights not in WEIGHTS or cache not in CACHES:
+        raise ValueError(f"weights are one of {', '.join(WEIGHTS)}, cache of {', '.join(CACHES)}")
     if preference == "torch":
         return RunnerChoice(runner=model.runner(cache_tokens=cache_tokens), reason="asked for")
     if preference == "auto" and model.device != "cpu":
@@ -65,6 +78,8 @@ def choose_runner(
         candidate = _Candidate(
             model=model,
             dtypes=_resolve_dtypes(model, dtype),
+            weights=weights,
+            cache=cache,
             threads=threads,
             conversions=conversions,
         )
@@ -95,6 +110,8 @@ class _Candidate:
 
     model: LoadedModel
     dtypes: tuple[str, ...]
+    weights: str
+    cache: str
     threads: int | None
     conversions: Path | None
 
@@ -118,7 +135,9 @@ class _Candidate:
         self, conversion: Conversion, source: str, dtype: str, cache_tokens: int | None
     ) -> RunnerChoice:
         _require_memory(self._num_bytes(dtype, cache_tokens))
-        runner, report = self._checked_runner(conversion, dtype)
+        runner, report = self._checked_runner(
+            conversion, dtype, weights=self.weights, cache=self.cache
+        )
         num_tokens = self._cache_tokens(dtype) if cache_tokens is None else cache_tokens
         runner.resize(max(-(-num_tokens // BLOCK_SIZE), 1))
         return RunnerChoice(runner=runner, reason=f"{source}; {report}")
@@ -148,11 +167,17 @@ class _Candidate:
         return conversion
 
     def _checked_runner(
-        self, conversion: Conversion, dtype: str
+        self, conversion: Conversion, dtype: str, *, weights: str = "model", cache: str = "model"
     ) -> tuple[OpenVinoRunner, CheckReport]:
         num_blocks = num_blocks_needed(BLOCK_SIZE)
+        is_rounded = (weights, cache) != ("model", "model")
         runner = OpenVinoRunner(
-            conversion, num_blocks=num_blocks, dtype=dtype, threads=self.threads
+            conversion,
+            num_blocks=num_blocks,
+            dtype=dtype,
+            weights=weights,
+            cache=cache,
+            threads=self.threads,
         )
         reference = self.model.runner(cache_tokens=num_blocks * BLOCK_SIZE)
         try:
@@ -161,6 +186,7 @@ class _Candidate:
                 reference,
                 context_tokens=self.model.context_tokens,
                 num_parameters=self.model.num_parameters,
+                tolerance=ROUNDED_TOLERANCE if is_rounded else None,
             )
         except BaseException:
             runner.close()

@@ -194,6 +194,31 @@ def test_bfloat16_is_off_by_its_rounding_only(
     assert error < 5e-2
 
 
+@pytest.mark.parametrize(
+    ("weights", "cache", "most"),
+    [("int8", "model", 0.06), ("model", "u8", 0.03), ("int8", "u8", 0.08)],
+)
+def test_eight_bits_cost_a_little_exactness(
+    conversion: Conversion, reference: TorchRunner, weights: str, cache: str, most: float
+) -> None:
+    """And no more, chunk by chunk and token by token, over blocks that two sequences share."""
+    runner = OpenVinoRunner(conversion, num_blocks=8, weights=weights, cache=cache, threads=1)
+    prompt = list(range(3, 83))
+    plans = [
+        StepPlan.pack([Chunk(prompt[:40], 0, [5, 1, 2], True)], 32),
+        StepPlan.pack([Chunk(prompt[40:79], 40, [5, 1, 2], True)], 32),
+        StepPlan.pack(
+            [Chunk(prompt[79:], 79, [5, 1, 2], True), Chunk([9, 8, 7], 32, [5, 7], True)], 32
+        ),
+    ]
+    errors = []
+    for plan in plans:
+        expected = reference.forward(plan)
+        actual = runner.forward(plan)
+        errors.append(float((actual - expected).norm() / expected.norm()))
+    assert 1e-4 < max(errors) < most
+
+
 def test_it_says_what_it_is(runner: OpenVinoRunner, tiny_llama: LoadedModel) -> None:
     assert (runner.kind, runner.dtype, runner.device) == ("openvino", "float32", "cpu")
     assert runner.vocab_size == tiny_llama.vocab_size

@@ -81,6 +81,16 @@ def test_what_bfloat16_would_round_is_computed_in_float32(
     assert (choice.runner.kind, choice.runner.dtype) == ("openvino", "float32")
 
 
+def test_eight_bit_weights_and_cache_on_request(tiny_llama: LoadedModel, folder: Path) -> None:
+    choice = choose_runner(
+        tiny_llama, weights="int8", cache="u8", cache_tokens=100, threads=1, conversions=folder
+    )
+    assert choice.runner.kind == "openvino"
+    assert "allowed 1e-01" in choice.reason
+    with pytest.raises(ValueError, match="weights are one of model, int8"):
+        choose_runner(tiny_llama, weights="int4")
+
+
 def test_torch_by_name(tiny_llama: LoadedModel) -> None:
     choice = choose_runner(tiny_llama, preference="torch", cache_tokens=100)
     assert (choice.runner.kind, choice.reason, choice.is_fallback) == ("torch", "asked for", False)
