@@ -2,16 +2,10 @@
 
 from bosal_kernels.control import YIELDED_BANS, YIELDED_MIN_TOKENS, Control, control
 from bosal_kernels.errors import InvalidSlotParams, InvalidTouchedTokens, KernelError
-from bosal_kernels.layout import (
-    MAX_STAGES,
-    SlotParams,
-    SlotState,
-    Stage,
-    TokenFlag,
-    TouchedTokens,
-)
+from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import TopTokens
 from bosal_kernels.noise import choice_key, gumbel
+from bosal_kernels.params import MAX_STAGES, SlotParams, Stage, TokenFlag, TouchedTokens
 from bosal_kernels.select import Logprobs, Selection, select
 
 __all__ = [

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from bosal_kernels.groups import group_max
-from bosal_kernels.layout import SlotState, TokenFlag
+from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import RawRows, raw_rows
+from bosal_kernels.params import TokenFlag
 
 # Bits of `Control.yielded`.
 YIELDED_MIN_TOKENS = 1

@@ -18,6 +18,8 @@ def last_kept(row: Tensor, key: Tensor, weight: Tensor, target: Tensor, *, key_b
     place = torch.arange(len(row), device=row.device)
     taken = torch.zeros(num_rows, dtype=torch.float64, device=row.device)
     for shift in range(key_bits - _DIGIT_BITS, -1, -_DIGIT_BITS):
+        if len(row) == num_rows:
+            break
         digit = (key >> shift) & (_BINS - 1)
         bin_ = row * _BINS + digit
         shape = (num_rows, _BINS)

@@ -84,16 +84,3 @@ def sum_by_row(row: Tensor, group: Tensor, sums: list[Tensor], shape: tuple[int,
     if sums:
         table[row, group] = (sums[0] if len(sums) == 1 else torch.cat(sums)).double()
     return table.cumsum(1)[:, -1]
-
-
-def descending_key(values: Tensor) -> Tensor:
-    """Map float32 to int64 in [0, 2^32) so that greater values come first; -0 equals 0."""
-    bits = (values + 0.0).view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & 0x7FFF_FFFF)
-    return 0x7FFF_FFFF - ordered.long()
-
-
-def value_of_descending_key(key: Tensor) -> Tensor:
-    """Invert `descending_key`."""
-    ordered = (0x7FFF_FFFF - key).int()
-    return (ordered ^ ((ordered >> 31) & 0x7FFF_FFFF)).view(torch.float32)

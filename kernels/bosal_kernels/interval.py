@@ -6,6 +6,7 @@ ends, everything else its bottom. Logits are compared before temperature.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,8 +22,24 @@ class Tokens:
     token: Tensor  # [m]
     value: Tensor  # [m]
 
-    def where(self, kept: Tensor) -> "Tokens":
-        return Tokens(self.row[kept], self.token[kept], self.value[kept])
+    def where(self, kept: Tensor) -> Self:
+        return type(self)(self.row[kept], self.token[kept], self.value[kept])
+
+    def first(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Return each row's first token by (value desc, id asc): value and id."""
+        best = torch.full((num_rows,), -torch.inf, device=self.row.device)
+        best = best.scatter_reduce_(0, self.row, self.value, "amax")
+        ties = self.where(self.value == best[self.row])
+        lowest = torch.full_like(best, torch.iinfo(torch.int64).max, dtype=torch.int64)
+        return best, lowest.scatter_reduce_(0, ties.row, ties.token, "amin")
+
+    def last(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Return each row's last token by (value desc, id asc): value and id."""
+        least = torch.full((num_rows,), torch.inf, device=self.row.device)
+        least = least.scatter_reduce_(0, self.row, self.value, "amin")
+        ties = self.where(self.value == least[self.row])
+        highest = torch.full_like(least, -1, dtype=torch.int64)
+        return least, highest.scatter_reduce_(0, ties.row, ties.token, "amax")
 
 
 class Intervals:
@@ -73,6 +90,19 @@ class Intervals:
         """Return (z - row maximum) * inverse temperature, rounded twice; arguments broadcast."""
         return (values - self.row_max[which]) * inverse
 
+    def offset(self, which: Tensor, inverse: Tensor) -> Tensor:
+        """Return the scaled logit of the first token inside; 0 where the top is not cut."""
+        return self.scaled(which, inverse, self.first_value[which])
+
+    def relative(self, which: Tensor, inverse: Tensor, values: Tensor) -> Tensor:
+        """Return scaled logits less that of the first token inside; arguments broadcast.
+
+        Masses are sums of their exponentials: far below the row's maximum a cold interval's own
+        would vanish in float32.
+        """
+        scaled = self.scaled(which, inverse, values)
+        return scaled - self.offset(which, inverse) if self.is_cut else scaled
+
     def contains(self, which: Tensor, token: Tensor, value: Tensor) -> Tensor:
         """Tell which tokens are inside; the arguments broadcast."""
         low_value = self.low_value[which]
@@ -102,12 +132,12 @@ class Intervals:
         return Tokens(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def mass(self, which: Tensor, inverse: Tensor) -> Tensor:
-        """Return the sum of exp(scaled logit) over the intervals, float64 [k]."""
+        """Return the sum of exp(relative scaled logit) over the intervals, float64 [k]."""
         row, group = self._reaching(which, self.low_value[which])
         return self._sum(row, group, self._weighted(which, inverse, row, group), len(which))
 
     def mass_and_moment(self, which: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mass and the sum of exp(s) s, s the scaled logit, float64 [k]."""
+        """Return the mass and the sum of exp(s) s, s the relative scaled logit, float64 [k]."""
         row, group = self._reaching(which, self.low_value[which])
         masses, moments = [], []
         for weight, scaled in self._weighted(which, inverse, row, group):
@@ -127,7 +157,7 @@ class Intervals:
             if self.is_cut:
                 ahead &= self.contains_lanes(which[row[span]], group[span], values)
             of_row = which[row[span], None]
-            weight = weights(self.scaled(of_row, inverse[row[span], None], values))
+            weight = weights(self.relative(of_row, inverse[row[span], None], values))
             sums.append(weight.masked_fill_(~ahead, 0.0).sum(1))
         return sum_by_row(row, group, sums, (len(which), self.rows.num_groups))
 
@@ -140,15 +170,18 @@ class Intervals:
     def _weighted(
         self, which: Tensor, inverse: Tensor, row: Tensor, group: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the weights of members, 0 for others, and the scaled logits, piece by piece."""
+        """Yield the weights of members, 0 for others, and the relative scaled logits."""
         is_whole = not self.is_cut and bool((self.low_value[which] == -torch.inf).all())
         of_row, of_inverse = which[row], inverse[row, None]
         maximum = self.row_max[of_row, None]
+        offset = self.offset(of_row, inverse[row])[:, None] if self.is_cut else None
         for span, values in self.rows.chunks(self.place[of_row], group):
             outside = None
             if not is_whole:
                 outside = ~self.contains_lanes(of_row[span], group[span], values)
             scaled = values.sub_(maximum[span]).mul_(of_inverse[span])
+            if offset is not None:
+                scaled.sub_(offset[span])
             weight = weights(scaled)
             if outside is not None:
                 weight.masked_fill_(outside, 0.0)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bosal_kernels.floats import descending_key
 from bosal_kernels.groups import (
     GROUP,
     GroupedRows,
-    descending_key,
     group_max,
     sum_by_row,
     weights,

@@ -8,7 +8,7 @@ from torch import Tensor
 from bosal_kernels.control import Control
 from bosal_kernels.draw import Draw
 from bosal_kernels.groups import GROUP, GroupedRows
-from bosal_kernels.layout import SlotState, Stage
+from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import (
     RawRows,
     TopTokens,
@@ -17,6 +17,7 @@ from bosal_kernels.logprobs import (
     log_normalizer,
     top_tokens,
 )
+from bosal_kernels.params import Stage
 from bosal_kernels.truncate import Truncation
 
 

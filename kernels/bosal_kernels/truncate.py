@@ -7,17 +7,21 @@ import torch
 from torch import Tensor
 
 from bosal_kernels.cut import last_kept
+from bosal_kernels.floats import (
+    clamped_key,
+    descending_key,
+    rounded_up,
+    value_of_descending_key,
+)
 from bosal_kernels.groups import (
     GroupedRows,
-    descending_key,
     sum_by_row,
-    value_of_descending_key,
     weights,
 )
-from bosal_kernels.interval import Intervals, Tokens
-from bosal_kernels.layout import Stage
+from bosal_kernels.interval import Intervals
 from bosal_kernels.logprobs import best_tokens
 from bosal_kernels.noise import coin
+from bosal_kernels.params import Stage
 
 # Up to this many tokens a top-k is enumerated from the best groups.
 _MAX_ENUMERATED = 1024
@@ -124,9 +128,8 @@ class Truncation:
         """
         is_on = value > 0
         which, drop = which[is_on], value[is_on].log().float()
-        best = self.intervals.first_value[which]
-        scaled = self.intervals.scaled(which, self.inverse[which], best)
-        self._raise_scaled_floor(which, scaled + drop)
+        first = self.intervals.offset(which, self.inverse[which])
+        self._raise_scaled_floor(which, first + drop)
 
     def typical(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
         """Keep the tokens whose surprise is nearest to the entropy until their mass reaches tau.
@@ -142,14 +145,14 @@ class Truncation:
         mass, moment = intervals.mass_and_moment(which, inverse)
         centre = moment / mass
         inside = intervals.tokens(which)
-        scaled = intervals.scaled(which[inside.row], inverse[inside.row], inside.value)
+        scaled = intervals.relative(which[inside.row], inverse[inside.row], inside.value)
         distance = (scaled.double() - centre[inside.row]).abs()
         # The bits of a non-negative float64 are ordered as its values.
         bits = (distance + 0.0).view(torch.int64)
         last = last_kept(inside.row, bits, _token_weights(scaled), tau * mass, key_bits=64)
         kept = inside.where(bits <= bits[last][inside.row])
-        intervals.lower_ceiling(which, *_first(kept, len(which)))
-        intervals.raise_floor(which, *_last(kept, len(which)))
+        intervals.lower_ceiling(which, *kept.first(len(which)))
+        intervals.raise_floor(which, *kept.last(len(which)))
 
     def top_n_sigma(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
         """Keep z >= max z - n sd, with the population deviation of the whole finite row.
@@ -175,7 +178,7 @@ class Truncation:
         mean = sum_by_row(row, group, sums, shape) / number
         variance = sum_by_row(row, group, squares, shape) / number - mean.square()
         threshold = row_max.double() - count * variance.clamp(min=0.0).sqrt()
-        self.intervals.raise_floor(which, _rounded_up(threshold))
+        self.intervals.raise_floor(which, rounded_up(threshold))
 
     def epsilon(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
         """Keep tokens of probability at least eps, and the first.
@@ -186,7 +189,7 @@ class Truncation:
         which, log_eps = which[is_on], value[is_on].log()
         if len(which):
             mass = self.intervals.mass(which, self.inverse[which])
-            self._raise_scaled_floor(which, _rounded_up(log_eps + mass.log()))
+            self._raise_relative_floor(which, log_eps + mass.log())
 
     def eta(self, which: Tensor, value: Tensor, *_: Tensor) -> None:
         """Keep tokens of probability at least min(eps, sqrt(eps) exp(-entropy)), and the first.
@@ -199,7 +202,7 @@ class Truncation:
             mass, moment = self.intervals.mass_and_moment(which, self.inverse[which])
             entropy = mass.log() - moment / mass
             threshold = torch.minimum(log_eps, 0.5 * log_eps - entropy)
-            self._raise_scaled_floor(which, _rounded_up(threshold + mass.log()))
+            self._raise_relative_floor(which, threshold + mass.log())
 
     def xtc(self, which: Tensor, value: Tensor, second: Tensor, _asks_later: Tensor) -> None:
         """With some probability drop all tokens of at least `threshold` but the last of them.
@@ -212,21 +215,27 @@ class Truncation:
             return
         intervals, inverse = self.intervals, self.inverse[which]
         mass = intervals.mass(which, inverse)
-        edge = self._least_logit(which, _rounded_up(threshold.log() + mass.log()))
+        first = intervals.offset(which, inverse).double()
+        edge = self._least_logit(which, rounded_up(first + threshold.log() + mass.log()))
         choices = intervals.tokens(which, edge)
         has_two = torch.bincount(choices.row, minlength=len(which)) >= 2
-        value, token = _last(choices, len(which))
+        value, token = choices.last(len(which))
         intervals.lower_ceiling(which[has_two], value[has_two], token[has_two])
 
     def _cut_mass(self, which: Tensor, target: Tensor) -> None:
         """Drop all behind the token at which the mass ahead reaches the target [k]."""
         inside = self.intervals.tokens(which)
-        scaled = self.intervals.scaled(
+        scaled = self.intervals.relative(
             which[inside.row], self.inverse[which][inside.row], inside.value
         )
         key, weight = descending_key(inside.value), _token_weights(scaled)
         last = last_kept(inside.row, key, weight, target, key_bits=32)
         self.intervals.raise_floor(which, inside.value[last], inside.token[last])
+
+    def _raise_relative_floor(self, which: Tensor, floor: Tensor) -> None:
+        """Drop what scales to less than a float64 floor above the first token's."""
+        first = self.intervals.offset(which, self.inverse[which])
+        self._raise_scaled_floor(which, rounded_up(first.double() + floor))
 
     def _raise_scaled_floor(self, which: Tensor, floor: Tensor) -> None:
         self.intervals.raise_floor(which, self._least_logit(which, floor))
@@ -238,7 +247,7 @@ class Truncation:
         guess = row_max.double() + floor[:, None].double() / inverse.double()
         slack = 3e-7 * (row_max.abs() + guess.abs()) + 1e-37
         # Keys descend: `low` belongs to a logit that passes, `high` to one that does not.
-        low, high = _clamped_key(guess + slack), _clamped_key(guess - slack)
+        low, high = clamped_key(guess + slack), clamped_key(guess - slack)
         steps = torch.arange(1, _FAN, device=which.device)
         is_first = True
         while is_first or bool((high - low > 1).any()):
@@ -255,36 +264,6 @@ class Truncation:
             )
             is_first = False
         return value_of_descending_key(low.squeeze(1))
-
-
-def _clamped_key(value: Tensor) -> Tensor:
-    largest = torch.finfo(torch.float32).max
-    return descending_key(value.clamp(-largest, largest).float())
-
-
-def _rounded_up(value: Tensor) -> Tensor:
-    """Return the least float32 that is not less than a float64."""
-    rounded = value.float()
-    above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
-    return torch.where(rounded.double() < value, above, rounded)
-
-
-def _first(tokens: Tokens, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Return each row's first token of a list: value and id."""
-    best = torch.full((num_rows,), -torch.inf, device=tokens.row.device)
-    best = best.scatter_reduce_(0, tokens.row, tokens.value, "amax")
-    ties = tokens.where(tokens.value == best[tokens.row])
-    lowest = torch.full_like(best, torch.iinfo(torch.int64).max, dtype=torch.int64)
-    return best, lowest.scatter_reduce_(0, ties.row, ties.token, "amin")
-
-
-def _last(tokens: Tokens, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Return each row's last token of a list: value and id."""
-    least = torch.full((num_rows,), torch.inf, device=tokens.row.device)
-    least = least.scatter_reduce_(0, tokens.row, tokens.value, "amin")
-    ties = tokens.where(tokens.value == least[tokens.row])
-    highest = torch.full_like(least, -1, dtype=torch.int64)
-    return least, highest.scatter_reduce_(0, ties.row, ties.token, "amax")
 
 
 def _token_weights(scaled: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bosal_kernels.cut import last_kept
-from bosal_kernels.groups import descending_key, value_of_descending_key
+from bosal_kernels.floats import descending_key, value_of_descending_key
 
 
 @pytest.mark.parametrize("levels", [1, 3, 1000])
