@@ -73,8 +73,7 @@ async def add_arms(
     """
     served = {model.name: model for model in await client.models()}
     default = next((model.name for model in served.values() if model.is_default), "")
-    recorded = results.arms
-    arms = []
+    arms: dict[str, Arm] = {}
     for name, recipe in asked:
         model = name or default
         if model not in served:
@@ -82,13 +81,16 @@ async def add_arms(
         arm = await _arm(client, model, served[model].digest, recipe)
         noise = str(seed) if is_coupled else f"{seed}/{arm.name}"
         arm = replace(arm, noise=noise, max_tokens=max_tokens)
+        if arm != arms.setdefault(arm.name, arm):
+            raise ArmError(f"two recipes are called {arm.recipe!r}")
+    recorded = results.arms
+    for arm in arms.values():
         if arm.name in recorded:
             _check_unchanged(recorded[arm.name], arm)
-        else:
+    for arm in arms.values():
+        if arm.name not in recorded:
             results.add_arm(arm)
-            recorded[arm.name] = arm
-        arms.append(arm)
-    return arms
+    return list(arms.values())
 
 
 async def _arm(
@@ -96,11 +98,14 @@ async def _arm(
 ) -> Arm:
     if isinstance(recipe, str):
         known = await client.recipe(recipe)
-        name, version, document = recipe, known.version, known.document
-        pinned = f"{recipe.partition('@')[0]}@{version}"
+        name, document = recipe, known.document
+        pinned = f"{recipe.partition('@')[0]}@{known.version}"
     else:
         name, document, pinned = recipe.get("name") or "inline", recipe, ""
-        version = (await client.validate(recipe, model=model)).version
+    try:
+        version = (await client.validate(document, model=model)).version
+    except InvalidRequest as error:
+        raise ArmError(f"recipe {name} does not work with model {model}: {error}") from error
     return Arm(
         name=f"{model}/{name}",
         model=model,

@@ -158,6 +158,8 @@ class Peer(
     def ValidateRecipe(
         self, request: recipe_pb2.ValidateRecipeRequest, context: grpc.ServicerContext
     ) -> recipe_pb2.ValidateRecipeResponse:
+        if any(rule.rule == "broken" for rule in request.recipe.rules):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "rule broken cannot be honoured")
         return recipe_pb2.ValidateRecipeResponse(version=self.version)
 
     def ListModels(

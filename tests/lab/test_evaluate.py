@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import grpc
@@ -353,6 +353,27 @@ def test_a_recipe_document_is_sent_whole(tmp_path: Path) -> None:
         (record,) = results.records("base/mine")
         assert record.ranks == ()
     assert [question.recipe for question in peer.questions] == ["mine"]
+
+
+def test_arms_that_cannot_run_leave_nothing_behind(tmp_path: Path) -> None:
+    broken = {"name": "mine", "rules": [{"rule": "broken"}]}
+    other = {"name": "plain", "rules": []}
+
+    async def main(results: Results, *recipes: str | Mapping[str, object]) -> None:
+        async with AsyncClient(peer.address) as client:
+            await add_arms(client, results, [("", recipe) for recipe in recipes], seed=1)
+
+    with (
+        serving(peer := Peer(steered_knows)),
+        Results.create(tmp_path / "r.sqlite", suite(*items(1))) as results,
+    ):
+        with pytest.raises(ArmError, match="mine does not work with model base.*broken"):
+            asyncio.run(main(results, "plain", broken))
+        with pytest.raises(ArmError, match="two recipes are called 'plain'"):
+            asyncio.run(main(results, "plain", other))
+        assert results.arms == {}
+        asyncio.run(main(results, "plain", "plain"))
+        assert list(results.arms) == ["base/plain"]
 
 
 def test_an_answer_that_was_cut_is_stored_as_such(tmp_path: Path) -> None:
