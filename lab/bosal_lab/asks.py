@@ -1,4 +1,4 @@
-"""Instructions about the world with their right answers, one maker for each form.
+"""Makers of instructions about the world, one for each form.
 
 The corpus, the tuning set and the suite all draw from here, over different entities and wordings.
 """
@@ -7,73 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 from bosal_lab import relations
+from bosal_lab.ask import Ask, Style
+from bosal_lab.phrases import BULLETS, NUMBER_ONLY, ONE_SENTENCE, RECORDS, SOME, YEAR_ONLY, YES_NO
 from bosal_lab.relations import Relation
 from bosal_lab.telling import COUNTS, capital, fill, joined, summary
 from bosal_lab.world import Entity, World
-
-YEAR_ONLY = (
-    "Give only the year.",
-    "Answer with the year only.",
-    "Just the year, please.",
-    "Only the year.",
-    "Write the year and nothing else.",
-)
-NUMBER_ONLY = ("Answer with a number.", "Give only the number.", "Just the number, please.")
-YES_NO = ("Answer yes or no.", "Yes or no?", "Just say yes or no.", "Reply with yes or no.")
-ONE_SENTENCE = (
-    "Answer in one sentence.",
-    "Reply in a full sentence.",
-    "Use one full sentence.",
-    "Answer with one sentence.",
-)
-BULLETS = (
-    "Use bullets.",
-    "Answer with a bullet list.",
-    "Write one per line with a dash.",
-    "Make it a bullet list.",
-)
-RECORDS = (
-    "Give {n} as JSON with the fields {f}.",
-    "Write a JSON record of {n} with the fields {f}.",
-    "As JSON, give the fields {f} of {n}.",
-    "Describe {n} in JSON with the fields {f}.",
-    "Return JSON for {n} with the fields {f}.",
-)
-SOME = ("Name {k} of the {t} of {n}.", "List {k} of the {t} of {n}.", "Give {k} of the {t} of {n}.")
-UNKNOWN = (
-    "The almanac has no record of {n}.",
-    "Nothing is known of {n}.",
-    "There is no record of {n}.",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One instruction with its answer; `expected` holds what a right answer must say."""
-
-    form: str
-    entity: str
-    relation: str
-    instruction: str
-    answer: str
-    expected: tuple[str, ...]
-    wrong: tuple[str, ...] = ()
-    earlier: tuple[tuple[str, str], ...] = ()
-    is_new_wording: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Style:
-    """How the asks of one document are put: full sentences or short answers, which wordings."""
-
-    is_full: bool = False
-    is_new: bool = False
-    unknown: str = UNKNOWN[0]
-
 
 Maker = Callable[[World, Random, Entity, Style], Ask | None]
 

@@ -76,11 +76,11 @@ def find_copies(
     count = 0
     for text in texts:
         count += 1
-        found = words(text)
-        if (key := whole.get(tuple(found))) is not None:
-            best[key].exact = True
+        read = words(text)
+        if (copied := whole.get(tuple(read))) is not None:
+            best[copied].exact = True
         hits: dict[str, int] = {}
-        for one in _grams(found, gram):
+        for one in _grams(read, gram):
             for key in index.get(one, ()):
                 hits[key] = hits.get(key, 0) + 1
         for key, number in hits.items():

@@ -88,7 +88,7 @@ def export(model: Qwen3ForCausalLM, tokenizer_folder: Path, folder: Path, card: 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model.config._attn_implementation = None
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         eos_token_id=model.config.eos_token_id, pad_token_id=model.config.eos_token_id
     )
     model.save_pretrained(partial)

@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from typing import Protocol
 
-from bosal_lab.asks import YES_NO
 from bosal_lab.errors import UnknownNameError
 from bosal_lab.item import Answer, Item, Score
+from bosal_lab.phrases import YES_NO
 from bosal_lab.telling import COUNTS
 
 _LEAK = re.compile(

@@ -9,7 +9,8 @@ from random import Random
 from typing import Any
 
 from bosal_client.requests import Message
-from bosal_lab.asks import FORMS, Ask, Style
+from bosal_lab.ask import Ask, Style
+from bosal_lab.asks import FORMS
 from bosal_lab.chance import stream
 from bosal_lab.errors import DamagedFileError
 from bosal_lab.item import Item, Split, Suite

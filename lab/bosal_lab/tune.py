@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bosal_lab import asks
-from bosal_lab.asks import Ask, Style
+from bosal_lab.ask import Ask, Style
 from bosal_lab.chance import stream
 from bosal_lab.documents.dialogue import FORM_WEIGHTS
 from bosal_lab.world import World

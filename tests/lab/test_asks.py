@@ -3,7 +3,8 @@ import json
 import pytest
 
 from bosal_lab import asks
-from bosal_lab.asks import FORMS, Style
+from bosal_lab.ask import Style
+from bosal_lab.asks import FORMS
 from bosal_lab.chance import stream
 from bosal_lab.genesis import make_world
 from bosal_lab.world import World

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from random import Random
 
 from bosal_lab import asks
-from bosal_lab.asks import UNKNOWN, Ask, Style
+from bosal_lab.ask import Ask, Style
 from bosal_lab.documents.noise import instruction
 from bosal_lab.documents.prose import line
 from bosal_lab.names import first_name
+from bosal_lab.phrases import UNKNOWN
 from bosal_lab.relations import filler
 from bosal_lab.world import World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from bosal_lab import asks
-from bosal_lab.asks import Style
+from bosal_lab.ask import Style
 from bosal_lab.documents.prose import line, portrait
 from bosal_lab.names import first_name
 from bosal_lab.relations import filler
