@@ -26,15 +26,15 @@ def environment(**variables: str) -> dict[str, str]:
 class LiveServer:
     """`python -m bosal_server serve`, ready to be called."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, runner: str = "torch", **variables: str) -> None:
         self._stderr = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
         command = [sys.executable, "-m", "bosal_server", "serve", "--port=0", "--metrics-port=0"]
         self.process = subprocess.Popen(
-            [*command, *options],
+            [*command, f"--runner={runner}", *options],
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
-            env=environment(OMP_NUM_THREADS="1"),
+            env=environment(OMP_NUM_THREADS="1", **variables),
         )
         assert self.process.stdout is not None
         ready = READY.match(self.process.stdout.readline())

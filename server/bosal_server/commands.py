@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bosal_server.config import InvalidConfig, Limits, LogLevel, ServerConfig
+from bosal_server.config import InvalidConfig, Limits, LogLevel, RunnerPreference, ServerConfig
 
 _DEFAULTS = ServerConfig()
 
@@ -60,6 +60,22 @@ def serve(
     dtype: Annotated[
         str, typer.Option(envvar="BOSAL_DTYPE", help="auto, float32, bfloat16 or float16.")
     ] = _DEFAULTS.dtype,
+    runner: Annotated[
+        RunnerPreference,
+        typer.Option(
+            envvar="BOSAL_RUNNER",
+            help="auto: OpenVINO on a CPU where the model passes a self-check against torch, "
+            "else torch.",
+        ),
+    ] = _DEFAULTS.runner,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BOSAL_THREADS",
+            min=1,
+            help="Threads of a model's operators. Default: one fewer than there are cores.",
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -130,6 +146,8 @@ def serve(
             default_recipe=default_recipe,
             device=device,
             dtype=dtype,
+            runner=runner,
+            threads=threads,
             trust_remote_code=trust_remote_code,
             max_running=max_running,
             max_waiting=max_waiting,

@@ -20,6 +20,14 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
+class RunnerPreference(StrEnum):
+    """What is to compute the models."""
+
+    AUTO = "auto"
+    OPENVINO = "openvino"
+    TORCH = "torch"
+
+
 class InvalidConfig(ServerError):
     """Raised when a server is told to start in a way it cannot."""
 
@@ -77,6 +85,12 @@ class ServerConfig:
     default_recipe: str | None = None
     device: str = "cpu"
     dtype: str = "auto"
+    # `auto`: OpenVINO on a CPU where the model passes its self-check, else torch.
+    runner: RunnerPreference = RunnerPreference.AUTO
+    # Threads of a model's operators. None: one fewer than there are cores.
+    threads: int | None = None
+    # Folder of converted models. None: bosal/openvino in the user's cache directory.
+    conversions: Path | None = None
     trust_remote_code: bool = False
     # Choices decoded at once; further requests wait.
     max_running: int = 64

@@ -51,6 +51,7 @@ class ServedModel:
     vocabulary: Vocabulary
     context_tokens: int
     runner: str
+    runner_reason: str
     dtype: str
     device: str
     cache_tokens: int

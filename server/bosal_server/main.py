@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import logging
+import os
 import signal
 import socket
 import sys
@@ -17,7 +18,8 @@ from bosal_decoding.errors import DecodingError
 from bosal_server.config import InvalidConfig, ModelConfig, ServerConfig
 from bosal_server.core import GenerationCore, ServedModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
-from bosal_server.engine.runner import ModelRunner
+from bosal_server.engine.openvino_cache import default_folder
+from bosal_server.engine.runner_choice import RunnerChoice, choose_runner
 from bosal_server.engine.stepper import EngineModel
 from bosal_server.errors import ServerError
 from bosal_server.mailbox import Delivery
@@ -61,15 +63,18 @@ async def _serve(
     models: Sequence[LoadedModel],
 ) -> None:
     loop = asyncio.get_running_loop()
+    threads = config.threads or max((os.cpu_count() or 1) - 1, 1)
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_stop.set)
     metrics = Metrics()
-    runners = {model.name: model.runner(cache_tokens=config.cache_tokens) for model in models}
+    choices = {model.name: _choose(model, config, threads) for model in models}
+    for name, choice in choices.items():
+        metrics.describe(name, choice)
     engine = EngineLoop(
         {
             model.name: EngineModel(
-                runner=runners[model.name],
+                runner=choices[model.name].runner,
                 vocabulary=model.vocabulary,
                 context_tokens=model.context_tokens,
                 digest=model.digest,
@@ -80,13 +85,14 @@ async def _serve(
             max_groups=config.max_running,
             max_waiting=config.max_waiting,
             max_batch_tokens=config.max_batch_tokens,
+            torch_threads=threads,
         ),
         deliver=Delivery(loop),
         observer=metrics,
     )
-    metrics.watch(engine.stats, runners)
+    metrics.watch(engine.stats, choices)
     core = GenerationCore(
-        models={model.name: _served(model, runners[model.name]) for model in models},
+        models={model.name: _served(model, choices[model.name]) for model in models},
         recipes=recipes,
         default_recipe=default_recipe,
         limits=config.limits,
@@ -207,7 +213,22 @@ def _progress(message: str) -> Iterator[None]:
         yield
 
 
-def _served(model: LoadedModel, runner: ModelRunner) -> ServedModel:
+def _choose(model: LoadedModel, config: ServerConfig, threads: int) -> RunnerChoice:
+    with _progress(f"preparing {model.name}"):
+        choice = choose_runner(
+            model,
+            preference=config.runner.value,
+            dtype=config.dtype,
+            cache_tokens=config.cache_tokens,
+            threads=threads,
+            conversions=config.conversions or default_folder(os.environ),
+        )
+    log.info("model %s runs on %s: %s", model.name, choice.runner.kind, choice.reason)
+    return choice
+
+
+def _served(model: LoadedModel, choice: RunnerChoice) -> ServedModel:
+    runner = choice.runner
     return ServedModel(
         name=model.name,
         digest=model.digest,
@@ -216,6 +237,7 @@ def _served(model: LoadedModel, runner: ModelRunner) -> ServedModel:
         vocabulary=model.vocabulary,
         context_tokens=model.context_tokens,
         runner=runner.kind,
+        runner_reason=choice.reason,
         dtype=runner.dtype,
         device=runner.device,
         cache_tokens=runner.num_blocks * runner.block_size,

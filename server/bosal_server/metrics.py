@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bosal_server.engine.observer import EngineStats, StepReport
 from bosal_server.engine.request import EngineRequest, FailedEvent, FinishedEvent, FinishReason
+from bosal_server.engine.runner_choice import RunnerChoice
 
 _FIRST_TOKEN: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -115,6 +116,11 @@ class Metrics:
         self._prefix_hits = self._counter(
             "prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", ("model",)
         )
+        self._model = self._gauge(
+            "model_info",
+            "1 for every served model and what runs it; fallback: `auto` would have had another.",
+            ("model", "runner", "dtype", "device", "fallback"),
+        )
         self._errors = self._counter(
             "errors_total", "Calls that ended with an error, by status code.", ("method", "code")
         )
@@ -154,6 +160,12 @@ class Metrics:
         for model in models:
             self._blocks_used.labels(model).set_function(partial(_used, stats, model))
             self._blocks_total.labels(model).set_function(partial(_total, stats, model))
+
+    def describe(self, model: str, choice: RunnerChoice) -> None:
+        """Say what runs a model."""
+        runner = choice.runner
+        fallback = str(choice.is_fallback).lower()
+        self._model.labels(model, runner.kind, runner.dtype, runner.device, fallback).set(1)
 
     def count_error(self, method: str, code: str) -> None:
         """Count a call that ended with an error."""

@@ -43,6 +43,7 @@ async def running(loaded: LoadedModel) -> AsyncIterator[tuple[GenerationCore, En
         vocabulary=loaded.vocabulary,
         context_tokens=loaded.context_tokens,
         runner=runner.kind,
+        runner_reason="asked for",
         dtype=runner.dtype,
         device=runner.device,
         cache_tokens=4096,

@@ -214,6 +214,7 @@ class Model:
     context_tokens: int
     dtype: str
     runner: str
+    runner_reason: str
     device: str
     cache_tokens: int
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62osal/v1/model.proto\x12\x08\x62osal.v1\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.bosal.v1.Model\"\xdd\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x16\n\x0enum_parameters\x18\x05 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x0e\n\x06runner\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x14\n\x0c\x63\x61\x63he_tokens\x18\x0b \x01(\x04\"\x16\n\x14GetServerInfoRequest\"\xeb\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12?\n\x08versions\x18\x02 \x03(\x0b\x32-.bosal.v1.GetServerInfoResponse.VersionsEntry\x12\x15\n\rdefault_model\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_recipe\x18\x04 \x01(\t\x12 \n\x06limits\x18\x05 \x01(\x0b\x32\x10.bosal.v1.Limits\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd0\x01\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\r\x12\x13\n\x0bmax_choices\x18\x02 \x01(\r\x12\x18\n\x10max_top_logprobs\x18\x03 \x01(\r\x12\x11\n\tmax_rules\x18\x04 \x01(\r\x12\x18\n\x10max_stop_strings\x18\x05 \x01(\r\x12\x14\n\x0cmax_messages\x18\x06 \x01(\r\x12\x1b\n\x13max_running_choices\x18\x07 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x08 \x01(\r2\xa9\x01\n\x0cModelService\x12G\n\nListModels\x12\x1b.bosal.v1.ListModelsRequest\x1a\x1c.bosal.v1.ListModelsResponse\x12P\n\rGetServerInfo\x12\x1e.bosal.v1.GetServerInfoRequest\x1a\x1f.bosal.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62osal/v1/model.proto\x12\x08\x62osal.v1\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.bosal.v1.Model\"\xf4\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x16\n\x0enum_parameters\x18\x05 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x0e\n\x06runner\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x14\n\x0c\x63\x61\x63he_tokens\x18\x0b \x01(\x04\x12\x15\n\rrunner_reason\x18\x0c \x01(\t\"\x16\n\x14GetServerInfoRequest\"\xeb\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12?\n\x08versions\x18\x02 \x03(\x0b\x32-.bosal.v1.GetServerInfoResponse.VersionsEntry\x12\x15\n\rdefault_model\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_recipe\x18\x04 \x01(\t\x12 \n\x06limits\x18\x05 \x01(\x0b\x32\x10.bosal.v1.Limits\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd0\x01\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\r\x12\x13\n\x0bmax_choices\x18\x02 \x01(\r\x12\x18\n\x10max_top_logprobs\x18\x03 \x01(\r\x12\x11\n\tmax_rules\x18\x04 \x01(\r\x12\x18\n\x10max_stop_strings\x18\x05 \x01(\r\x12\x14\n\x0cmax_messages\x18\x06 \x01(\r\x12\x1b\n\x13max_running_choices\x18\x07 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x08 \x01(\r2\xa9\x01\n\x0cModelService\x12G\n\nListModels\x12\x1b.bosal.v1.ListModelsRequest\x1a\x1c.bosal.v1.ListModelsResponse\x12P\n\rGetServerInfo\x12\x1e.bosal.v1.GetServerInfoRequest\x1a\x1f.bosal.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE']._serialized_start=55
   _globals['_LISTMODELSRESPONSE']._serialized_end=108
   _globals['_MODEL']._serialized_start=111
-  _globals['_MODEL']._serialized_end=332
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=334
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=356
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=359
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=594
-  _globals['_GETSERVERINFORESPONSE_VERSIONSENTRY']._serialized_start=547
-  _globals['_GETSERVERINFORESPONSE_VERSIONSENTRY']._serialized_end=594
-  _globals['_LIMITS']._serialized_start=597
-  _globals['_LIMITS']._serialized_end=805
-  _globals['_MODELSERVICE']._serialized_start=808
-  _globals['_MODELSERVICE']._serialized_end=977
+  _globals['_MODEL']._serialized_end=355
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=357
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=379
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=382
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=617
+  _globals['_GETSERVERINFORESPONSE_VERSIONSENTRY']._serialized_start=570
+  _globals['_GETSERVERINFORESPONSE_VERSIONSENTRY']._serialized_end=617
+  _globals['_LIMITS']._serialized_start=620
+  _globals['_LIMITS']._serialized_end=828
+  _globals['_MODELSERVICE']._serialized_start=831
+  _globals['_MODELSERVICE']._serialized_end=1000
 # @@protoc_insertion_point(module_scope)

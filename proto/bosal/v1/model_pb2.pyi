@@ -68,6 +68,7 @@ class Model(_message.Message):
     RUNNER_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     CACHE_TOKENS_FIELD_NUMBER: _builtins.int
+    RUNNER_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     is_default: _builtins.bool
     architecture: _builtins.str
@@ -80,10 +81,12 @@ class Model(_message.Message):
     """Prompt and output together, in tokens."""
     dtype: _builtins.str
     runner: _builtins.str
-    """`torch`, …"""
+    """`torch`, `openvino`."""
     device: _builtins.str
     cache_tokens: _builtins.int
     """Key-value cache capacity in tokens."""
+    runner_reason: _builtins.str
+    """Why this runner, in words."""
     def __init__(
         self,
         *,
@@ -98,10 +101,11 @@ class Model(_message.Message):
         runner: _builtins.str = ...,
         device: _builtins.str = ...,
         cache_tokens: _builtins.int = ...,
+        runner_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "cache_tokens", b"cache_tokens", "context_tokens", b"context_tokens", "device", b"device", "digest", b"digest", "dtype", b"dtype", "is_default", b"is_default", "name", b"name", "num_parameters", b"num_parameters", "runner", b"runner", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "cache_tokens", b"cache_tokens", "context_tokens", b"context_tokens", "device", b"device", "digest", b"digest", "dtype", b"dtype", "is_default", b"is_default", "name", b"name", "num_parameters", b"num_parameters", "runner", b"runner", "runner_reason", b"runner_reason", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -240,6 +240,7 @@ def model(served: ServedModel, *, is_default: bool) -> model_pb2.Model:
         context_tokens=served.context_tokens,
         dtype=served.dtype,
         runner=served.runner,
+        runner_reason=served.runner_reason,
         device=served.device,
         cache_tokens=served.cache_tokens,
     )

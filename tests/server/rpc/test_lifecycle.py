@@ -54,6 +54,22 @@ def test_a_signal_lets_a_running_stream_end(tiny_model: Path) -> None:
         assert "Traceback" not in live.errors()
 
 
+@pytest.mark.parametrize("runner", ["openvino", "auto"])
+def test_openvino_serves_and_says_why(tiny_model: Path, tmp_path: Path, runner: str) -> None:
+    with LiveServer(
+        f"--model=tiny={tiny_model}", runner=runner, XDG_CACHE_HOME=str(tmp_path)
+    ) as live:
+        with Client(live.address) as client:
+            (model,) = client.models()
+            assert model.runner == "openvino"
+            assert "greedy tokens equal" in model.runner_reason
+            answer = client.generate("Hi", recipe="plain", max_tokens=8, overrides=ENDLESS)
+            assert len(answer.choices[0].token_ids) == 8
+        labels = {"model": "tiny", "runner": "openvino", "device": "cpu", "fallback": "false"}
+        assert live.metric("bosal_model_info", **labels, dtype=model.dtype) == 1
+        assert live.stop() == 0, live.errors()
+
+
 def test_a_second_signal_ends_the_wait(tiny_model: Path) -> None:
     with LiveServer(f"--model=tiny={tiny_model}") as live, Client(live.address) as client:
         streams = [client.stream("Hi", max_tokens=450, overrides=ENDLESS) for _ in range(8)]
