@@ -71,6 +71,9 @@ class _Comparison:
         plan = StepPlan.pack(chunks, self.reference.block_size)
         expected = self.reference.forward(plan)
         actual = self.candidate.forward(plan)
+        if actual.shape != expected.shape:
+            shapes = f"{list(actual.shape)}, not {list(expected.shape)}"
+            raise OpenVinoRefused(f"the self-check failed: logits are {shapes}")
         ended = [part[0] for part, chunk in zip(parts, chunks, strict=True) if chunk.wants_logits]
         for sequence, want, got in zip(ended, expected, actual, strict=True):
             token = int(want.argmax())

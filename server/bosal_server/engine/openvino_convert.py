@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
 
 from bosal_server.engine.openvino_runtime import OpenVinoRefused, load_openvino
@@ -88,10 +89,15 @@ def _traceable_copy(model: nn.Module) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the tracer: it warns of every shape that becomes a constant."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        yield
+    """Silence the tracer: it warns of every shape that becomes a constant, and reads everything."""
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
 
 
 def _past_names(layers: tuple[PagedLayer, ...], kind: str) -> list[str]:

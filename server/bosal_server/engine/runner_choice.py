@@ -1,6 +1,8 @@
 """Chooses what computes a model: OpenVINO where that is exact and faster, torch everywhere else."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +95,7 @@ def choose_runner(
 
 
 def _resolve_dtypes(model: LoadedModel, dtype: str) -> tuple[str, ...]:
-    """Return the types to compute in, the first that works."""
+    """Return the types to compute in, the first that works; bfloat16 only in hardware."""
     load_openvino()
     if model.device != "cpu":
         raise OpenVinoRefused(f"the model is on {model.device}")
@@ -101,7 +103,7 @@ def _resolve_dtypes(model: LoadedModel, dtype: str) -> tuple[str, ...]:
         return ("bfloat16", "float32") if has_bf16() else ("float32",)
     if dtype not in ITEM_SIZES:
         raise OpenVinoRefused(f"it is to compute in {dtype}; known: {', '.join(ITEM_SIZES)}")
-    return (dtype,)
+    return (dtype if has_bf16() else "float32",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,29 +119,25 @@ class _Candidate:
 
     def build(self, cache_tokens: int | None) -> RunnerChoice:
         _require_memory(self._num_bytes(self.dtypes[0], cache_tokens))
-        try:
+        with _refusing():
             conversion, source = self._fetch()
-            for dtype in self.dtypes[:-1]:
-                try:
-                    return self._build(conversion, source, dtype, cache_tokens)
-                except OpenVinoRefused as refusal:
-                    _logger.info("model '%s' not in %s: %s", self.model.name, dtype, refusal)
-            return self._build(conversion, source, self.dtypes[-1], cache_tokens)
-        except OpenVinoRefused:
-            raise
-        except Exception as error:  # whatever its plugins raise: torch can serve the model
-            _logger.debug("OpenVINO failed", exc_info=True)
-            raise OpenVinoRefused(f"{type(error).__name__}: {error}") from error
+        for dtype in self.dtypes[:-1]:
+            try:
+                return self._build(conversion, source, dtype, cache_tokens)
+            except OpenVinoRefused as refusal:
+                _logger.info("model '%s' not in %s: %s", self.model.name, dtype, refusal.cause)
+        return self._build(conversion, source, self.dtypes[-1], cache_tokens)
 
     def _build(
         self, conversion: Conversion, source: str, dtype: str, cache_tokens: int | None
     ) -> RunnerChoice:
         _require_memory(self._num_bytes(dtype, cache_tokens))
-        runner, report = self._checked_runner(
-            conversion, dtype, weights=self.weights, cache=self.cache
-        )
         num_tokens = self._cache_tokens(dtype) if cache_tokens is None else cache_tokens
-        runner.resize(max(-(-num_tokens // BLOCK_SIZE), 1))
+        with _refusing():
+            runner, report = self._checked_runner(
+                conversion, dtype, weights=self.weights, cache=self.cache
+            )
+            runner.resize(max(-(-num_tokens // BLOCK_SIZE), 1))
         return RunnerChoice(runner=runner, reason=f"{source}; {report}")
 
     def _cache_tokens(self, dtype: str) -> int:
@@ -194,6 +192,18 @@ class _Candidate:
         finally:
             reference.close()
         return runner, report
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Take whatever OpenVINO and its plugins raise for a refusal: torch can serve the model."""
+    try:
+        yield
+    except OpenVinoRefused:
+        raise
+    except Exception as error:
+        _logger.debug("OpenVINO failed", exc_info=True)
+        raise OpenVinoRefused(f"{type(error).__name__}: {error}") from error
 
 
 def _require_memory(needed: int) -> None:
