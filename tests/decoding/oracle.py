@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Row = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Params = dict[str, Any]
 
 
@@ -34,8 +35,8 @@ class Choice:
         row: Row = np.bincount(np.array(tokens, dtype=np.int64), minlength=size).astype(np.float64)
         return row
 
-    def is_eos(self, size: int) -> NDArray[np.bool_]:
-        row: NDArray[np.bool_] = np.isin(np.arange(size), list(self.eos))
+    def is_eos(self, size: int) -> Mask:
+        row: Mask = np.isin(np.arange(size), list(self.eos))
         return row
 
     def weights(self, pairs: Sequence[tuple[int, float]], size: int) -> Row:
@@ -43,6 +44,16 @@ class Choice:
         for token, weight in pairs:
             row[token] += weight
         return row
+
+
+@dataclass
+class Truncated:
+    """A row while it is truncated: logits before temperature, what is left of it, its chance."""
+
+    row: Row
+    order: NDArray[np.int64]
+    key: int
+    position: int
 
 
 def repetition(z: Row, p: Params, c: Choice) -> Row:
@@ -109,39 +120,84 @@ def softmax(z: Row) -> Row:
     return mass / float(mass.sum())
 
 
-def keep_top_k(z: Row, p: Params) -> int:
-    return p["k"] if p["k"] > 0 else len(z)
+def head(z: Row, count: int) -> Mask:
+    return np.asarray(np.arange(len(z)) < max(1, count))
 
 
-def keep_top_p(z: Row, p: Params) -> int:
-    return int(np.searchsorted(np.cumsum(softmax(z)), p["p"])) + 1
+def entropy(p: Row) -> float:
+    return -float((p * np.log(np.maximum(p, 1e-300))).sum())
 
 
-def keep_min_p(z: Row, p: Params) -> int:
+def keep_top_k(z: Row, p: Params, _: Truncated) -> Mask:
+    return head(z, p["k"] if p["k"] > 0 else len(z))
+
+
+def keep_top_p(z: Row, p: Params, _: Truncated) -> Mask:
+    return head(z, int(np.searchsorted(np.cumsum(softmax(z)), p["p"])) + 1)
+
+
+def keep_min_p(z: Row, p: Params, _: Truncated) -> Mask:
     mass = softmax(z)
-    return int((mass >= p["p"] * mass[0]).sum())
+    return head(z, int((mass >= p["p"] * mass[0]).sum()))
 
 
-# How many tokens of a row in descending order stay.
-CUTS: dict[str, Callable[[Row, Params], int]] = {
+def keep_typical(z: Row, p: Params, _: Truncated) -> Mask:
+    mass = softmax(z)
+    surprise = np.abs(-np.log(np.maximum(mass, 1e-300)) - entropy(mass))
+    nearest = np.argsort(surprise, kind="stable")
+    last = min(int((np.cumsum(mass[nearest]) < p["p"]).sum()), len(z) - 1)
+    return np.asarray(surprise <= surprise[nearest[last]])
+
+
+def keep_top_n_sigma(_: Row, p: Params, t: Truncated) -> Mask:
+    finite = t.row[np.isfinite(t.row)]
+    kept = t.row[t.order] >= finite.max() - p["n"] * finite.std()
+    return head(kept, int(kept.sum()))
+
+
+def keep_epsilon(z: Row, p: Params, _: Truncated) -> Mask:
+    return head(z, int((softmax(z) >= p["value"]).sum()))
+
+
+def keep_eta(z: Row, p: Params, _: Truncated) -> Mask:
+    mass, value = softmax(z), p["value"]
+    return head(z, int((mass >= min(value, value**0.5 * np.exp(-entropy(mass)))).sum()))
+
+
+def keep_xtc(z: Row, p: Params, t: Truncated) -> Mask:
+    top = int((softmax(z) >= p.get("threshold", 0.1)).sum())
+    acts = coin(t.key, t.position) < p["probability"]
+    return np.asarray(np.arange(len(z)) >= (top - 1 if acts and top > 1 else 0))
+
+
+# Which tokens stay of tempered logits in descending order.
+CUTS: dict[str, Callable[[Row, Params, Truncated], Mask]] = {
     "top_k": keep_top_k,
     "top_p": keep_top_p,
     "min_p": keep_min_p,
+    "typical": keep_typical,
+    "top_n_sigma": keep_top_n_sigma,
+    "epsilon": keep_epsilon,
+    "eta": keep_eta,
+    "xtc": keep_xtc,
 }
 
 
 def kept(z: Row, c: Choice) -> tuple[list[int], float]:
     """The tokens that truncation keeps, best first, and the temperature; 0 keeps one."""
-    order = [int(token) for token in np.lexsort((np.arange(len(z)), -z)) if np.isfinite(z[token])]
+    order = np.lexsort((np.arange(len(z)), -z))
+    order = order[np.isfinite(z[order])]
+    best = [int(token) for token in order[:1]]
     temperature = 1.0
+    if any(rule["rule"] == "temperature" and rule["value"] == 0 for rule in c.rules):
+        return best, 0.0
     for rule in c.rules:
         if rule["rule"] == "temperature":
             temperature = rule["value"]
-        if temperature == 0:
-            return order[:1], 0.0
         if rule["rule"] in CUTS:
-            order = order[: max(1, CUTS[rule["rule"]](z[order] / temperature, rule))]
-    return order, temperature
+            row = Truncated(z, order, key_of(c.seed, c.choice), len(c.output))
+            order = order[CUTS[rule["rule"]](z[order] / temperature, rule, row)]
+    return [int(token) for token in order], temperature
 
 
 def key_of(seed: int, choice: int) -> int:
@@ -167,6 +223,10 @@ def philox(counter: tuple[int, int, int, int], key: int) -> tuple[int, int, int,
         )
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
     return a, b, c, d
+
+
+def coin(key: int, position: int) -> float:
+    return (philox((0, position, 0, 2), key)[0] + 0.5) * 2.0**-32
 
 
 def exponential(word: int) -> float:

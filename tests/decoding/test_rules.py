@@ -42,6 +42,14 @@ PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "top_k": st.fixed_dictionaries({"k": st.integers(0, 60)}),
     "top_p": st.fixed_dictionaries({"p": st.floats(0.05, 1)}),
     "min_p": st.fixed_dictionaries({"p": st.floats(0, 1)}),
+    "typical": st.fixed_dictionaries({"p": st.floats(0.05, 1)}),
+    "top_n_sigma": st.fixed_dictionaries({"n": st.floats(0.1, 4)}),
+    "epsilon": st.fixed_dictionaries({"value": st.floats(0, 0.3)}),
+    "eta": st.fixed_dictionaries({"value": st.floats(0, 0.3)}),
+    "xtc": st.fixed_dictionaries(
+        {"probability": st.sampled_from([0.0, 0.5, 1.0])},
+        optional={"threshold": st.floats(0.01, 0.6)},
+    ),
 }
 TOKENS = st.lists(st.integers(0, 299), max_size=12)
 SEED = st.integers(-(2**63), 2**63 - 1)

@@ -68,3 +68,74 @@ class MinP(Rule):
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.MIN_P, self.p)
+
+
+class Typical(Rule):
+    name = "typical"
+    stage = RuleStage.TRUNCATE
+    summary = "Keeps the tokens whose surprise is nearest the expected one; 1 is off."
+    formula = "keep by ascending |-log p - H| until their mass reaches p, ties together"
+    source = "Meister et al. 2022, arXiv:2202.00666; typical_p of transformers"
+
+    p: Annotated[float, Field(gt=0, le=1)]
+
+    def contribute(self, draft: Draft) -> None:
+        draft.truncate(Stage.TYPICAL, self.p)
+
+
+class TopNSigma(Rule):
+    name = "top_n_sigma"
+    stage = RuleStage.TRUNCATE
+    summary = "Keeps logits within n standard deviations of the largest, whatever the temperature."
+    formula = "keep z >= max z - n * sd(z), sd of all unmasked logits of the vocabulary"
+    source = "Tang et al. 2024, arXiv:2411.07641; top_n_sigma of llama.cpp"
+
+    n: Annotated[float, Field(gt=0, le=100)]
+
+    def contribute(self, draft: Draft) -> None:
+        draft.truncate(Stage.TOP_N_SIGMA, self.n)
+
+
+class Epsilon(Rule):
+    name = "epsilon"
+    stage = RuleStage.TRUNCATE
+    summary = "Keeps tokens of at least this probability, and the most likely one; 0 is off."
+    formula = "keep p(v) >= value, and the most likely token"
+    source = "Hewitt et al. 2022, arXiv:2210.15191; epsilon_cutoff of transformers"
+
+    value: Annotated[float, Field(ge=0, lt=1)]
+
+    def contribute(self, draft: Draft) -> None:
+        draft.truncate(Stage.EPSILON, self.value)
+
+
+class Eta(Rule):
+    name = "eta"
+    stage = RuleStage.TRUNCATE
+    summary = "Keeps tokens above a probability that falls as the entropy rises; 0 is off."
+    formula = "keep p(v) >= min(value, sqrt(value) * exp(-H)), and the most likely token"
+    source = "Hewitt et al. 2022, arXiv:2210.15191; eta_cutoff of transformers"
+
+    value: Annotated[float, Field(ge=0, lt=1)]
+
+    def contribute(self, draft: Draft) -> None:
+        draft.truncate(Stage.ETA, self.value)
+
+
+class Xtc(Rule):
+    name = "xtc"
+    stage = RuleStage.TRUNCATE
+    summary = "Now and then drops the top choices and keeps the least likely of them."
+    formula = (
+        "if coin < probability: of the tokens with p >= threshold keep only the last, "
+        "and all behind it"
+    )
+    source = "p-e-w 2024 (text-generation-webui 6335); xtc of llama.cpp, its threshold 0.1"
+
+    probability: Annotated[float, Field(ge=0, le=1)]
+    """How often it acts; the coin depends on seed, choice and position alone."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """What counts as a top choice; above 0.5 there is never a second one, so it is off."""
+
+    def contribute(self, draft: Draft) -> None:
+        draft.truncate(Stage.XTC, self.probability, self.threshold)

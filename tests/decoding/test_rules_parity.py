@@ -1,0 +1,65 @@
+"""Rules against the processors of transformers, on rows where no token lies on a boundary."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    LogitsProcessor,
+    MinPLogitsWarper,
+    TopKLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+from bosal_decoding.compile import compile
+from bosal_decoding.recipe import Recipe
+from bosal_decoding.vocabulary import Vocabulary
+from bosal_kernels import SlotState, TouchedTokens, control
+from bosal_kernels.groups import GroupedRows
+from bosal_kernels.truncate import Truncation
+
+NO_IDS = torch.zeros(1, 0, dtype=torch.long)
+
+
+def kept_ids(vocabulary: Vocabulary, rule: dict[str, Any], logits: torch.Tensor) -> list[int]:
+    """What one rule leaves of a row [V]."""
+    plan = compile(Recipe.parse({"rules": [rule]}), vocabulary, context_tokens=512)
+    size = len(logits)
+    state = SlotState(num_slots=1, vocab_size=size)
+    state.admit(0, plan.params, TouchedTokens.of())
+    slots = torch.tensor([0])
+    controlled = control(logits[None].clone(), state, slots)
+    rows = GroupedRows(controlled.logits, controlled.group_max, state.scratch(1))
+    truncation = Truncation(
+        rows, controlled.row_max, slots, size, state.key[slots], state.position[slots]
+    )
+    truncation.run(state.chain_stage, state.chain_value, state.chain_second)
+    inside = truncation.intervals.contains(slots, torch.arange(size), controlled.logits[0])
+    return [int(token) for token in inside.nonzero().squeeze(1)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "warper"),
+    [
+        ({"rule": "top_k", "k": 17}, TopKLogitsWarper(17)),
+        ({"rule": "min_p", "p": 0.03}, MinPLogitsWarper(0.03)),
+        ({"rule": "typical", "p": 0.2}, TypicalLogitsWarper(0.2)),
+        ({"rule": "typical", "p": 0.9}, TypicalLogitsWarper(0.9)),
+        ({"rule": "epsilon", "value": 3e-4}, EpsilonLogitsWarper(3e-4)),
+        ({"rule": "epsilon", "value": 0.9}, EpsilonLogitsWarper(0.9)),
+        ({"rule": "eta", "value": 3e-4}, EtaLogitsWarper(3e-4)),
+        ({"rule": "eta", "value": 0.1}, EtaLogitsWarper(0.1)),
+    ],
+)
+@pytest.mark.parametrize("scale", [0.5, 2.0, 6.0])
+def test_a_truncation_rule_keeps_what_transformers_keeps(
+    vocabulary: Vocabulary, rule: dict[str, Any], warper: LogitsProcessor, scale: float
+) -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        logits = torch.randn(vocabulary.size, generator=generator) * scale
+        expected = warper(NO_IDS, logits[None].clone())[0]
+        kept = (expected > -torch.inf).nonzero().squeeze(1).tolist()
+        assert kept_ids(vocabulary, rule, logits) == kept
