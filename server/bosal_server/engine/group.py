@@ -33,7 +33,7 @@ class Stream:
         if not prompt:
             raise ValueError("a stream needs at least one prompt token")
         self.model = model
-        self.prompt = list(prompt)
+        self.prompt = tuple(prompt)  # the request's own if it is one: choices share it
         self.num_pinned_tokens = num_pinned_tokens
         self.group: StreamGroup
         self.hashes: list[bytes] = []  # of the prompt's full blocks
@@ -62,14 +62,23 @@ class Stream:
         if begin >= num_prompt:
             return self.group.output[begin - num_prompt : end - num_prompt]
         if end <= num_prompt:
-            return self.prompt[begin:end]
-        return self.prompt[begin:] + self.group.output[: end - num_prompt]
+            return list(self.prompt[begin:end])
+        return [*self.prompt[begin:], *self.group.output[: end - num_prompt]]
 
 
 class StreamGroup:
     """The unit of admission, scheduling and cancellation: one choice's coupled streams."""
 
-    __slots__ = ("choice", "max_tokens", "output", "request_id", "slot", "state", "streams")
+    __slots__ = (
+        "choice",
+        "max_tokens",
+        "models",
+        "output",
+        "request_id",
+        "slot",
+        "state",
+        "streams",
+    )
 
     def __init__(
         self, request_id: str, choice: int, streams: Sequence[Stream], max_tokens: int
@@ -77,6 +86,7 @@ class StreamGroup:
         self.request_id = request_id
         self.choice = choice
         self.streams = tuple(streams)
+        self.models = tuple(dict.fromkeys(stream.model for stream in streams))
         self.max_tokens = max_tokens
         self.output: list[int] = []
         self.slot = -1

@@ -12,7 +12,7 @@ from bosal_kernels import TopTokens as TopTable
 from bosal_server.engine.choice import PositionLogprobs
 from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import TopTokens
-from bosal_server.engine.scheduler import SchedulerStep
+from bosal_server.engine.scheduler_step import SchedulerStep
 
 # By the bits of `Selection.yielded`.
 _YIELDED = {

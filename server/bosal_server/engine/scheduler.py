@@ -1,7 +1,9 @@
 """Decides who is admitted and what each step computes.
 
-Rule 1: groups are admitted first come, first served, each with its worst case reserved, so an
-        admitted group never waits for blocks and nothing is preempted.
+Rule 1: each model's groups are admitted first come, first served, with their worst case
+        reserved, so an admitted group never waits for blocks and nothing is preempted. A group
+        with streams on several models is admitted once it is first on all of them; a free slot
+        goes to the oldest of the groups that could be admitted.
 Rule 2: a group that is decoding is in every step with all its streams, or in none.
 Rule 3: a group with several streams prefills each up to its last prompt token and parks there;
         once all are parked, their last tokens go in one step.
@@ -11,61 +13,14 @@ Rule 5: a stream never computes a block that another stream is writing: it waits
         if the writer leaves.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from bosal_server.engine.blocks import BlockAllocator, chain_hashes
 from bosal_server.engine.group import GroupState, Stream, StreamGroup
-from bosal_server.engine.step import Chunk, StepPlan
+from bosal_server.engine.queues import WaitingQueues
+from bosal_server.engine.scheduler_step import Packer, SchedulerStep
 from bosal_server.errors import RequestTooLarge
-
-
-@dataclass(slots=True)
-class SchedulerStep:
-    """One step of the engine: a packed batch per model, and whose logits come out of it."""
-
-    plans: dict[str, StepPlan] = field(default_factory=dict)
-    scheduled: list[tuple[Stream, int]] = field(default_factory=list)
-    ready: list[StreamGroup] = field(default_factory=list)  # these get logits, one row a stream
-    rows: list[tuple[int, ...]] = field(default_factory=list)  # row in each stream's model
-    prefill_tokens: Counter[str] = field(default_factory=Counter)  # by model
-    decode_rows: Counter[str] = field(default_factory=Counter)
-
-    def groups_on(self, model: str) -> list[StreamGroup]:
-        """Every group with a token on this model in this step, once each."""
-        return list(
-            dict.fromkeys(stream.group for stream, _ in self.scheduled if stream.model == model)
-        )
-
-
-class _Packer:
-    """Collects a step's chunks per model."""
-
-    def __init__(self) -> None:
-        self.step = SchedulerStep()
-        self._chunks: dict[str, list[Chunk]] = {}
-        self._num_rows: Counter[str] = Counter()
-
-    def add(self, stream: Stream, end: int, *, wants_logits: bool) -> int:
-        """Schedule a stream's tokens up to `end`; return its row of logits, if it wants one."""
-        begin = stream.num_computed
-        if stream.group.state is GroupState.DECODING:
-            self.step.decode_rows[stream.model] += 1
-        else:
-            self.step.prefill_tokens[stream.model] += end - begin
-        chunk = Chunk(stream.tokens(begin, end), begin, stream.blocks, wants_logits)
-        self._chunks.setdefault(stream.model, []).append(chunk)
-        self.step.scheduled.append((stream, end - begin))
-        row = self._num_rows[stream.model]
-        if wants_logits:
-            self._num_rows[stream.model] += 1
-        return row
-
-    def pack(self, block_sizes: Mapping[str, int]) -> SchedulerStep:
-        for model, chunks in self._chunks.items():
-            self.step.plans[model] = StepPlan.pack(chunks, block_sizes[model])
-        return self.step
 
 
 class Scheduler:
@@ -83,7 +38,7 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._min_prefill_tokens = max(self._block_sizes.values())
         self._free_slots = list(range(max_groups - 1, -1, -1))
-        self._waiting: deque[StreamGroup] = deque()
+        self._waiting = WaitingQueues(self.allocators)
         self._running: dict[StreamGroup, None] = {}  # in order of admission
 
     @property
@@ -127,7 +82,7 @@ class Scheduler:
 
     def plan(self) -> SchedulerStep:
         """Fill the next step from the admitted groups."""
-        packer = _Packer()
+        packer = Packer()
         num_decode_tokens = 0
         for group in self._running:
             if group.state is GroupState.DECODING:
@@ -153,10 +108,13 @@ class Scheduler:
                 group.state = GroupState.DECODING
 
     def admit(self) -> list[StreamGroup]:
-        """Admit from the head of the queue whoever fits; return them."""
+        """Admit from the heads of the queues whoever fits; return them."""
         admitted = []
-        while self._waiting and self._free_slots and self._fits(self._waiting[0]):
-            group = self._waiting.popleft()
+        while self._free_slots:
+            group = next(filter(self._fits, self._waiting.heads()), None)
+            if group is None:
+                break
+            self._waiting.remove(group)
             group.slot = self._free_slots.pop()
             group.state = GroupState.PREFILLING
             for stream in group.streams:
@@ -228,7 +186,7 @@ class Scheduler:
         for block, content in zip(stream.blocks[len(stream.hashes) :], hashes, strict=False):
             pool.publish(block, content)
 
-    def _add_whole(self, packer: _Packer, group: StreamGroup) -> int:
+    def _add_whole(self, packer: Packer, group: StreamGroup) -> int:
         """Schedule all that a group misses, with logits; return the number of tokens."""
         num_tokens = 0
         rows = []
@@ -239,11 +197,12 @@ class Scheduler:
         packer.step.rows.append(tuple(rows))
         return num_tokens
 
-    def _add_prefill(self, packer: _Packer, group: StreamGroup, budget: int) -> int:
+    def _add_prefill(self, packer: Packer, group: StreamGroup, budget: int) -> int:
         """Schedule the next chunk of a group's prompts; return the number of tokens."""
         limits = [self._computable(stream, budget) for stream in group.streams]
         missing = sum(stream.num_missing for stream in group.streams)
-        if missing <= budget and all(
+        # A parked group may exceed the budget by its streams: it could be smaller than they are.
+        if (missing <= budget or group.is_parked) and all(
             limit == len(stream) for limit, stream in zip(limits, group.streams, strict=True)
         ):
             return self._add_whole(packer, group)
@@ -255,7 +214,7 @@ class Scheduler:
                 self._add(packer, stream, end, wants_logits=False)
         return num_tokens
 
-    def _add(self, packer: _Packer, stream: Stream, end: int, *, wants_logits: bool) -> int:
+    def _add(self, packer: Packer, stream: Stream, end: int, *, wants_logits: bool) -> int:
         num_blocks = -(-end // self._block_sizes[stream.model])
         while len(stream.blocks) < num_blocks:
             self._allocate(stream)

@@ -17,7 +17,8 @@ from bosal_server.engine.observer import BlockStats, EngineObserver, EngineStats
 from bosal_server.engine.request import EngineEvent, FailedEvent, FinishedEvent, FinishReason
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.sampler import Draw, draw, gather_rows
-from bosal_server.engine.scheduler import Scheduler, SchedulerStep
+from bosal_server.engine.scheduler import Scheduler
+from bosal_server.engine.scheduler_step import SchedulerStep
 from bosal_server.errors import (
     DeadlineExceeded,
     InternalFault,

@@ -1,0 +1,55 @@
+"""One step of the engine as the scheduler puts it together."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bosal_server.engine.group import GroupState, Stream, StreamGroup
+from bosal_server.engine.step import Chunk, StepPlan
+
+
+@dataclass(slots=True)
+class SchedulerStep:
+    """One step of the engine: a packed batch per model, and whose logits come out of it."""
+
+    plans: dict[str, StepPlan] = field(default_factory=dict)
+    scheduled: list[tuple[Stream, int]] = field(default_factory=list)
+    ready: list[StreamGroup] = field(default_factory=list)  # these get logits, one row a stream
+    rows: list[tuple[int, ...]] = field(default_factory=list)  # row in each stream's model
+    prefill_tokens: Counter[str] = field(default_factory=Counter)  # by model
+    decode_rows: Counter[str] = field(default_factory=Counter)
+
+    def groups_on(self, model: str) -> list[StreamGroup]:
+        """Every group with a token on this model in this step, once each."""
+        return list(
+            dict.fromkeys(stream.group for stream, _ in self.scheduled if stream.model == model)
+        )
+
+
+class Packer:
+    """Collects a step's chunks per model."""
+
+    def __init__(self) -> None:
+        self.step = SchedulerStep()
+        self._chunks: dict[str, list[Chunk]] = {}
+        self._num_rows: Counter[str] = Counter()
+
+    def add(self, stream: Stream, end: int, *, wants_logits: bool) -> int:
+        """Schedule a stream's tokens up to `end`; return its row of logits, if it wants one."""
+        begin = stream.num_computed
+        if stream.group.state is GroupState.DECODING:
+            self.step.decode_rows[stream.model] += 1
+        else:
+            self.step.prefill_tokens[stream.model] += end - begin
+        chunk = Chunk(stream.tokens(begin, end), begin, stream.blocks, wants_logits)
+        self._chunks.setdefault(stream.model, []).append(chunk)
+        self.step.scheduled.append((stream, end - begin))
+        row = self._num_rows[stream.model]
+        if wants_logits:
+            self._num_rows[stream.model] += 1
+        return row
+
+    def pack(self, block_sizes: Mapping[str, int]) -> SchedulerStep:
+        for model, chunks in self._chunks.items():
+            self.step.plans[model] = StepPlan.pack(chunks, block_sizes[model])
+        return self.step
