@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test check serve stubs wheel clean
+.PHONY: demo test check serve stubs docs wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make check   ruff, mypy, buf lint, buf breaking"
 	@echo "make serve   the server on the embedded model, until Ctrl-C"
 	@echo "make stubs   regenerate proto/bosal/v1/*_pb2*"
+	@echo "make docs    regenerate docs/rules.md"
 	@echo "make wheel   build the wheel into dist/"
 
 $(BIN)/python:
@@ -45,6 +46,9 @@ stubs: .venv/dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
 		--python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto \
 		proto/bosal/v1/*.proto
+
+docs: .venv/server
+	$(BIN)/python -m bosal_decoding.reference > docs/rules.md
 
 wheel: .venv/dev
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -147,7 +147,9 @@ class TurnsScaffold(Scaffold):
     source = "Hewitt et al. 2024, arXiv:2409.14254 (the Tulu format)"
 
     user: _Marker = "<|user|>"
+    """The tag before a user's turn."""
     assistant: _Marker = "<|assistant|>"
+    """The tag before an answer."""
 
     def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
         markers = (self.user, self.assistant)
@@ -163,7 +165,9 @@ class Example(Schema):
     """One worked example."""
 
     instruction: Annotated[_LongText, Field(min_length=1)]
+    """What is asked."""
     answer: Annotated[_LongText, Field(min_length=1)]
+    """The answer to imitate."""
 
 
 class InContextScaffold(Scaffold):
@@ -174,9 +178,13 @@ class InContextScaffold(Scaffold):
     lead = " "
 
     preamble: _LongText = ""
+    """A text before the examples."""
     examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES, strict=False)] = ()
+    """Worked examples, each with `instruction` and `answer`."""
     question: _Marker = "Q:"
+    """The mark before an instruction."""
     answer: _Marker = "A:"
+    """The mark before an answer."""
 
     def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
         if self.preamble:

@@ -52,7 +52,8 @@ def distinct_ids(value: object) -> object:
     return value
 
 
-Integer = Annotated[int, BeforeValidator(_integral)]
+# Behind the bounds in an Annotated, or they are missing from the JSON Schema.
+whole = BeforeValidator(_integral)
 Text = Annotated[str, AfterValidator(_encodable)]
 # A string matched against text or spelled by a token.
 Phrase = Annotated[str, Field(min_length=1), at_most_bytes(MAX_STRING_BYTES)]

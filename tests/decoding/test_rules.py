@@ -166,6 +166,9 @@ def test_the_catalogue_describes_every_rule() -> None:
         assert entry.params_schema["additionalProperties"] is False
         for schema in entry.params_schema["properties"].values():
             assert {"type", "anyOf"} & schema.keys()
+            assert schema["description"].endswith(".")
+            # pydantic writes bounds it could not translate under its own names.
+            assert not {"ge", "gt", "le", "lt"} & schema.keys()
 
 
 @pytest.mark.parametrize("name", sorted(PARAMS))

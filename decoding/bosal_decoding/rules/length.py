@@ -8,7 +8,7 @@ from bosal_decoding.errors import RuleUnsupported
 from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.rules.draft import Draft
 from bosal_decoding.rules.rule import Rule, RuleStage
-from bosal_decoding.schema import Integer, Weight
+from bosal_decoding.schema import Weight, whole
 
 
 class EosRamp(Rule):
@@ -19,7 +19,9 @@ class EosRamp(Rule):
     source = "Hewitt et al. 2024, arXiv:2409.14254 (EOS rule, weight 15 over 250), clamped"
 
     weight: Weight
-    over: Annotated[Integer, Field(ge=1, le=MAX_TOKENS)]
+    """What the end of the text gains once the output has `over` tokens."""
+    over: Annotated[int, Field(ge=1, le=MAX_TOKENS), whole]
+    """Output tokens until the weight is reached."""
 
     def contribute(self, draft: Draft) -> None:
         if not draft.vocabulary.eos_ids:
@@ -35,7 +37,8 @@ class MinTokens(Rule):
     formula = "z[eos] = -inf while L < value"
     source = "min_new_tokens of transformers, min_tokens of vLLM"
 
-    value: Annotated[Integer, Field(ge=0, le=MAX_TOKENS)]
+    value: Annotated[int, Field(ge=0, le=MAX_TOKENS), whole]
+    """Output tokens before the text may end."""
 
     def contribute(self, draft: Draft) -> None:
         draft.min_tokens = self.value
@@ -48,7 +51,8 @@ class MaxTokens(Rule):
     formula = "stop when L = value"
     source = "max_new_tokens of transformers, max_tokens of vLLM"
 
-    value: Annotated[Integer, Field(ge=1, le=MAX_TOKENS)]
+    value: Annotated[int, Field(ge=1, le=MAX_TOKENS), whole]
+    """Output tokens at most."""
 
     def contribute(self, draft: Draft) -> None:
         draft.max_tokens = self.value

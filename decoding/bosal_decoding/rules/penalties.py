@@ -19,6 +19,7 @@ class RepetitionPenalty(Rule):
     source = "Keskar et al. 2019 (CTRL), arXiv:1909.05858; as in transformers"
 
     value: Annotated[float, Field(ge=0.01, le=100)]
+    """The factor; above 1 it penalises, below 1 it favours what was said."""
 
     def contribute(self, draft: Draft) -> None:
         draft.repetition = self.value
@@ -32,6 +33,7 @@ class PresencePenalty(Rule):
     source = "OpenAI API, vLLM"
 
     value: _Penalty
+    """What a used token loses; negative favours it."""
 
     def contribute(self, draft: Draft) -> None:
         draft.presence = self.value
@@ -45,6 +47,7 @@ class FrequencyPenalty(Rule):
     source = "OpenAI API, vLLM"
 
     value: _Penalty
+    """What a token loses each time it was used; negative favours it."""
 
     def contribute(self, draft: Draft) -> None:
         draft.frequency = self.value
@@ -58,7 +61,9 @@ class UsedTokenWeight(Rule):
     source = "Hewitt et al. 2024, arXiv:2409.14254 (the diversity rule)"
 
     weight: Weight
+    """What a used token gains; negative avoids repetition."""
     include_instruction: bool = False
+    """Whether the instruction's tokens count as used."""
 
     def contribute(self, draft: Draft) -> None:
         draft.used_weight = self.weight

@@ -28,6 +28,7 @@ class StopStrings(Rule):
         Field(min_length=1, max_length=MAX_STOP_STRINGS, strict=False),
         AfterValidator(_total),
     ]
+    """The strings, matched in the generated text alone."""
 
     def contribute(self, draft: Draft) -> None:
         draft.stop_at(self.values)
@@ -45,6 +46,7 @@ class BannedStrings(Rule):
         Field(min_length=1, max_length=MAX_BANNED_STRINGS, strict=False),
         AfterValidator(_total),
     ]
+    """The strings, whatever tokens spell them."""
 
     def contribute(self, draft: Draft) -> None:
         draft.ban(self.values)

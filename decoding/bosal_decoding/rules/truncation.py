@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from bosal_decoding.rules.draft import Draft
 from bosal_decoding.rules.rule import Rule, RuleStage
-from bosal_decoding.schema import Integer
+from bosal_decoding.schema import whole
 from bosal_kernels import Stage
 
 _MIN_TEMPERATURE = 1e-3
@@ -26,6 +26,7 @@ class Temperature(Rule):
     source = "softmax temperature, as in transformers, vLLM and llama.cpp"
 
     value: Annotated[float, Field(ge=0, le=100), AfterValidator(_greedy_or_warm)]
+    """Above 1 flattens, below 1 sharpens; 0, or at least 0.001."""
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.TEMPERATURE, self.value)
@@ -38,7 +39,8 @@ class TopK(Rule):
     formula = "keep rank(z) <= k, ties by id"
     source = "Fan et al. 2018, arXiv:1805.04833"
 
-    k: Annotated[Integer, Field(ge=0, le=2**31 - 1)]
+    k: Annotated[int, Field(ge=0, le=2**31 - 1), whole]
+    """How many tokens stay."""
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.TOP_K, self.k)
@@ -52,6 +54,7 @@ class TopP(Rule):
     source = "Holtzman et al. 2020, arXiv:1904.09751"
 
     p: Annotated[float, Field(gt=0, le=1)]
+    """The mass that stays."""
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.TOP_P, self.p)
@@ -65,6 +68,7 @@ class MinP(Rule):
     source = "Nguyen et al. 2024, arXiv:2407.01082"
 
     p: Annotated[float, Field(ge=0, le=1)]
+    """The least share of the best token's probability."""
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.MIN_P, self.p)
@@ -78,6 +82,7 @@ class Typical(Rule):
     source = "Meister et al. 2022, arXiv:2202.00666; typical_p of transformers"
 
     p: Annotated[float, Field(gt=0, le=1)]
+    """The mass that stays."""
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.TYPICAL, self.p)
@@ -91,6 +96,7 @@ class TopNSigma(Rule):
     source = "Tang et al. 2024, arXiv:2411.07641; top_n_sigma of llama.cpp"
 
     n: Annotated[float, Field(gt=0, le=100)]
+    """How many deviations below the largest logit still count; the paper's is 1."""
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.TOP_N_SIGMA, self.n)
@@ -104,6 +110,7 @@ class Epsilon(Rule):
     source = "Hewitt et al. 2022, arXiv:2210.15191; epsilon_cutoff of transformers"
 
     value: Annotated[float, Field(ge=0, lt=1)]
+    """The least probability; the paper's lie in 0.0003 to 0.0009."""
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.EPSILON, self.value)
@@ -117,6 +124,7 @@ class Eta(Rule):
     source = "Hewitt et al. 2022, arXiv:2210.15191; eta_cutoff of transformers"
 
     value: Annotated[float, Field(ge=0, lt=1)]
+    """The bound's scale; the paper's lie in 0.0003 to 0.004."""
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.ETA, self.value)

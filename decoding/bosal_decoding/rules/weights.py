@@ -37,7 +37,9 @@ class LogitBias(Rule):
     ids: Annotated[
         dict[TokenId, Weight], Field(max_length=MAX_WEIGHTS), BeforeValidator(distinct_ids)
     ] = {}
+    """Bias by token id of the served model."""
     strings: Annotated[dict[TokenString, Weight], Field(max_length=MAX_WEIGHTS)] = {}
+    """Bias by string, for every single token that spells it; none is an error."""
 
     @model_validator(mode="after")
     def _has_some(self) -> "LogitBias":

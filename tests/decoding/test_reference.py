@@ -1,0 +1,28 @@
+"""The page about rules and scaffolds is what the code says."""
+
+import re
+from pathlib import Path
+
+from bosal_decoding.reference import reference
+from bosal_decoding.rules import RULES
+from bosal_decoding.scaffolds import SCAFFOLDS
+
+PAGE = Path(__file__).parents[2] / "docs" / "rules.md"
+
+
+def test_the_checked_in_page_is_what_the_code_says() -> None:
+    assert PAGE.read_text() == reference(), "run `make docs`"
+
+
+def test_every_rule_and_scaffold_has_a_section() -> None:
+    sections = re.findall(r"^### `(\w+)`$", reference(), flags=re.MULTILINE)
+    assert sections == [*RULES, *SCAFFOLDS]
+
+
+def test_every_parameter_has_its_range_and_default() -> None:
+    page = reference()
+    assert "| `threshold` | number | above 0 to 1 | `0.1` |" in page
+    assert "| `k` | integer | 0 to 2,147,483,647 | required |" in page
+    assert "| `weights` | mapping | -10,000 to 10,000 | required |" in page
+    assert '| `if_missing` | `error` or `skip` | | `"error"` |' in page
+    assert '| `user` | text | 2 to 64 characters | `"<\\|user\\|>"` |' in page
