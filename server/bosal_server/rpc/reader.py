@@ -11,6 +11,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from bosal_server.request_errors import InvalidRequest, MalformedMessage, MessageTooLarge
 
 _LENGTH_DELIMITED = 2
+# Protobuf itself reads no deeper; our search in what it refused must not either.
+_MAX_DEPTH = 100
 
 
 def reader(
@@ -31,8 +33,10 @@ def reader(
     return read
 
 
-def _invalid_text(descriptor: Any, data: bytes) -> Iterator[str]:
+def _invalid_text(descriptor: Any, data: bytes, depth: int = 0) -> Iterator[str]:
     """Yield the paths of string fields whose bytes are not UTF-8."""
+    if depth == _MAX_DEPTH:
+        return
     try:
         # Every field is unknown to Empty, so the raw bytes of each can be looked at.
         fields: Any = UnknownFieldSet(empty_pb2.Empty.FromString(data))
@@ -54,5 +58,5 @@ def _invalid_text(descriptor: Any, data: bytes) -> Iterator[str]:
             except UnicodeDecodeError:
                 yield path
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            for inner in _invalid_text(field.message_type, raw.data):
+            for inner in _invalid_text(field.message_type, raw.data, depth + 1):
                 yield f"{path}.{inner}"

@@ -47,6 +47,28 @@ def test_a_request_over_the_limit_is_not_parsed() -> None:
     assert error.metadata == {"size": "5000", "limit": "4096"}
 
 
+@pytest.mark.parametrize("depth", [90, 600, 5000])
+def test_a_bottomless_message_is_an_error(depth: int) -> None:
+    read = reader(pb.GenerateRequest, 1 << 20)
+    data = b""
+    for _ in range(depth):  # A Value that is a list of a Value that is …
+        data = _field(6, _field(1, data))
+    params = _field(1, _field(1, b"key") + _field(2, data))
+    error = read(_field(1, _field(4, _field(2, params))))
+    assert isinstance(error, MalformedMessage)
+    assert error.field is None
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Write one length-delimited field."""
+    size = len(content)
+    length = bytearray()
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size]) + content
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_message_or_an_error(data: bytes) -> None:
     assert isinstance(READ(data), pb.GenerateRequest | MalformedMessage)
