@@ -55,6 +55,8 @@ def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Pla
             used_weight=draft.used_weight,
             eos_ramp_weight=draft.eos_ramp_weight,
             eos_ramp_over=draft.eos_ramp_over,
+            eos_decay_start=draft.eos_decay_start,
+            eos_decay_factor=draft.eos_decay_factor,
             min_tokens=draft.min_tokens,
             chain=tuple(draft.chain),
         ),

@@ -103,7 +103,8 @@ class Plan:
     def touched(self, history: Sequence[int]) -> TouchedTokens:
         """The tokens whose logits a choice edits from its first step."""
         entries = dict.fromkeys((token for token, _ in self.deltas), 0)
-        if self.params.eos_ramp_weight or self.params.min_tokens:
+        shapes_end = self.params.eos_ramp_weight or self.params.eos_decay_factor != 1
+        if shapes_end or self.params.min_tokens:
             entries |= dict.fromkeys(self.eos_ids, int(TokenFlag.EOS))
         flag = TokenFlag.NONE
         if self.params.repetition != 1:

@@ -13,6 +13,7 @@ from bosal_kernels.params import TokenFlag
 # Bits of `Control.yielded`.
 YIELDED_MIN_TOKENS = 1
 YIELDED_BANS = 2
+_LARGEST_GAIN = 1e30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ def control(logits: Tensor, state: SlotState, slots: Tensor) -> Control:
         z = x / repetition if x > 0 else x * repetition          if c > 0 or in the instruction
         z = z - presence (c > 0) - frequency c + used_weight (c > 0 or used at start) + delta
         z = z + eos_ramp_weight min(L, over) / over                          if it ends the text
+        z = z + |z| (eos_decay_factor ** max(L - start, 0) - 1)              if it ends the text
         z = -inf            if banned, banned at L, or it ends the text and L < min_tokens
 
     A row where that leaves nothing gets its min_tokens lifted, then its bans.
@@ -139,6 +141,12 @@ def _edits(logits: Tensor, state: SlotState, slots: Tensor) -> _Edits:
     ramp = param(state.eos_ramp_weight) * (torch.minimum(position, over) / over)
     is_eos = (flags & TokenFlag.EOS) != 0
     z = z + ramp * is_eos
+    factor = param(state.eos_decay_factor)
+    if bool((factor != 1).any()):
+        growth = factor ** (position - param(state.eos_decay_start)).clamp(min=0) - 1
+        # Bounded, so that a long output drives the logit to no infinity.
+        gain = (z.abs() * growth.clamp(max=_LARGEST_GAIN).float()).clamp(max=_LARGEST_GAIN)
+        z = torch.where(is_eos & z.isfinite(), z + gain, z)
     banned = (flags & TokenFlag.BANNED) != 0
     num_bans = state.n_ban[slots]
     if bool((num_bans > 0).any()):

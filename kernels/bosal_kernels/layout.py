@@ -41,6 +41,8 @@ class SlotState:
         self.used_weight = full(slots, 0, torch.float32)
         self.eos_ramp_weight = full(slots, 0, torch.float32)
         self.eos_ramp_over = full(slots, 1, torch.int64)
+        self.eos_decay_start = full(slots, 0, torch.int64)
+        self.eos_decay_factor = full(slots, 1, torch.float64)
         self.min_tokens = full(slots, 0, torch.int64)
         self.logprobs = full(slots, -1, torch.int64)
         self.chain_stage = full((num_slots, MAX_STAGES), 0, torch.int64)
@@ -87,6 +89,8 @@ class SlotState:
         self.used_weight[slot] = params.used_weight
         self.eos_ramp_weight[slot] = params.eos_ramp_weight
         self.eos_ramp_over[slot] = params.eos_ramp_over
+        self.eos_decay_start[slot] = params.eos_decay_start
+        self.eos_decay_factor[slot] = params.eos_decay_factor
         self.min_tokens[slot] = params.min_tokens
         self.logprobs[slot] = params.logprobs
         if params.chain:
@@ -152,6 +156,8 @@ class SlotState:
         self.used_weight[slot] = 0
         self.eos_ramp_weight[slot] = 0
         self.eos_ramp_over[slot] = 1
+        self.eos_decay_start[slot] = 0
+        self.eos_decay_factor[slot] = 1
         self.min_tokens[slot] = 0
         self.logprobs[slot] = -1
         self.chain_stage[slot] = 0

@@ -59,6 +59,9 @@ class SlotParams:
     # z[eos] += weight * min(output length, over) / over.
     eos_ramp_weight: float = 0.0
     eos_ramp_over: int = 1
+    # z[eos] += |z[eos]| (factor ** (output length - start) - 1) once the output is longer.
+    eos_decay_start: int = 0
+    eos_decay_factor: float = 1.0
     min_tokens: int = 0
     chain: tuple[tuple[Stage, float, float], ...] = ()
     # -1: off, 0: the chosen token, n: the n best as well.
@@ -71,6 +74,8 @@ class SlotParams:
             raise InvalidSlotParams("a chain has at most one temperature")
         if self.eos_ramp_over < 1:
             raise InvalidSlotParams(f"eos_ramp_over must be at least 1: {self.eos_ramp_over}")
+        if not self.eos_decay_factor > 0:
+            raise InvalidSlotParams(f"eos_decay_factor must be positive: {self.eos_decay_factor}")
         if not self.repetition > 0:
             raise InvalidSlotParams(f"repetition must be positive: {self.repetition}")
 

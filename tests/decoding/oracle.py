@@ -89,11 +89,16 @@ def eos_ramp(z: Row, p: Params, c: Choice) -> Row:
     return z + float(p["weight"] * share) * c.is_eos(len(z))
 
 
+def exponential_decay_length(z: Row, p: Params, c: Choice) -> Row:
+    power = float(p["factor"] ** max(len(c.output) - p["start"], 0) - 1)
+    return z + np.abs(z) * power * c.is_eos(len(z))
+
+
 def min_tokens(z: Row, p: Params, c: Choice) -> Row:
     return np.where(c.is_eos(len(z)) & (len(c.output) < p["value"]), -np.inf, z)
 
 
-# Shape, then mask; of these only the repetition penalty does not commute, and it comes first.
+# Shape, then mask. Two do not commute: the repetition penalty is first, the decay last.
 SHAPES: dict[str, Callable[[Row, Params, Choice], Row]] = {
     "repetition_penalty": repetition,
     "presence_penalty": presence,
@@ -102,6 +107,7 @@ SHAPES: dict[str, Callable[[Row, Params, Choice], Row]] = {
     "token_weights": token_weights,
     "logit_bias": logit_bias,
     "eos_ramp": eos_ramp,
+    "exponential_decay_length": exponential_decay_length,
     "min_tokens": min_tokens,
 }
 

@@ -37,6 +37,9 @@ PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         }
     ),
     "eos_ramp": st.fixed_dictionaries({"weight": WEIGHT, "over": st.integers(1, 8)}),
+    "exponential_decay_length": st.fixed_dictionaries(
+        {"start": st.integers(0, 8), "factor": st.floats(1, 3)}
+    ),
     "min_tokens": st.fixed_dictionaries({"value": st.integers(0, 8)}),
     "temperature": st.fixed_dictionaries({"value": st.just(0.0) | st.floats(0.05, 5)}),
     "top_k": st.fixed_dictionaries({"k": st.integers(0, 60)}),

@@ -7,6 +7,7 @@ import torch
 from transformers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
+    ExponentialDecayLengthPenalty,
     LogitsProcessor,
     MinPLogitsWarper,
     TopKLogitsWarper,
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from bosal_decoding.compile import compile
+from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import SlotState, TouchedTokens, control
@@ -63,3 +65,19 @@ def test_a_truncation_rule_keeps_what_transformers_keeps(
         expected = warper(NO_IDS, logits[None].clone())[0]
         kept = (expected > -torch.inf).nonzero().squeeze(1).tolist()
         assert kept_ids(vocabulary, rule, logits) == kept
+
+
+@pytest.mark.parametrize("length", [0, 3, 4, 9])
+def test_the_length_decay_is_that_of_transformers(vocabulary: Vocabulary, length: int) -> None:
+    instruction, output = [7, 8, 9], list(range(20, 20 + length))
+    theirs = ExponentialDecayLengthPenalty((3, 1.2), sorted(vocabulary.eos_ids), len(instruction))
+    rule = {"rule": "exponential_decay_length", "start": 3, "factor": 1.2}
+    plan = compile(Recipe.parse({"rules": [rule]}), vocabulary, context_tokens=512)
+    for seed in range(10):
+        logits = torch.randn(1, vocabulary.size, generator=torch.Generator().manual_seed(seed))
+        pipeline = Pipeline(vocabulary.size, 1)
+        pipeline.add(0, plan, history=instruction, seed=0, choice=0)
+        pipeline.commit([0], [output])
+        controlled = pipeline.apply(logits.clone(), [0])
+        expected = theirs(torch.tensor([instruction + output]), logits.clone())
+        torch.testing.assert_close(controlled.logits, expected)

@@ -122,6 +122,30 @@ def test_the_ramp_grows_with_the_output_and_is_clamped(z: Array, length: int) ->
 
 
 @pytest.mark.parametrize("length", [0, 2, 3, 8])
+def test_the_end_grows_by_a_power_of_the_output_beyond_the_start(z: Array, length: int) -> None:
+    touched = TouchedTokens.of(EOS, 0.5, TokenFlag.EOS)
+    got = row(
+        controlled(
+            z, touched=touched, output=OUTPUT[:length], eos_decay_start=2, eos_decay_factor=1.3
+        )
+    )
+    x = z.astype(np.float64) + 0.5 * flagged(EOS)
+    grows = flagged(EOS) & np.isfinite(x)
+    x[grows] += np.abs(x[grows]) * (1.3 ** max(length - 2, 0) - 1)
+    np.testing.assert_allclose(got, x, rtol=1e-6, atol=1e-6)
+
+
+def test_no_output_is_so_long_that_the_end_grows_to_infinity() -> None:
+    z = np.full(VOCAB, -3.0, dtype=np.float32)
+    touched = TouchedTokens.of(EOS, flags=TokenFlag.EOS)
+    result = controlled(
+        z, touched=touched, output=[5] * 60, eos_decay_factor=1e9, eos_decay_start=0
+    )
+    assert row(result)[EOS].tolist() == pytest.approx([1e30, 1e30])
+    assert choice(result) in [(0, 0), (199, 0)]
+
+
+@pytest.mark.parametrize("length", [0, 2, 3, 8])
 def test_min_tokens_masks_every_end_until_it_is_reached(z: Array, length: int) -> None:
     touched = TouchedTokens.of(EOS, flags=TokenFlag.EOS)
     got = row(controlled(z, touched=touched, output=OUTPUT[:length], min_tokens=3))

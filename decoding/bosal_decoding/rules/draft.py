@@ -21,6 +21,8 @@ class Draft:
     used_includes_instruction: bool = False
     eos_ramp_weight: float = 0.0
     eos_ramp_over: int = 1
+    eos_decay_start: int = 0
+    eos_decay_factor: float = 1.0
     min_tokens: int = 0
     max_tokens: int | None = None
     chain: list[tuple[Stage, float, float]] = field(default_factory=list)

@@ -30,6 +30,25 @@ class EosRamp(Rule):
         draft.eos_ramp_over = self.over
 
 
+class ExponentialDecayLength(Rule):
+    name = "exponential_decay_length"
+    stage = RuleStage.SHAPE
+    summary = "Raises the end of the text by a growing power once the output is long enough."
+    formula = "z[eos] + |z[eos]| * (factor ** (L - start) - 1) while L > start, after the others"
+    source = "exponential_decay_length_penalty of transformers"
+
+    start: Annotated[int, Field(ge=0, le=MAX_TOKENS), whole]
+    """Output tokens before it acts."""
+    factor: Annotated[float, Field(ge=1, le=100)]
+    """The base of the power; 1 is off, 1.01 to 1.1 is usual."""
+
+    def contribute(self, draft: Draft) -> None:
+        if not draft.vocabulary.eos_ids:
+            raise RuleUnsupported(self.name, "the model has no end-of-text token", field=draft.path)
+        draft.eos_decay_start = self.start
+        draft.eos_decay_factor = self.factor
+
+
 class MinTokens(Rule):
     name = "min_tokens"
     stage = RuleStage.MASK
