@@ -4,11 +4,12 @@ from functools import lru_cache
 from typing import Final
 
 from bosal_decoding.errors import PromptTooLong, RuleConflict, shorten
-from bosal_decoding.plan import CompiledRule, Plan, common_prefix, tokenise
+from bosal_decoding.plan import CompiledRule, Plan, common_prefix, tokens_within
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import Draft
-from bosal_decoding.scaffolds import Message, Scaffold
+from bosal_decoding.scaffolds import Message, Rendered, Scaffold
 from bosal_decoding.schema import join_field
+from bosal_decoding.stopping import StringAutomaton
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import SlotParams
 
@@ -17,6 +18,9 @@ _PROBES: Final = (
     "Hello", "a", "the quick", "I", "1", "2024", "!x", "'s", '"x', ")x", "::", "__x", "#x", "-x",
     "éa", "中文", "😀x", "\u0301x", "ну", "/x",
 )  # fmt: skip
+# Characters before an instruction that are tokenised anew with every probe; what an opening can
+# change lies well within.
+_TAIL_CHARS: Final = 256
 
 
 def compile(recipe: Recipe, vocabulary: Vocabulary, *, context_tokens: int) -> Plan:
@@ -40,9 +44,7 @@ def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Pla
             )
         )
     _check_conflicts(recipe, draft)
-    pinned, scaffold_tokens = _scaffold_tokens(recipe.scaffold, vocabulary)
-    if scaffold_tokens + 2 > context_tokens:
-        raise PromptTooLong(scaffold_tokens + 1, 1, context_tokens)
+    pinned, scaffold_tokens = _scaffold_tokens(recipe.scaffold, vocabulary, context_tokens)
     return Plan(
         recipe=recipe,
         vocabulary=vocabulary,
@@ -62,8 +64,8 @@ def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Pla
         ),
         deltas=tuple((token, delta) for token, delta in draft.deltas.items() if delta),
         used_includes_instruction=draft.used_includes_instruction,
-        stop_strings=tuple(draft.stop_strings),
-        banned_strings=tuple(draft.banned_strings),
+        stops=StringAutomaton(draft.stop_strings),
+        bans=StringAutomaton(draft.banned_strings),
         max_tokens=draft.max_tokens,
         num_streams=1,
         rules=tuple(compiled),
@@ -88,16 +90,27 @@ def _check_conflicts(recipe: Recipe, draft: Draft) -> None:
                 )
 
 
-def _scaffold_tokens(scaffold: Scaffold, vocabulary: Vocabulary) -> tuple[tuple[int, ...], int]:
+def _scaffold_tokens(
+    scaffold: Scaffold, vocabulary: Vocabulary, context_tokens: int
+) -> tuple[tuple[int, ...], int]:
     """The leading tokens that no instruction changes, and the tokens beyond the instruction."""
-    rendered = scaffold.render([Message(role="user", text=_PROBES[0])])[0]
-    prompt = tokenise(rendered, vocabulary)
-    num_scaffold = len(prompt.token_ids) - len(prompt.history_ids)
+    rendered = _probe(scaffold, _PROBES[0])
+    ids, offsets = vocabulary.encode_with_offsets(rendered.text)
+    num_scaffold = len(ids) - len(tokens_within(rendered.spans, ids, offsets))
+    if num_scaffold + 2 > context_tokens:
+        raise PromptTooLong(num_scaffold + 1, 1, context_tokens)
     if rendered.stable_chars == 0:
         return (), num_scaffold
-    pinned = prompt.token_ids
-    for text in _PROBES[1:]:
-        probe = scaffold.render([Message(role="user", text=text)])[0]
-        ids, _ = vocabulary.encode_with_offsets(probe.text)
-        pinned = pinned[: common_prefix(pinned, ids)]
+    begin = max(rendered.stable_chars - _TAIL_CHARS, 0)
+    tails = [
+        vocabulary.encode_with_offsets(_probe(scaffold, text).text[begin:]) for text in _PROBES
+    ]
+    tail_ids, tail_offsets = tails[0]
+    num_shared = min(common_prefix(tail_ids, other_ids) for other_ids, _ in tails[1:])
+    end = begin + (tail_offsets[num_shared - 1][1] if num_shared else 0)
+    pinned = tuple(token for token, (_, stop) in zip(ids, offsets, strict=True) if stop <= end)
     return pinned, num_scaffold
+
+
+def _probe(scaffold: Scaffold, text: str) -> Rendered:
+    return scaffold.render([Message(role="user", text=text)])[0]

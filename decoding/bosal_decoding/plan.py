@@ -7,8 +7,8 @@ from typing import Any
 from bosal_decoding.errors import InvalidConversation, InvalidMaxTokens, PromptTooLong, RuleConflict
 from bosal_decoding.limits import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from bosal_decoding.recipe import Recipe
-from bosal_decoding.scaffolds import Message, Rendered
-from bosal_decoding.stopping import TextStop
+from bosal_decoding.scaffolds import Message
+from bosal_decoding.stopping import StringAutomaton, TextStop
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import SlotParams, TokenFlag, TouchedTokens, choice_key
 
@@ -49,8 +49,8 @@ class Plan:
     # (token, summed weight) of all weights that act at every step.
     deltas: tuple[tuple[int, float], ...]
     used_includes_instruction: bool
-    stop_strings: tuple[bytes, ...]
-    banned_strings: tuple[bytes, ...]
+    stops: StringAutomaton
+    bans: StringAutomaton
     max_tokens: int | None
     num_streams: int
     rules: tuple[CompiledRule, ...]
@@ -67,16 +67,31 @@ class Plan:
     def eos_ids(self) -> frozenset[int]:
         return self.vocabulary.eos_ids
 
+    @property
+    def stop_strings(self) -> tuple[bytes, ...]:
+        return self.stops.strings
+
+    @property
+    def banned_strings(self) -> tuple[bytes, ...]:
+        return self.bans.strings
+
     def prompts(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
         """Render and tokenise a conversation, one prompt per stream."""
-        prompts = tuple(
-            tokenise(rendered, self.vocabulary, self.pinned_ids)
-            for rendered in self.recipe.scaffold.render(messages)
-        )
-        if not all(prompt.token_ids for prompt in prompts):
-            raise InvalidConversation("the tokenizer has no token for the text", field="messages")
-        self._check_room(prompts, 1)
-        return prompts
+        prompts = []
+        for stream, rendered in enumerate(self.recipe.scaffold.render(messages)):
+            ids, offsets = self.vocabulary.encode_with_offsets(rendered.text)
+            if not ids:
+                raise InvalidConversation("the tokenizer has no token for the text")
+            self._check_room(len(ids), 1, stream)
+            prompts.append(
+                Prompt(
+                    text=rendered.text,
+                    token_ids=tuple(ids),
+                    history_ids=tokens_within(rendered.spans, ids, offsets),
+                    pin_tokens=common_prefix(ids, self.pinned_ids),
+                )
+            )
+        return tuple(prompts)
 
     def output_budget(self, prompts: Sequence[Prompt], requested: int | None = None) -> int:
         """How many tokens a choice may have: as requested, else the recipe's, else 256.
@@ -90,7 +105,8 @@ class Plan:
             budget = requested
         if not 1 <= budget <= MAX_TOKENS:
             raise InvalidMaxTokens(budget, MAX_TOKENS)
-        self._check_room(prompts, budget)
+        for stream, prompt in enumerate(prompts):
+            self._check_room(len(prompt.token_ids), budget, stream)
         if self.params.min_tokens > budget:
             why = f"at least {self.params.min_tokens} and at most {budget} tokens"
             raise RuleConflict("min_tokens", "max_tokens", why, field="max_tokens")
@@ -123,30 +139,25 @@ class Plan:
 
     def text_stop(self) -> TextStop:
         """A fresh watcher of one choice's text."""
-        return TextStop(self.stop_strings, self.banned_strings)
+        return TextStop(self.stops, self.bans)
 
-    def _check_room(self, prompts: Sequence[Prompt], max_tokens: int) -> None:
-        for stream, prompt in enumerate(prompts):
-            if len(prompt.token_ids) + max_tokens > self.context_tokens:
-                raise PromptTooLong(
-                    len(prompt.token_ids), max_tokens, self.context_tokens, stream=stream
-                )
+    def _check_room(self, prompt_tokens: int, max_tokens: int, stream: int) -> None:
+        if prompt_tokens + max_tokens > self.context_tokens:
+            raise PromptTooLong(prompt_tokens, max_tokens, self.context_tokens, stream=stream)
 
 
-def tokenise(rendered: Rendered, vocabulary: Vocabulary, pinned_ids: Sequence[int] = ()) -> Prompt:
-    """Tokenise a rendered text as a whole and find what the user wrote by character offsets."""
-    ids, offsets = vocabulary.encode_with_offsets(rendered.text)
-    history = [
-        token
-        for token, (start, end) in zip(ids, offsets, strict=True)
-        if any(max(start, first) < min(end, last) for first, last in rendered.spans)
-    ]
-    return Prompt(
-        text=rendered.text,
-        token_ids=tuple(ids),
-        history_ids=tuple(history),
-        pin_tokens=common_prefix(ids, pinned_ids),
-    )
+def tokens_within(
+    spans: Sequence[tuple[int, int]], ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+) -> tuple[int, ...]:
+    """Return the tokens that share a character with one of the spans, which are in order."""
+    found = []
+    place = 0
+    for token, (start, end) in zip(ids, offsets, strict=True):
+        while place < len(spans) and spans[place][1] <= start:
+            place += 1
+        if place < len(spans) and max(start, spans[place][0]) < end:
+            found.append(token)
+    return tuple(found)
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,7 @@ class StringAutomaton:
     """Aho-Corasick over bytes: the state says how much of which string the text ends with."""
 
     def __init__(self, strings: Sequence[bytes]) -> None:
+        self.strings = tuple(strings)
         self._next: dict[tuple[int, int], int] = {}
         # Bytes of the longest suffix of the text that begins one of the strings.
         self.depth = [0]
@@ -82,18 +83,12 @@ class StringAutomaton:
         return fail
 
 
-@lru_cache(maxsize=256)
-def automaton(strings: tuple[bytes, ...]) -> StringAutomaton:
-    """The automaton of these strings, built once; it never changes."""
-    return StringAutomaton(strings)
-
-
 class TextStop:
     """Watches one choice's output text, token by token, and can go back."""
 
-    def __init__(self, stop_strings: Sequence[bytes], banned_strings: Sequence[bytes]) -> None:
-        self._stops = automaton(tuple(stop_strings))
-        self._bans = automaton(tuple(banned_strings))
+    def __init__(self, stops: StringAutomaton, bans: StringAutomaton) -> None:
+        self._stops = stops
+        self._bans = bans
         self._text = bytearray()
         # After each token: length of the text, of its final part, and both automata's states.
         self._ends: list[int] = []
@@ -102,14 +97,28 @@ class TextStop:
         self._stop: StopMatch | None = None
         self._num_taken = 0
 
+    @classmethod
+    def of(cls, stop_strings: Sequence[bytes], banned_strings: Sequence[bytes]) -> Self:
+        """Watch for these strings."""
+        return cls(StringAutomaton(stop_strings), StringAutomaton(banned_strings))
+
     @property
     def num_tokens(self) -> int:
         return len(self._ends)
 
     @property
+    def stop(self) -> StopMatch | None:
+        """The stop string that ended the text."""
+        return self._stop
+
+    @property
     def text(self) -> bytes:
         """All bytes fed and not taken back, cut where a stop string began."""
-        return bytes(self._text if self._stop is None else self._text[: self._stop.start])
+        return bytes(self._text[: len(self)])
+
+    def __len__(self) -> int:
+        """Length of the text in bytes."""
+        return len(self._text) if self._stop is None else self._stop.start
 
     @property
     def num_final(self) -> int:
@@ -121,12 +130,13 @@ class TextStop:
     @property
     def num_held(self) -> int:
         """Bytes at the end of the text that a match could still take away."""
-        return len(self.text) - self.num_final
+        return len(self) - self.num_final
 
     def feed(self, token_bytes: bytes) -> StopMatch | BanMatch | None:
         """Append one token's bytes; nothing counts behind a stop string.
 
-        A banned match asks for a rewind; a caller that cannot go back may keep the text and go on.
+        A banned match asks for a rewind; a caller that cannot go back may keep the text and go on,
+        after a look at `stop`: a stop string may be complete further on in the same token.
         """
         if self._stop is not None:
             return self._stop
@@ -170,7 +180,7 @@ class TextStop:
 
     def flush(self) -> bytes:
         """All bytes not taken before: the choice ends here and nothing is taken back."""
-        return self._take(len(self.text))
+        return self._take(len(self))
 
     def _take(self, end: int) -> bytes:
         taken = bytes(self._text[self._num_taken : end])

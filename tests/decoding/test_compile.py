@@ -1,5 +1,7 @@
 """Plans: strings to tokens, conflicts, prompts, budgets."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from bosal_decoding.errors import (
     UnknownTokenId,
     UnknownTokenString,
 )
-from bosal_decoding.plan import Plan
+from bosal_decoding.plan import Plan, tokens_within
 from bosal_decoding.recipe import Recipe, load_shipped
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.vocabulary import Vocabulary
@@ -207,6 +209,68 @@ def test_pinned_tokens_lead_every_prompt(any_vocabulary: Vocabulary, text: str, 
     spelled = any_vocabulary.bytes_of(pinned).lstrip()
     assert stable.startswith(spelled)
     assert len(stable) - len(spelled) < 32
+
+
+class CountingVocabulary(Vocabulary):
+    """A vocabulary that counts the characters it tokenises."""
+
+    num_chars = 0
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        self.num_chars += len(text)
+        return super().encode_with_offsets(text)
+
+
+@pytest.mark.parametrize("context_tokens", [64, 100_000])
+def test_a_long_scaffold_is_tokenised_once(byte_level: Tokenizer, context_tokens: int) -> None:
+    vocabulary = CountingVocabulary.from_tokenizer(byte_level)
+    example = {"instruction": "word " * 1600, "answer": "word " * 1600}
+    recipe = Recipe.parse({"scaffold": {"kind": "in_context", "examples": [example] * 4}})
+    size = sum(map(len, example.values())) * 4
+    if context_tokens < size:
+        with pytest.raises(PromptTooLong):
+            compile(recipe, vocabulary, context_tokens=context_tokens)
+    else:
+        assert len(compile(recipe, vocabulary, context_tokens=context_tokens).pinned_ids) > size / 9
+    assert size < vocabulary.num_chars < size + 10_000
+
+
+class LengthOnly(list[tuple[int, int]]):
+    """Offsets nobody may look at."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        raise AssertionError("looked at")
+
+
+def test_a_prompt_too_long_is_refused_before_its_tokens_are_looked_at(
+    byte_level: Tokenizer,
+) -> None:
+    class Guarded(Vocabulary):
+        def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+            ids, offsets = super().encode_with_offsets(text)
+            return ids, LengthOnly(offsets) if len(ids) > 4096 else offsets
+
+    plan = plan_of(Guarded.from_tokenizer(byte_level), scaffold={"kind": "raw"})
+    with pytest.raises(PromptTooLong, match="9000 prompt tokens"):
+        plan.prompts([user("!?" * 4500)])
+
+
+@given(
+    cuts=st.lists(st.integers(0, 60), max_size=24, unique=True).map(sorted),
+    sizes=st.lists(st.integers(0, 5), max_size=40),
+)
+def test_tokens_within_spans_are_those_that_share_a_character(
+    cuts: list[int], sizes: list[int]
+) -> None:
+    spans = tuple(zip(cuts[::2], cuts[1::2], strict=False))
+    ends = list(itertools.accumulate(sizes))
+    offsets = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    expected = [
+        token
+        for token, (start, end) in enumerate(offsets)
+        if any(place in range(*span) for span in spans for place in range(start, end))
+    ]
+    assert list(tokens_within(spans, range(len(offsets)), offsets)) == expected
 
 
 def test_scaffolds_without_a_prefix_pin_nothing(vocabulary: Vocabulary) -> None:

@@ -31,7 +31,7 @@ def position_of(tokens: list[bytes], offset: int) -> int:
 def test_a_stop_is_found_where_a_search_of_the_whole_text_finds_it(
     tokens: list[bytes], stops: list[bytes]
 ) -> None:
-    stop = TextStop(stops, [])
+    stop = TextStop.of(stops, [])
     expected = first_completed(b"".join(tokens), stops)
     shown = b""
     for token in tokens:
@@ -53,7 +53,7 @@ def test_the_result_does_not_depend_on_how_the_text_is_cut(text: str, cuts: list
     whole = text.encode()
     stops = [b"\nQ:", "ß".encode(), "中\n".encode(), b"ab"]
     edges = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
-    stop = TextStop(stops, [])
+    stop = TextStop.of(stops, [])
     matches = [stop.feed(whole[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
     first = next((match for match in matches if match is not None), None)
     expected = first_completed(whole, stops)
@@ -67,7 +67,7 @@ def test_the_result_does_not_depend_on_how_the_text_is_cut(text: str, cuts: list
 def test_held_bytes_are_exactly_those_a_stop_could_still_cut(
     tokens: list[bytes], stops: list[bytes]
 ) -> None:
-    stop = TextStop(stops, [])
+    stop = TextStop.of(stops, [])
     for token in tokens:
         if stop.feed(token) is not None:
             assert stop.num_held == 0
@@ -90,7 +90,7 @@ def test_held_bytes_are_exactly_those_a_stop_could_still_cut(
 def test_a_banned_string_names_the_token_that_began_it(
     tokens: list[bytes], banned: list[bytes], stops: list[bytes]
 ) -> None:
-    stop = TextStop(stops, banned)
+    stop = TextStop.of(stops, banned)
     fed: list[bytes] = []
     for token in tokens:
         match = stop.feed(token)
@@ -116,7 +116,7 @@ def test_a_banned_string_names_the_token_that_began_it(
 def test_taken_text_is_never_taken_back(
     tokens: list[bytes], banned: list[bytes], stops: list[bytes], data: st.DataObject
 ) -> None:
-    stop = TextStop(stops, banned)
+    stop = TextStop.of(stops, banned)
     taken = b""
     for token in tokens:
         match = stop.feed(token)
@@ -137,7 +137,7 @@ def test_taken_text_is_never_taken_back(
 def test_rewinding_is_as_if_the_tokens_had_never_come(
     tokens: list[bytes], detour: list[bytes], banned: list[bytes], stops: list[bytes]
 ) -> None:
-    straight, winding = TextStop(stops, banned), TextStop(stops, banned)
+    straight, winding = TextStop.of(stops, banned), TextStop.of(stops, banned)
     for token in tokens:
         count = 0
         for extra in detour:
@@ -153,15 +153,22 @@ def test_rewinding_is_as_if_the_tokens_had_never_come(
             return
 
 
+def test_a_stop_string_behind_a_kept_ban_in_one_token_is_known() -> None:
+    stop = TextStop.of([b"END"], [b"bad"])
+    assert stop.feed(b"a bad END!") == BanMatch(string=b"bad", position=0)
+    assert stop.stop == StopMatch(string=b"END", start=6)
+    assert stop.flush() == b"a bad "
+
+
 def test_a_stop_string_wins_over_a_ban_completed_by_the_same_byte() -> None:
-    stop = TextStop([b"\nQ:"], [b"x\nQ:"])
+    stop = TextStop.of([b"\nQ:"], [b"x\nQ:"])
     assert stop.feed(b"x\n") is None
     assert stop.feed(b"Q:") == StopMatch(string=b"\nQ:", start=1)
     assert stop.flush() == b"x"
 
 
 def test_text_before_a_banned_string_in_the_same_token_is_held() -> None:
-    stop = TextStop([], [b"bad"])
+    stop = TextStop.of([], [b"bad"])
     assert stop.feed(b"so b") is None
     assert stop.take() == b""
     assert stop.feed(b"ad") == BanMatch(string=b"bad", position=0)
@@ -172,7 +179,7 @@ def test_text_before_a_banned_string_in_the_same_token_is_held() -> None:
 
 def test_text_that_going_back_would_open_again_is_held() -> None:
     # While `the` may come, ` th` may go; and without it `e` may begin `ee`.
-    stop = TextStop([], [b"the", b"ee"])
+    stop = TextStop.of([], [b"the", b"ee"])
     assert [stop.feed(token) for token in (b"so", b"e", b" th")] == [None] * 3
     assert stop.take() == b"so"
     assert stop.feed(b"e") == BanMatch(string=b"the", position=2)
@@ -184,25 +191,25 @@ def test_text_that_going_back_would_open_again_is_held() -> None:
 
 
 def test_a_banned_string_that_is_kept_leaves_later_matches_right() -> None:
-    stop = TextStop([b"\nQ:"], [b"bad"])
+    stop = TextStop.of([b"\nQ:"], [b"bad"])
     assert stop.feed(b"a bad d") == BanMatch(string=b"bad", position=0)
     assert stop.feed(b"ay\nQ") is None
     assert stop.take() == b"a bad day"
     assert stop.feed(b": b") == StopMatch(string=b"\nQ:", start=9)
-    behind = TextStop([b"\nQ:"], [b"bad"])
+    behind = TextStop.of([b"\nQ:"], [b"bad"])
     assert behind.feed(b"bad\nQ:") == BanMatch(string=b"bad", position=0)
     assert behind.feed(b"more") == StopMatch(string=b"\nQ:", start=3)
     assert behind.flush() == b"bad"
 
 
 def test_tokens_without_bytes_hold_nothing_and_count_as_positions() -> None:
-    stop = TextStop([], [b"cat"])
+    stop = TextStop.of([], [b"cat"])
     assert [stop.feed(token) for token in (b"", b"a", b"", b"c", b"")] == [None] * 5
     assert stop.feed(b"at") == BanMatch(string=b"cat", position=3)
 
 
 def test_rewinding_more_than_there_is_is_an_error() -> None:
-    stop = TextStop([b"x"], [])
+    stop = TextStop.of([b"x"], [])
     stop.feed(b"a")
     with pytest.raises(ValueError, match="cannot take back 2 of 1"):
         stop.rewind(2)
@@ -212,6 +219,6 @@ def test_rewinding_more_than_there_is_is_an_error() -> None:
 
 
 def test_a_stop_at_the_start_leaves_no_text() -> None:
-    stop = TextStop([b"\nQ:"], [])
+    stop = TextStop.of([b"\nQ:"], [])
     assert isinstance(stop.feed(b"\nQ: next"), StopMatch)
     assert stop.flush() == b""

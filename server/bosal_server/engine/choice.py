@@ -1,5 +1,6 @@
 """One choice's output on its way to the caller: stop rules, text, and what is held back."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,7 +86,8 @@ class ChoiceOutput:
                 rollback = self._roll_back(match.position)
                 if rollback is not None:
                     return rollback
-            elif isinstance(match, StopMatch):
+                match = self._stop.stop
+            if isinstance(match, StopMatch):
                 self._end(FinishReason.STOP_STRING, match.string.decode(errors="replace"))
                 return None
         if is_eos:
@@ -127,8 +129,7 @@ class ChoiceOutput:
     def _count_final(self) -> int:
         if self._stop is None or self.ending is not None:
             return len(self._held_ids)
-        num_final = self._stop.num_final
-        return sum(end <= num_final for end in self._held_ends)
+        return bisect_right(self._held_ends, self._stop.num_final)
 
     def _roll_back(self, position: int) -> Rollback | None:
         """Take back all tokens from `position` on; None if the ban there has already yielded."""
@@ -146,7 +147,7 @@ class ChoiceOutput:
         self._stop.rewind(count)
         del self._held_ids[-count:]
         del self._held_ends[-count:]
-        self._num_bytes = len(self._stop.text)
+        self._num_bytes = len(self._stop)
         self.num_tokens = position
         if self._logprobs is not None:
             self._logprobs.drop_last(count)

@@ -1,4 +1,6 @@
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -171,6 +173,27 @@ def test_a_ban_that_yielded_is_not_fought_forever(
     assert event is not None
     assert event.text == "abc"
     assert ended(output).yielded_rules == ("banned_strings",)
+
+
+def test_a_stop_string_behind_a_ban_that_yielded_ends_the_choice_at_once(
+    make_plan: MakePlan, tiny_llama: LoadedModel
+) -> None:
+    vocabulary = copy.copy(tiny_llama.vocabulary)
+    a, whole = letters(tiny_llama, "az")
+    spelled = list(vocabulary.token_bytes)
+    spelled[whole] = b"xb END"
+    vocabulary.token_bytes = tuple(spelled)
+    plan = make_plan(
+        {"rule": "banned_strings", "values": ["xb"]}, {"rule": "stop_strings", "values": ["END"]}
+    )
+    output = ChoiceOutput(0, replace(plan, vocabulary=vocabulary), 9)
+    output.accept(a)
+    assert output.accept(whole) == Rollback(1, whole)
+    assert output.accept(whole) is None
+    assert ended(output) == ChoiceEnding(0, FinishReason.STOP_STRING, "END", 2, ("banned_strings",))
+    event = output.take()
+    assert event is not None
+    assert event.text == "axb "
 
 
 def test_logprobs_travel_with_their_tokens_and_are_taken_back(
