@@ -18,7 +18,8 @@ BLOCK_SIZE = 32
 
 ITEM_SIZES = {"float32": 4, "bfloat16": 2}
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-_WINDOW_INPUT = 10  # of the paged attention operation
+# Inputs of the paged attention operation: how many, and which is the window.
+_NUM_INPUTS, _WINDOW_INPUT = 28, 10
 
 
 class OpenVinoRunner:
@@ -153,7 +154,11 @@ def _page(openvino: Any, graph: Any, layers: Sequence[PagedLayer]) -> Any:
     if sorted(by_layer) != list(range(len(layers))):
         raise OpenVinoRefused(f"{len(paged)} of its {len(layers)} attention layers could be paged")
     for index, layer in enumerate(layers):
-        window = op.constant(np.array(layer.sliding_window or 0, np.int32))
+        if layer.sliding_window is None:
+            continue
+        if by_layer[index].get_input_size() != _NUM_INPUTS:
+            raise OpenVinoRefused("this version of it takes sliding windows in another way")
+        window = op.constant(np.array(layer.sliding_window, np.int32))
         by_layer[index].input(_WINDOW_INPUT).replace_source_output(window.output(0))
     graph.validate_nodes_and_infer_types()
     return graph
