@@ -64,6 +64,7 @@ def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Pla
         ),
         deltas=tuple((token, delta) for token, delta in draft.deltas.items() if delta),
         used_includes_instruction=draft.used_includes_instruction,
+        no_repeat_ngram=draft.no_repeat_ngram,
         stops=StringAutomaton(draft.stop_strings),
         bans=StringAutomaton(draft.banned_strings),
         max_tokens=draft.max_tokens,

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from bosal_decoding.errors import VocabularyMismatch
+from bosal_decoding.ngrams import NgramIndex
 from bosal_decoding.plan import Plan
 from bosal_kernels import (
     YIELDED_BANS,
     YIELDED_MIN_TOKENS,
+    YIELDED_REPEATS,
     Control,
     Selection,
     SlotState,
@@ -35,6 +37,8 @@ class Pipeline:
         # Tokens that exist; the rows of the head behind them are padding.
         self._num_tokens = vocabulary_size
         self._outputs: list[list[int]] = [[] for _ in range(num_slots)]
+        # Of the slots that may not repeat themselves.
+        self._ngrams: dict[int, NgramIndex] = {}
 
     def output(self, slot: int) -> tuple[int, ...]:
         """The tokens committed to a slot."""
@@ -57,6 +61,9 @@ class Pipeline:
         params = plan.slot_params(seed=seed, choice=choice, logprobs=logprobs)
         self._state.admit(slot, params, plan.touched(history))
         self._outputs[slot] = []
+        self._ngrams.pop(slot, None)
+        if plan.no_repeat_ngram:
+            self._ngrams[slot] = NgramIndex(plan.no_repeat_ngram, history)
 
     def combine(self, rows: Tensor, streams: Sequence[int]) -> Tensor:
         """Combine each group's stream rows [R, V] into one row per group [B, V]."""
@@ -67,7 +74,7 @@ class Pipeline:
     def apply(self, logits: Tensor, slots: Sequence[int]) -> Control:
         """Shape and mask rows [B, V] (float32, contiguous, changed in place)."""
         logits[:, self._num_tokens :] = -torch.inf
-        return control(logits, self._state, self._index(slots))
+        return control(logits, self._state, self._index(slots), self._repeats(slots))
 
     def sample(self, controlled: Control) -> Selection:
         """Truncate and draw one token per row, with the log-probabilities that were asked for."""
@@ -83,6 +90,8 @@ class Pipeline:
             )
         for slot, tokens in pairs:
             self._outputs[slot].extend(tokens)
+            if slot in self._ngrams:
+                self._ngrams[slot].extend(tokens)
 
     def rollback(self, slot: int, num_tokens: int) -> None:
         """Take back the last tokens of a slot, as if they had never been committed.
@@ -95,6 +104,8 @@ class Pipeline:
         if num_tokens:
             self._state.retract(slot, output[-num_tokens:])
             del output[-num_tokens:]
+            if slot in self._ngrams:
+                self._ngrams[slot].drop_last(num_tokens)
 
     def ban(self, slot: int, position: int, token: int) -> None:
         """Make a token illegal at one output position of a slot."""
@@ -104,6 +115,19 @@ class Pipeline:
         """Return a slot."""
         self._state.free(slot)
         self._outputs[slot] = []
+        self._ngrams.pop(slot, None)
+
+    def _repeats(self, slots: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """The places in the batch and the tokens that would repeat an n-gram there."""
+        pairs = [
+            (row, token)
+            for row, slot in enumerate(slots)
+            if slot in self._ngrams
+            for token in self._ngrams[slot].repeating()
+        ]
+        if not pairs:
+            return None
+        return self._index([row for row, _ in pairs]), self._index([token for _, token in pairs])
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self._state.device)
@@ -111,5 +135,9 @@ class Pipeline:
 
 def yielded_rules(bits: int) -> tuple[str, ...]:
     """The rules that gave way in a row of `Selection.yielded`, in the step contract's order."""
-    names = ((YIELDED_MIN_TOKENS, "min_tokens"), (YIELDED_BANS, "banned_strings"))
+    names = (
+        (YIELDED_MIN_TOKENS, "min_tokens"),
+        (YIELDED_REPEATS, "no_repeat_ngram"),
+        (YIELDED_BANS, "banned_strings"),
+    )
     return tuple(name for bit, name in names if bits & bit)

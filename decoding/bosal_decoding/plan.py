@@ -49,6 +49,8 @@ class Plan:
     # (token, summed weight) of all weights that act at every step.
     deltas: tuple[tuple[int, float], ...]
     used_includes_instruction: bool
+    # Length of the runs that may not occur twice; 0 is off.
+    no_repeat_ngram: int
     stops: StringAutomaton
     bans: StringAutomaton
     max_tokens: int | None

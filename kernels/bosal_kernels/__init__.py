@@ -1,6 +1,12 @@
 """Controls logits and draws tokens, batched over slots; depends on torch alone."""
 
-from bosal_kernels.control import YIELDED_BANS, YIELDED_MIN_TOKENS, Control, control
+from bosal_kernels.control import (
+    YIELDED_BANS,
+    YIELDED_MIN_TOKENS,
+    YIELDED_REPEATS,
+    Control,
+    control,
+)
 from bosal_kernels.errors import InvalidSlotParams, InvalidTouchedTokens, KernelError
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import TopTokens
@@ -12,6 +18,7 @@ __all__ = [
     "MAX_STAGES",
     "YIELDED_BANS",
     "YIELDED_MIN_TOKENS",
+    "YIELDED_REPEATS",
     "Control",
     "InvalidSlotParams",
     "InvalidTouchedTokens",

@@ -13,6 +13,7 @@ from bosal_kernels.params import TokenFlag
 # Bits of `Control.yielded`.
 YIELDED_MIN_TOKENS = 1
 YIELDED_BANS = 2
+YIELDED_REPEATS = 4
 _LARGEST_GAIN = 1e30
 
 
@@ -40,6 +41,8 @@ class _Edits:
     banned: Tensor
     # End-of-text tokens held back by min_tokens.
     early: Tensor
+    # Tokens that would repeat an n-gram.
+    repeats: Tensor
 
     def write(self, logits: Tensor, rows: Tensor, masked: Tensor) -> None:
         """Store the shaped values of some rows, -inf where masked; [k], [k, W]."""
@@ -49,7 +52,12 @@ class _Edits:
         logits.view(-1)[places[valid]] = values[valid]
 
 
-def control(logits: Tensor, state: SlotState, slots: Tensor) -> Control:
+def control(
+    logits: Tensor,
+    state: SlotState,
+    slots: Tensor,
+    repeats: tuple[Tensor, Tensor] | None = None,
+) -> Control:
     """Shape and mask `logits` [B, V] (float32, contiguous, changed in place) by their slots' rules.
 
     For a token with output count c, in a choice with L output tokens:
@@ -59,15 +67,16 @@ def control(logits: Tensor, state: SlotState, slots: Tensor) -> Control:
         z = z + eos_ramp_weight min(L, over) / over                          if it ends the text
         z = z + |z| (eos_decay_factor ** max(L - start, 0) - 1)              if it ends the text
         z = -inf            if banned, banned at L, or it ends the text and L < min_tokens
+        z = -inf            if (row, token) is among `repeats`, two int64 [n], no pair twice
 
-    A row where that leaves nothing gets its min_tokens lifted, then its bans.
+    A row where that leaves nothing gets its min_tokens lifted, then its repeats, then its bans.
     """
     num_rows, vocab_size = logits.shape
     if logits.dtype != torch.float32 or not logits.is_contiguous():
         raise ValueError("logits must be contiguous float32")
     if vocab_size != state.vocab_size:
         raise ValueError(f"rows of {vocab_size} logits for a state of {state.vocab_size}")
-    edits = _edits(logits, state, slots)
+    edits = _edits(logits, state, slots, repeats)
     asking = (state.logprobs[slots] >= 0).nonzero().squeeze(1)
     raw = None
     if len(asking):
@@ -83,7 +92,7 @@ def control(logits: Tensor, state: SlotState, slots: Tensor) -> Control:
     # A ban may hide a NaN from the group maxima.
     invalid = (edits.valid & ~(edits.raw < torch.inf)).any(1)
     everyone = torch.arange(num_rows, device=logits.device)
-    edits.write(logits, everyone, edits.banned | edits.early)
+    edits.write(logits, everyone, edits.banned | edits.repeats | edits.early)
     maxima = group_max(logits)
     row_max = maxima.amax(1)
     invalid |= ~(row_max < torch.inf)
@@ -100,7 +109,8 @@ def control(logits: Tensor, state: SlotState, slots: Tensor) -> Control:
         yielded[rows] |= bit
 
     if bool((row_max == -torch.inf).any()):
-        lift(YIELDED_MIN_TOKENS, edits.early, edits.banned)
+        lift(YIELDED_MIN_TOKENS, edits.early, edits.banned | edits.repeats)
+        lift(YIELDED_REPEATS, edits.repeats, edits.banned)
         lift(YIELDED_BANS, edits.banned, torch.zeros_like(edits.banned))
     return Control(
         logits=logits,
@@ -113,8 +123,15 @@ def control(logits: Tensor, state: SlotState, slots: Tensor) -> Control:
     )
 
 
-def _edits(logits: Tensor, state: SlotState, slots: Tensor) -> _Edits:
+def _edits(
+    logits: Tensor,
+    state: SlotState,
+    slots: Tensor,
+    repeats: tuple[Tensor, Tensor] | None,
+) -> _Edits:
     """Gather the touched tokens' logits and compute their shaped values and masks."""
+    if repeats is not None:
+        state.touch(slots[repeats[0]], repeats[1])
     num_touched = state.n_touch[slots]
     width = int(num_touched.max()) if len(slots) else 0
     valid = torch.arange(width, device=logits.device) < num_touched[:, None]
@@ -154,6 +171,10 @@ def _edits(logits: Tensor, state: SlotState, slots: Tensor) -> _Edits:
         here &= torch.arange(here.shape[1], device=here.device) < num_bans[:, None]
         row, entry = here.nonzero(as_tuple=True)
         banned[row, state.ban_index[slots[row], entry].long()] = True
+    repeating = torch.zeros_like(banned)
+    if repeats is not None:
+        row, token = repeats
+        repeating[row, state.t_pos[slots[row], token].long()] = True
     early = is_eos & (position < param(state.min_tokens))
     return _Edits(
         tokens=tokens,
@@ -162,4 +183,5 @@ def _edits(logits: Tensor, state: SlotState, slots: Tensor) -> _Edits:
         shaped=z,
         banned=banned & valid,
         early=early & valid,
+        repeats=repeating,
     )

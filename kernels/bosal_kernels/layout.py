@@ -146,6 +146,21 @@ class SlotState:
             self.ban_position[slot, offset] = position
         self.n_ban[slot] = first + len(tokens)
 
+    def touch(self, slots: Tensor, tokens: Tensor) -> None:
+        """List tokens that nothing edits yet, so that they can be; distinct pairs, both [n]."""
+        is_new = self.t_pos[slots, tokens] < 0
+        if not bool(is_new.any()):
+            return
+        slots, order = slots[is_new].sort(stable=True)
+        tokens = tokens[is_new][order]
+        # The place of each among the new tokens of its slot.
+        rank = torch.arange(len(slots), device=self.device) - torch.searchsorted(slots, slots)
+        self._make_room(pushes=int(rank.max()) + 1)
+        index = self.n_touch[slots] + rank
+        self.t_tok[slots, index] = tokens.to(self.t_tok.dtype)
+        self.t_pos[slots, tokens] = index.to(self.t_pos.dtype)
+        self.n_touch.index_add_(0, slots, torch.ones_like(slots))
+
     def free(self, slot: int) -> None:
         """Return the slot to its neutral state."""
         self.key[slot] = 0

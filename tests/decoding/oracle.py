@@ -98,6 +98,15 @@ def min_tokens(z: Row, p: Params, c: Choice) -> Row:
     return np.where(c.is_eos(len(z)) & (len(c.output) < p["value"]), -np.inf, z)
 
 
+def no_repeat_ngram(z: Row, p: Params, c: Choice) -> Row:
+    seen, n = c.instruction + c.output, p["n"]
+    if len(seen) < n:
+        return z
+    runs = [seen[at : at + n] for at in range(len(seen) - n + 1)]
+    repeats = [run[-1] for run in runs if run[:-1] == seen[len(seen) - n + 1 :]]
+    return np.where(np.isin(np.arange(len(z)), repeats), -np.inf, z)
+
+
 # Shape, then mask. Two do not commute: the repetition penalty is first, the decay last.
 SHAPES: dict[str, Callable[[Row, Params, Choice], Row]] = {
     "repetition_penalty": repetition,
@@ -109,6 +118,7 @@ SHAPES: dict[str, Callable[[Row, Params, Choice], Row]] = {
     "eos_ramp": eos_ramp,
     "exponential_decay_length": exponential_decay_length,
     "min_tokens": min_tokens,
+    "no_repeat_ngram": no_repeat_ngram,
 }
 
 

@@ -42,7 +42,8 @@ def rows(seed: int, count: int, size: int) -> Tensor:
     return torch.stack([random_row(seed * 101 + row, size) for row in range(count)])
 
 
-TOKENS = st.lists(st.integers(0, 299), max_size=8)
+# Some of few, so that they repeat.
+TOKENS = st.lists(st.integers(0, 299) | st.integers(20, 22), max_size=8)
 
 
 @st.composite
@@ -255,6 +256,32 @@ def test_rules_that_leave_nothing_yield_by_name(vocabulary: Vocabulary) -> None:
     selection = pipeline.sample(pipeline.apply(logits.clone(), [0, 1]))
     assert selection.tokens.tolist() == [0, 9]
     assert yielded_rules(int(selection.yielded[0])) == ("min_tokens", "banned_strings")
+
+
+def test_repeats_yield_after_the_length_and_before_the_bans(vocabulary: Vocabulary) -> None:
+    plan = greedy(
+        vocabulary, {"rule": "min_tokens", "value": 9}, {"rule": "no_repeat_ngram", "n": 2}
+    )
+    pipeline = Pipeline(vocabulary.size, 2)
+
+    def step(*tokens: int) -> tuple[int, tuple[str, ...]]:
+        logits = torch.full((2, vocabulary.size), -torch.inf)
+        logits[0, list(tokens)] = torch.arange(len(tokens), 0.0, -1)
+        logits[1] = 0
+        selection = pipeline.sample(pipeline.apply(logits, [0, 1]))
+        return int(selection.tokens[0]), yielded_rules(int(selection.yielded[0]))
+
+    for slot in (0, 1):
+        pipeline.add(slot, plan, history=[7, 8], seed=0, choice=0)
+    pipeline.commit([0, 1], [[9, 7], [9, 7]])
+    assert step(8, 3) == (3, ())
+    assert step(8, 0) == (0, ("min_tokens",))
+    assert step(8) == (8, ("min_tokens", "no_repeat_ngram"))
+    pipeline.ban(0, 2, 3)
+    assert step(3, 8, 0) == (0, ("min_tokens",))
+    assert step(3, 8) == (8, ("min_tokens", "no_repeat_ngram"))
+    pipeline.ban(0, 2, 8)
+    assert step(3, 8) == (3, ("min_tokens", "no_repeat_ngram", "banned_strings"))
 
 
 def test_a_row_of_nan_fails_alone(vocabulary: Vocabulary) -> None:

@@ -41,6 +41,7 @@ PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         {"start": st.integers(0, 8), "factor": st.floats(1, 3)}
     ),
     "min_tokens": st.fixed_dictionaries({"value": st.integers(0, 8)}),
+    "no_repeat_ngram": st.fixed_dictionaries({"n": st.integers(2, 4)}),
     "temperature": st.fixed_dictionaries({"value": st.just(0.0) | st.floats(0.05, 5)}),
     "top_k": st.fixed_dictionaries({"k": st.integers(0, 60)}),
     "top_p": st.fixed_dictionaries({"p": st.floats(0.05, 1)}),
@@ -54,7 +55,8 @@ PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         optional={"threshold": st.floats(0.01, 0.6)},
     ),
 }
-TOKENS = st.lists(st.integers(0, 299), max_size=12)
+# Some of few, so that they repeat.
+TOKENS = st.lists(st.integers(0, 299) | st.integers(20, 22), max_size=12)
 SEED = st.integers(-(2**63), 2**63 - 1)
 
 # Float32 arithmetic on logits of this size.

@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
     ExponentialDecayLengthPenalty,
     LogitsProcessor,
     MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
     TopKLogitsWarper,
     TypicalLogitsWarper,
 )
@@ -81,3 +84,24 @@ def test_the_length_decay_is_that_of_transformers(vocabulary: Vocabulary, length
         controlled = pipeline.apply(logits.clone(), [0])
         expected = theirs(torch.tensor([instruction + output]), logits.clone())
         torch.testing.assert_close(controlled.logits, expected)
+
+
+@settings(max_examples=60)
+@given(
+    n=st.integers(2, 4),
+    instruction=st.lists(st.integers(20, 22), max_size=12),
+    output=st.lists(st.integers(20, 22), max_size=12),
+)
+def test_what_would_repeat_is_what_transformers_masks(
+    vocabulary: Vocabulary, n: int, instruction: list[int], output: list[int]
+) -> None:
+    rule = {"rule": "no_repeat_ngram", "n": n}
+    plan = compile(Recipe.parse({"rules": [rule]}), vocabulary, context_tokens=512)
+    pipeline = Pipeline(vocabulary.size, 1)
+    pipeline.add(0, plan, history=instruction, seed=0, choice=0)
+    logits = torch.zeros(1, vocabulary.size)
+    for length in range(len(output) + 1):
+        history = torch.tensor([instruction + output[:length]], dtype=torch.long)
+        expected = NoRepeatNGramLogitsProcessor(n)(history, logits)
+        assert torch.equal(pipeline.apply(logits.clone(), [0]).logits, expected)
+        pipeline.commit([0], [output[length : length + 1]])

@@ -14,6 +14,7 @@ from tests.kernels.oracle import Array
 from bosal_kernels import (
     YIELDED_BANS,
     YIELDED_MIN_TOKENS,
+    YIELDED_REPEATS,
     Control,
     SlotParams,
     SlotState,
@@ -289,3 +290,24 @@ def test_logits_that_cannot_be_edited_in_place_are_refused() -> None:
         control(torch.zeros(2, 20)[:, ::2], state, torch.tensor([0, 0]))
     with pytest.raises(ValueError, match="rows of 11"):
         control(torch.zeros(1, 11), state, slots)
+
+
+def test_repeats_are_masked_and_yield_between_the_length_and_the_bans() -> None:
+    state = SlotState(num_slots=5, vocab_size=VOCAB)
+    touched = TouchedTokens.of([199], flags=TokenFlag.EOS).merge(
+        TouchedTokens.of([8], flags=TokenFlag.BANNED)
+    )
+    greedy = ((Stage.TEMPERATURE, 0.0, 0.0),)
+    for slot in range(5):
+        params = SlotParams(key=slot, min_tokens=2 if slot < 2 else 0, chain=greedy)
+        state.admit(slot, params, touched)
+    left = [[7, 8, 3], [7, 8, 199], [7, 8], [7, 8], [3]]
+    logits = torch.from_numpy(np.stack([only(tokens) for tokens in left]))
+    repeats = torch.tensor([0, 0, 2, 1, 0]), torch.tensor([7, 9, 7, 7, 63])
+    slots = torch.arange(5)
+    result = control(logits, state, slots, repeats)
+    selection = select(result, state, slots)
+    assert selection.tokens.tolist() == [3, 199, 7, 7, 3]
+    assert selection.yielded.tolist() == [0, YIELDED_MIN_TOKENS, YIELDED_REPEATS, 0, 0]
+    assert result.logits[2, 7] == 1
+    assert not (result.logits[0, [7, 9, 63]] > -torch.inf).any()

@@ -11,6 +11,7 @@ def test_the_public_names_are_these() -> None:
         "MAX_STAGES",
         "YIELDED_BANS",
         "YIELDED_MIN_TOKENS",
+        "YIELDED_REPEATS",
         "Control",
         "InvalidSlotParams",
         "InvalidTouchedTokens",

@@ -19,8 +19,8 @@ from bosal_kernels import (
 )
 
 VOCAB = 60
-ACTIONS = ("admit", "free", "advance", "retract", "ban")
-SHARES = (0.04, 0.02, 0.6, 0.17, 0.17)
+ACTIONS = ("admit", "free", "advance", "retract", "ban", "touch")
+SHARES = (0.04, 0.02, 0.5, 0.17, 0.17, 0.1)
 
 
 @dataclass
@@ -106,6 +106,11 @@ def test_state_equals_a_recount_after_any_steps_in_any_slots() -> None:
             tokens = rng.integers(0, VOCAB, rng.integers(0, 4))
             state.ban_at(slot, position, tokens.tolist())
             live[slot].bans |= {(position, token) for token in tokens.tolist()}
+        elif action == "touch" and live:
+            pairs = [(each, t) for each in live for t in rng.permutation(VOCAB)[:4].tolist()]
+            slots, listed = torch.tensor(rng.permutation(pairs)).T
+            state.touch(slots, listed)
+            assert bool((state.t_pos[slots, listed] >= 0).all())
         for each in range(4):
             history = live.get(each, History())
             assert entries(state, each) == recount(history)
@@ -130,6 +135,8 @@ def full_params() -> SlotParams:
         used_weight=-1.0,
         eos_ramp_weight=3.0,
         eos_ramp_over=9,
+        eos_decay_start=2,
+        eos_decay_factor=1.1,
         min_tokens=4,
         chain=((Stage.TOP_K, 5.0, 0.0), (Stage.XTC, 0.5, 0.1)),
         logprobs=3,

@@ -24,6 +24,7 @@ class Draft:
     eos_decay_start: int = 0
     eos_decay_factor: float = 1.0
     min_tokens: int = 0
+    no_repeat_ngram: int = 0
     max_tokens: int | None = None
     chain: list[tuple[Stage, float, float]] = field(default_factory=list)
     deltas: dict[int, float] = field(default_factory=dict)

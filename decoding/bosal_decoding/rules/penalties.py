@@ -6,7 +6,7 @@ from pydantic import Field
 
 from bosal_decoding.rules.draft import Draft
 from bosal_decoding.rules.rule import Rule, RuleStage
-from bosal_decoding.schema import Weight
+from bosal_decoding.schema import Weight, whole
 
 _Penalty = Annotated[float, Field(ge=-100, le=100)]
 
@@ -68,3 +68,17 @@ class UsedTokenWeight(Rule):
     def contribute(self, draft: Draft) -> None:
         draft.used_weight = self.weight
         draft.used_includes_instruction = self.include_instruction
+
+
+class NoRepeatNgram(Rule):
+    name = "no_repeat_ngram"
+    stage = RuleStage.MASK
+    summary = "Forbids tokens that would repeat a run of n tokens of instruction and output."
+    formula = "z[v] = -inf if (last n - 1 tokens, v) occurs in (instruction, output)"
+    source = "Paulus et al. 2017, arXiv:1705.04304; no_repeat_ngram_size of transformers"
+
+    n: Annotated[int, Field(ge=2, le=64), whole]
+    """Length of a run; 3 or 4 is usual. Instruction and output count as one sequence."""
+
+    def contribute(self, draft: Draft) -> None:
+        draft.no_repeat_ngram = self.n

@@ -1,26 +1,24 @@
 """Draws the next token of one model's groups from their logits."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bosal_decoding.pipeline import Pipeline
+from bosal_decoding.pipeline import Pipeline, yielded_rules
 from bosal_kernels import Logprobs
 from bosal_kernels import TopTokens as TopTable
 from bosal_server.engine.choice import PositionLogprobs
-from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import TopTokens
+from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.scheduler_step import SchedulerStep
 
+_LOG = logging.getLogger(__name__)
+
 # By the bits of `Selection.yielded`.
-_YIELDED = {
-    0: (),
-    1: ("min_tokens",),
-    2: ("banned_strings",),
-    3: ("min_tokens", "banned_strings"),
-}
+_YIELDED = tuple(yielded_rules(bits) for bits in range(8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +31,64 @@ class Draw:
     logprobs: PositionLogprobs | None
 
 
-def draw(pipeline: Pipeline, rows: Tensor, groups: Sequence[StreamGroup]) -> list[Draw]:
-    """Combine, control, sample and commit; `rows` [sum of streams, V] are group after group."""
-    slots = [group.slot for group in groups]
+class Sampler:
+    """Turns a step's logits into tokens, and keeps a request's fault from its neighbours."""
+
+    def __init__(
+        self, runners: Mapping[str, ModelRunner], pipelines: Mapping[str, Pipeline]
+    ) -> None:
+        self._runners = runners
+        self._pipelines = pipelines
+
+    def draw(
+        self, model: str, step: SchedulerStep, members: Sequence[int], logits: Mapping[str, Tensor]
+    ) -> list[Draw | None]:
+        """Draw and commit for the ready groups `members` of a base model.
+
+        None stands for a group whose control failed.
+        """
+        pipeline = self._pipelines[model]
+        try:
+            draws: list[Draw | None] = list(_select(pipeline, step, members, logits))
+        except Exception:
+            _LOG.exception("control failed for a batch of model '%s'; trying row by row", model)
+            draws = self._draw_alone(pipeline, step, members)
+        slots, tokens = [], []
+        for member, drawn in zip(members, draws, strict=True):
+            if drawn is not None and drawn.token >= 0:
+                slots.append(step.ready[member].slot)
+                tokens.append([drawn.token])
+        pipeline.commit(slots, tokens)
+        return draws
+
+    def _draw_alone(
+        self, pipeline: Pipeline, step: SchedulerStep, members: Sequence[int]
+    ) -> list[Draw | None]:
+        """Compute the step's logits again, since control edits them in place, and draw by row."""
+        models = dict.fromkeys(model for member in members for model in step.ready[member].models)
+        logits = {model: self._runners[model].forward(step.plans[model]) for model in models}
+        draws: list[Draw | None] = []
+        for member in members:
+            try:
+                draws += _select(pipeline, step, [member], logits)
+            except Exception:
+                group = step.ready[member]
+                _LOG.exception("request %s: control failed", group.request_id)
+                draws.append(None)
+        return draws
+
+
+def _select(
+    pipeline: Pipeline, step: SchedulerStep, members: Sequence[int], logits: Mapping[str, Tensor]
+) -> list[Draw]:
+    """Combine, control and sample; changes logits in place, and nothing else."""
+    groups = [step.ready[member] for member in members]
+    rows = _gather_rows(step, members, logits)
     combined = pipeline.combine(rows, [len(group.streams) for group in groups])
-    selection = pipeline.sample(pipeline.apply(combined, slots))
+    selection = pipeline.sample(pipeline.apply(combined, [group.slot for group in groups]))
     tokens, yielded, invalid = torch.stack(
         (selection.tokens, selection.yielded, selection.invalid.long())
     ).tolist()
-    drawn = [(slot, [token]) for slot, token in zip(slots, tokens, strict=True) if token >= 0]
-    pipeline.commit([slot for slot, _ in drawn], [token for _, token in drawn])
     logprobs = {} if selection.logprobs is None else _by_row(selection.logprobs)
     return [
         Draw(tokens[i], bool(invalid[i]), _YIELDED[yielded[i]], logprobs.get(i))
@@ -50,7 +96,7 @@ def draw(pipeline: Pipeline, rows: Tensor, groups: Sequence[StreamGroup]) -> lis
     ]
 
 
-def gather_rows(
+def _gather_rows(
     step: SchedulerStep, members: Sequence[int], logits: Mapping[str, Tensor]
 ) -> Tensor:
     """Return the rows of the ready groups `members`, group after group, stream after stream."""
