@@ -46,7 +46,7 @@ class EngineStats:
 
 
 class EngineObserver(Protocol):
-    """Receives measurements; an implementation must be quick and must not raise."""
+    """Receives measurements; an implementation must be quick."""
 
     def step(self, report: StepReport) -> None:
         """One model took part in a step."""

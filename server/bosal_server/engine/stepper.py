@@ -13,10 +13,11 @@ from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.blocks import BlockAllocator
 from bosal_server.engine.group import GroupState, StreamGroup
-from bosal_server.engine.observer import BlockStats, EngineObserver, EngineStats, StepReport
+from bosal_server.engine.observer import BlockStats, EngineObserver, EngineStats
+from bosal_server.engine.reporter import Reporter
 from bosal_server.engine.request import EngineEvent, FailedEvent, FinishedEvent, FinishReason
 from bosal_server.engine.runner import ModelRunner
-from bosal_server.engine.sampler import Draw, draw, gather_rows
+from bosal_server.engine.sampler import Draw, Sampler
 from bosal_server.engine.scheduler import Scheduler
 from bosal_server.engine.scheduler_step import SchedulerStep
 from bosal_server.errors import (
@@ -63,10 +64,13 @@ class Stepper:
             name: Pipeline(model.runner.vocab_size, max_groups, device=model.runner.device)
             for name, model in self._models.items()
         }
+        self._sampler = Sampler(
+            {name: model.runner for name, model in self._models.items()}, self._pipelines
+        )
         self._scheduler = Scheduler(
             self._allocators, max_groups=max_groups, max_batch_tokens=max_batch_tokens
         )
-        self._observer = observer
+        self._reporter = Reporter(observer, self._scheduler, self._allocators)
         self._on_left_queue = on_left_queue
         self._requests: dict[str, ActiveRequest] = {}
         self._events: list[tuple[object, EngineEvent]] = []
@@ -128,11 +132,12 @@ class Stepper:
                 raise RuntimeError("requests are waiting but nothing can be scheduled")
             return
         logits, forward_seconds = self._forward(step)
-        self._report_prefixes(step)
+        self._reporter.prefixes(step)
         self._scheduler.complete(step)
         control_seconds = self._decide(step, logits)
         self._num_steps += 1
-        self._report(step, forward_seconds, control_seconds, perf_counter() - started)
+        seconds = perf_counter() - started
+        self._reporter.step(step, forward_seconds, control_seconds, seconds)
 
     def stats(self, waiting_requests: int) -> EngineStats:
         return EngineStats(
@@ -149,6 +154,8 @@ class Stepper:
     def _start(self, admitted: list[StreamGroup]) -> None:
         now = monotonic()
         for group in admitted:
+            if group.state is GroupState.GONE:  # its request failed with an earlier choice
+                continue
             active = self._requests[group.request_id]
             if not active.was_admitted:
                 self._on_left_queue(active)
@@ -189,9 +196,9 @@ class Stepper:
             groups = [step.ready[i] for i in indices]
             started = perf_counter()
             try:
-                draws = draw(self._pipelines[name], gather_rows(step, indices, logits), groups)
+                draws = self._sampler.draw(name, step, indices, logits)
             except Exception:
-                _LOG.exception("control failed for a batch of model '%s'", name)
+                _LOG.exception("control failed for model '%s'", name)
                 self._fail_groups(groups)
                 continue
             seconds[name] = perf_counter() - started
@@ -203,11 +210,14 @@ class Stepper:
                         self._settle(active, group, drawn, now)
         return seconds
 
-    def _settle(self, active: ActiveRequest, group: StreamGroup, drawn: Draw, now: float) -> None:
+    def _settle(
+        self, active: ActiveRequest, group: StreamGroup, drawn: Draw | None, now: float
+    ) -> None:
         """Take one group's token: stop rules, text, events."""
         output = active.outputs[group.choice]
-        if drawn.is_faulty:
-            _LOG.error("request %s: the model gave no usable logits", group.request_id)
+        if drawn is None or drawn.is_faulty:
+            if drawn is not None:
+                _LOG.error("request %s: the model gave no usable logits", group.request_id)
             self._fail(active, InternalFault())
             return
         if drawn.yielded:
@@ -271,35 +281,4 @@ class Stepper:
         if not active.was_admitted:
             self._on_left_queue(active)
         self._events.append((active.sink, event))
-        self._observer.finished(active.request, event, active.token_gaps)
-
-    def _report_prefixes(self, step: SchedulerStep) -> None:
-        for group in step.ready:
-            if group.state is GroupState.PREFILLING:
-                for stream in group.streams:
-                    self._observer.prefix(stream.model, len(stream.prompt), stream.cached_tokens)
-
-    def _report(
-        self,
-        step: SchedulerStep,
-        forward_seconds: Mapping[str, float],
-        control_seconds: Mapping[str, float],
-        seconds: float,
-    ) -> None:
-        busy = sum(forward_seconds.values()) + sum(control_seconds.values())
-        for name, plan in step.plans.items():
-            self._observer.step(
-                StepReport(
-                    model=name,
-                    forward_s=forward_seconds[name],
-                    control_s=control_seconds.get(name, 0.0),
-                    rest_s=(seconds - busy) / len(step.plans),
-                    rows=len(plan.logits_rows),
-                    prefill_tokens=step.prefill_tokens[name],
-                    decode_rows=step.decode_rows[name],
-                    running=self._scheduler.num_running,
-                    waiting=self._scheduler.num_waiting,
-                    blocks_used=self._allocators[name].num_held,
-                    blocks_total=self._allocators[name].num_blocks,
-                )
-            )
+        self._reporter.finished(active, event)

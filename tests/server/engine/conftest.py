@@ -12,7 +12,7 @@ from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.plan import Plan, Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_server.engine.active_request import ActiveRequest
-from bosal_server.engine.observer import NullObserver
+from bosal_server.engine.observer import EngineObserver, NullObserver
 from bosal_server.engine.request import (
     EngineEvent,
     EngineRequest,
@@ -68,14 +68,19 @@ class Answer:
 class Bench:
     """A stepper whose steps the test takes."""
 
-    def __init__(self, models: Mapping[str, EngineModel], **limits: int) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, EngineModel],
+        observer: EngineObserver | None = None,
+        **limits: int,
+    ) -> None:
         self.models = dict(models)
         self.left_queue: list[str] = []
         self.stepper = Stepper(
             models,
             max_groups=limits.get("max_groups", 8),
             max_batch_tokens=limits.get("max_batch_tokens", 512),
-            observer=NullObserver(),
+            observer=observer or NullObserver(),
             on_left_queue=lambda active: self.left_queue.append(active.request.request_id),
         )
         self.answers: dict[str, Answer] = {}
@@ -146,9 +151,14 @@ def engine_model(loaded: LoadedModel, cache_tokens: int = 4096) -> EngineModel:
 @pytest.fixture
 def make_bench(tiny_llama: LoadedModel) -> Callable[..., Bench]:
     def make(
-        models: Mapping[str, EngineModel] | None = None, *, cache_tokens: int = 4096, **limits: int
+        models: Mapping[str, EngineModel] | None = None,
+        *,
+        cache_tokens: int = 4096,
+        observer: EngineObserver | None = None,
+        **limits: int,
     ) -> Bench:
-        return Bench(models or {"tiny": engine_model(tiny_llama, cache_tokens)}, **limits)
+        models = models or {"tiny": engine_model(tiny_llama, cache_tokens)}
+        return Bench(models, observer, **limits)
 
     return make
 

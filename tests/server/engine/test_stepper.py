@@ -476,6 +476,56 @@ def test_a_failed_forward_pass_fails_that_steps_groups_alone(
     assert bench.held_blocks == 0
 
 
+def faulty(plan: Plan) -> Plan:
+    """Give a plan a truncation stage that does not exist."""
+    chain: Any = ((-1, 1.0, 0.0),)
+    return replace(plan, params=replace(plan.params, chain=chain))
+
+
+@pytest.mark.parametrize("num_choices", [1, 3])
+def test_a_fault_in_one_requests_rules_fails_it_alone(
+    num_choices: int,
+    make_bench: MakeBench,
+    make_plan: MakePlan,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan = make_plan(
+        {"rule": "repetition_penalty", "value": 1.3},
+        {"rule": "banned_strings", "values": ["e"]},
+        greedy=False,
+    )
+    prompts = make_prompts(20, (10, 30, 70))
+    bench = make_bench(max_batch_tokens=40)
+    healthy = [bench.submit(plan, prompt, seed=3, logprobs=2) for prompt in prompts[:2]]
+    bench.step()
+    broken = bench.submit(faulty(plan), [1, 2, 3], num_choices=num_choices)
+    healthy.append(bench.submit(plan, prompts[2], seed=3, logprobs=2))
+    with caplog.at_level(logging.ERROR):
+        bench.run()
+    assert "row by row" in caplog.text
+    assert isinstance(broken.error, InternalFault)
+    for answer, prompt in zip(healthy, prompts, strict=True):
+        expected = alone(make_bench, plan, prompt, seed=3, logprobs=2)
+        assert answer.tokens() == expected.tokens()
+        assert answer.finished.endings == expected.finished.endings
+    assert bench.held_blocks == 0
+
+
+def test_a_request_of_many_choices_that_cannot_start_fails_alone(
+    make_bench: MakeBench, make_plan: MakePlan
+) -> None:
+    plan = make_plan()
+    bench = make_bench()
+    healthy = bench.submit(plan, [1, 2, 3])
+    unknown_token = replace(plan, deltas=((10**6, 1.0),))
+    broken = bench.submit(unknown_token, [1, 2, 3], num_choices=3)
+    bench.run()
+    assert isinstance(broken.error, InternalFault)
+    assert healthy.tokens() == alone(make_bench, plan, [1, 2, 3]).tokens()
+    assert sorted(bench.left_queue) == ["r0", "r1"]
+    assert bench.held_blocks == 0
+
+
 def test_a_fault_in_one_requests_text_fails_it_alone(
     make_bench: MakeBench, make_plan: MakePlan, tiny_llama: LoadedModel
 ) -> None:
@@ -530,8 +580,8 @@ def test_the_observer_sees_steps_prefixes_and_ends(
     make_bench: MakeBench, make_plan: MakePlan
 ) -> None:
     plan = make_plan(greedy=False)
-    bench = make_bench(max_batch_tokens=50)
-    bench.stepper._observer = recorder = Recorder()
+    recorder = Recorder()
+    bench = make_bench(max_batch_tokens=50, observer=recorder)
     (prompt,) = make_prompts(14, (70,))
     bench.submit(plan, prompt, num_choices=2, max_tokens=5)
     bench.run()
@@ -546,6 +596,23 @@ def test_the_observer_sees_steps_prefixes_and_ends(
         min(report.forward_s, report.control_s, report.rest_s) >= 0 for report in recorder.steps
     )
     assert all(report.model == "tiny" for report in recorder.steps)
+
+
+def test_an_observer_that_fails_hurts_nobody(make_bench: MakeBench, make_plan: MakePlan) -> None:
+    class Clumsy(Recorder):
+        def fail(self, *_: object) -> None:
+            raise RuntimeError("no such metric")
+
+        step = prefix = finished = fail
+
+    bench = make_bench(observer=Clumsy())
+    answers = [bench.submit(make_plan(), [1, 2], max_tokens=count) for count in (2, 4)]
+    bench.run()
+    assert [len(answer.tokens()) for answer in answers] == [2, 4]
+    waiting = bench.submit(make_plan(), [1, 2])
+    bench.stepper.fail_all(InternalFault())
+    bench.collect()
+    assert isinstance(waiting.error, InternalFault)
 
 
 def test_an_engine_model_needs_only_the_runner_interface(tiny_llama: LoadedModel) -> None:

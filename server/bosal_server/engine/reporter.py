@@ -1,0 +1,78 @@
+"""Tells the observer what happened; an observer that fails harms no request."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.blocks import BlockAllocator
+from bosal_server.engine.group import GroupState
+from bosal_server.engine.observer import EngineObserver, StepReport
+from bosal_server.engine.request import FailedEvent, FinishedEvent
+from bosal_server.engine.scheduler import Scheduler
+from bosal_server.engine.scheduler_step import SchedulerStep
+
+_LOG = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Puts the engine's reports together."""
+
+    def __init__(
+        self,
+        observer: EngineObserver,
+        scheduler: Scheduler,
+        allocators: Mapping[str, BlockAllocator],
+    ) -> None:
+        self._observer = observer
+        self._scheduler = scheduler
+        self._allocators = allocators
+
+    def prefixes(self, step: SchedulerStep) -> None:
+        """Report the prompts that the step completes; before the scheduler records it."""
+        with _harmless():
+            for group in step.ready:
+                if group.state is GroupState.PREFILLING:
+                    for stream in group.streams:
+                        self._observer.prefix(
+                            stream.model, len(stream.prompt), stream.cached_tokens
+                        )
+
+    def step(
+        self,
+        step: SchedulerStep,
+        forward_seconds: Mapping[str, float],
+        control_seconds: Mapping[str, float],
+        seconds: float,
+    ) -> None:
+        """Report each model's part; what was neither forward nor control is shared evenly."""
+        busy = sum(forward_seconds.values()) + sum(control_seconds.values())
+        with _harmless():
+            for name, plan in step.plans.items():
+                self._observer.step(
+                    StepReport(
+                        model=name,
+                        forward_s=forward_seconds[name],
+                        control_s=control_seconds.get(name, 0.0),
+                        rest_s=(seconds - busy) / len(step.plans),
+                        rows=len(plan.logits_rows),
+                        prefill_tokens=step.prefill_tokens[name],
+                        decode_rows=step.decode_rows[name],
+                        running=self._scheduler.num_running,
+                        waiting=self._scheduler.num_waiting,
+                        blocks_used=self._allocators[name].num_held,
+                        blocks_total=self._allocators[name].num_blocks,
+                    )
+                )
+
+    def finished(self, active: ActiveRequest, event: FinishedEvent | FailedEvent) -> None:
+        with _harmless():
+            self._observer.finished(active.request, event, active.token_gaps)
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        _LOG.exception("the engine's observer failed")
