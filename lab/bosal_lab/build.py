@@ -166,7 +166,7 @@ class Build:
         )
         steps = max(2, round(tokens / (plan.pairs * PAIR_TOKENS)))
         return source, Schedule(
-            steps=steps, warm_up=10, decay_share=0.9, matrix_rate=0.004, other_rate=0.0008
+            steps=steps, warm_up=10, decay_share=0.9, matrix_rate=0.0015, other_rate=0.0003
         )
 
     def train_member(self, member: Member) -> Path:
