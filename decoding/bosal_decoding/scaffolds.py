@@ -43,8 +43,11 @@ class Scaffold(Schema, ABC):
     kind: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
-    # What stands between prompt and answer in this form; not part of the answer's text.
-    lead: ClassVar[Literal["", " "]] = ""
+
+    @property
+    def lead(self) -> Literal["", " "]:
+        """What stands between prompt and answer in this form; not part of the answer's text."""
+        return ""
 
     def render(self, messages: Sequence[Message]) -> list[Rendered]:
         """Render a conversation that ends with a user message."""
@@ -106,6 +109,11 @@ def neutralise(text: str, markers: Sequence[str]) -> str:
         for pattern, broken in patterns:
             text = pattern.sub(lambda _, broken=broken: broken, text)  # type: ignore[misc]
     return text
+
+
+def _neutralise_lines(text: str, markers: Sequence[str]) -> str:
+    """Neutralise a text that begins a line, by markers that do."""
+    return neutralise(f"\n{text}", markers)[1:]
 
 
 def _tidy_marker(text: str) -> str:
@@ -174,8 +182,6 @@ class InContextScaffold(Scaffold):
     kind = "in_context"
     summary = "A preamble, worked examples, and the instruction in the same form."
     source = "URIAL (Lin et al. 2023), arXiv:2312.01552"
-    # The prompt ends with the mark: a space there would split the answer's first token.
-    lead = " "
 
     preamble: _LongText = ""
     """A text before the examples."""
@@ -192,22 +198,128 @@ class InContextScaffold(Scaffold):
         for example in self.examples:
             question, answer = example.instruction.strip(), example.answer.strip()
             writer.constant(f"{self.question} {question}\n{self.answer} {answer}\n\n")
-        markers = (f"\n{self.question}", f"\n{self.answer}")
-        for index, message in enumerate(messages):
-            is_question = message.role == "user"
-            if index and is_question:
+        _write_marked(writer, messages, self.question, self.answer)
+
+    @property
+    def lead(self) -> Literal["", " "]:
+        return " "
+
+
+class QaScaffold(Scaffold):
+    kind = "qa"
+    summary = "Question and answer, each behind its mark, without examples."
+    source = "Brown et al. 2020, arXiv:2005.14165 (closed-book question answering)"
+
+    preamble: _LongText = ""
+    """A text before the first question."""
+    question: _Marker = "Question:"
+    """The mark before an instruction."""
+    answer: _Marker = "Answer:"
+    """The mark before an answer."""
+
+    def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
+        if self.preamble:
+            writer.constant(f"{self.preamble.strip()}\n\n")
+        _write_marked(writer, messages, self.question, self.answer)
+
+    @property
+    def lead(self) -> Literal["", " "]:
+        return " "
+
+
+def _write_marked(writer: _Writer, messages: Sequence[Message], question: str, answer: str) -> None:
+    """Write turns on marked lines; the last line is the answer's mark.
+
+    No space follows that mark, for it would split the answer's first token.
+    """
+    markers = (f"\n{question}", f"\n{answer}")
+    for index, message in enumerate(messages):
+        is_question = message.role == "user"
+        if index and is_question:
+            writer.constant("\n\n")
+        elif index:
+            writer.constant("\n")
+        writer.constant(f"{question if is_question else answer} ")
+        writer.message(message, neutralise(message.text.strip(), markers))
+    writer.constant(f"\n{answer}")
+
+
+class DocumentScaffold(Scaffold):
+    kind = "document"
+    summary = (
+        "A page headed by the instruction's first line; the answer is its text, "
+        "up to the next heading if a stop string is a line break and `# `."
+    )
+    source = "Reynolds and McDonell 2021, arXiv:2102.07350 (the document that holds the answer)"
+
+    preamble: _LongText = ""
+    """A text before the page, such as what kind of pages these are."""
+
+    def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
+        if self.preamble:
+            writer.constant(f"{self.preamble.strip()}\n\n")
+        for message in messages:
+            text = message.text.strip()
+            if message.role == "user":
+                title, _, text = text.partition("\n")
+                writer.constant("# ")
+                writer.message(message, title.rstrip())
                 writer.constant("\n\n")
-            elif index:
-                writer.constant("\n")
-            writer.constant(f"{self.question if is_question else self.answer} ")
-            writer.message(message, neutralise(message.text.strip(), markers))
-        writer.constant(f"\n{self.answer}")
+            if text:
+                writer.message(message, _neutralise_lines(text.strip("\n"), ("\n# ",)))
+                writer.constant("\n\n")
+
+
+_PLACE: Final = "{instruction}"
+
+
+def _one_place(template: str) -> str:
+    if template.count(_PLACE) != 1:
+        raise ValueError(f"must hold {_PLACE} exactly once")
+    if template.endswith(" "):
+        raise ValueError("must not end with a space, which would split the answer's first token")
+    return template
+
+
+class CompletionPrefixScaffold(Scaffold):
+    kind = "completion_prefix"
+    summary = "A template around the instruction, whose end is the beginning of the answer's text."
+    source = "prefix prompts, Liu et al. 2021, arXiv:2107.13586"
+
+    template: Annotated[_LongText, AfterValidator(_one_place)]
+    """Any text that holds `{instruction}` once; all else is literal. It is written for every turn,
+    so that turns before the last are followed by their answers and an empty line."""
+
+    def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
+        before, after = self.template.split(_PLACE)
+        lines = [line.strip() for part in (before, after) for line in part.split("\n")]
+        markers = [f"\n{line}" for line in lines if len(line) > 1]
+        for message in messages:
+            is_question = message.role == "user"
+            writer.constant(before if is_question else self.lead)
+            begins_line = before[-1:] in ("", "\n") if is_question else not self.lead
+            text = message.text.strip()
+            clean = _neutralise_lines if begins_line else neutralise
+            writer.message(message, clean(text, markers))
+            writer.constant(after if is_question else "\n\n")
+
+    @property
+    def lead(self) -> Literal["", " "]:
+        return "" if self.template[-1].isspace() else " "
 
 
 SCAFFOLDS: Final[Mapping[str, type[Scaffold]]] = MappingProxyType(
     {
         scaffold.kind: scaffold
-        for scaffold in (RawScaffold, PlainScaffold, TurnsScaffold, InContextScaffold)
+        for scaffold in (
+            RawScaffold,
+            PlainScaffold,
+            TurnsScaffold,
+            InContextScaffold,
+            QaScaffold,
+            DocumentScaffold,
+            CompletionPrefixScaffold,
+        )
     }
 )
 
