@@ -25,7 +25,8 @@ from typing import ClassVar
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant, or which ones there are."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    # Likeness takes time, and nobody means a short name by a long text.
+    close = get_close_matches(name, names, n=1, cutoff=0.5) if len(name) <= 200 else []
     if close:
         return f"did you mean '{close[0]}'?"
     return f"known: {', '.join(names)}" if names else "none is known here"

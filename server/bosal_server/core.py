@@ -25,7 +25,8 @@ from bosal_server.engine.request import (
     FinishedEvent,
     TokensEvent,
 )
-from bosal_server.errors import UnknownModel
+from bosal_server.errors import QueueFull, UnknownModel
+from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.mailbox import Mailbox
 from bosal_server.metrics import MeteredRequest, Metrics
 from bosal_server.recipe_store import RecipeStore
@@ -33,8 +34,14 @@ from bosal_server.request_errors import (
     InvalidRequestId,
     MissingField,
     OutOfRange,
+    ResponseTooLarge,
     located,
 )
+
+# Calls that wait for a thread; each may hold a whole request's text.
+_MAX_PREPARING = 512
+# Ids and values of log-probabilities that one request may make the server keep.
+_MAX_REPORTED_NUMBERS = 4_000_000
 
 # The label and name of a recipe that came with its request.
 INLINE = "inline"
@@ -55,34 +62,6 @@ class ServedModel:
     dtype: str
     device: str
     cache_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptCommand:
-    """Whose prompt to make: a recipe and what the user said."""
-
-    # A name, `name@version`, a whole document, or "" for the default.
-    recipe: str | Mapping[str, Any] = ""
-    # One of the two.
-    instruction: str | None = None
-    conversation: Sequence[Message] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateCommand:
-    """What to generate; None and "" leave it to the server."""
-
-    prompt: PromptCommand
-    model: str = ""
-    overrides: Sequence[Mapping[str, Any]] = ()
-    num_choices: int | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
-    # -1: none; 0: the chosen token; n: and the best n.
-    logprobs: int = -1
-    request_id: str = ""
-    # On the clock of time.monotonic.
-    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +110,7 @@ class GenerationCore:
         self._engine = engine
         self._metrics = metrics
         self._numbers = count()
+        self._num_preparing = 0
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="bosal-prepare")
 
     def close(self) -> None:
@@ -213,7 +193,18 @@ class GenerationCore:
         return self.models[name]
 
     async def _beside(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Do in a thread what would hold up the event loop.
+
+        Raises:
+            QueueFull: too many calls wait for a thread.
+        """
+        if self._num_preparing >= _MAX_PREPARING:
+            raise QueueFull(max_waiting=_MAX_PREPARING, retry_after=1.0)
+        self._num_preparing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._num_preparing -= 1
 
     def _check(self, command: GenerateCommand) -> None:
         """Refuse what needs no recipe to be wrong."""
@@ -238,6 +229,12 @@ class GenerationCore:
         prompts = self._prompts(plan, messages, field)
         with _at("max_tokens"):
             max_tokens = plan.output_budget(prompts, command.max_tokens)
+        num_choices = command.num_choices or 1
+        if command.logprobs >= 0:
+            # An id and a value, before and after control, of the chosen token and of each other.
+            numbers = num_choices * max_tokens * 4 * (1 + command.logprobs)
+            if numbers > _MAX_REPORTED_NUMBERS:
+                raise ResponseTooLarge(numbers, _MAX_REPORTED_NUMBERS)
         return Started(
             request_id=command.request_id or uuid4().hex,
             model=served,
@@ -246,7 +243,7 @@ class GenerationCore:
             prompts=prompts,
             seed=secrets.randbits(32) if command.seed is None else command.seed,
             max_tokens=max_tokens,
-            num_choices=command.num_choices or 1,
+            num_choices=num_choices,
         )
 
     def _recipe(self, reference: str | Mapping[str, Any]) -> tuple[str, Recipe]:

@@ -17,8 +17,9 @@ ServerError
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import ClassVar
+
+from bosal_decoding.errors import shorten, suggestion
 
 
 class ServerError(Exception):
@@ -92,11 +93,10 @@ class UnknownModel(EngineError):
     code = "NOT_FOUND"
 
     def __init__(self, model: str, served: Iterable[str]) -> None:
-        names = sorted(served)
-        near = get_close_matches(model, names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"served: {', '.join(names)}"
         super().__init__(
-            f"model '{model}' is not served; {hint}", field="model", metadata={"model": model}
+            f"no model is called {shorten(model)}, {suggestion(model, served)}",
+            field="model",
+            metadata={"model": model[:200]},
         )
 
 

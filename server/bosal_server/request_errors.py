@@ -5,6 +5,7 @@ ServerError
 │   ├── MissingField
 │   ├── OutOfRange
 │   ├── InvalidRequestId
+│   ├── ResponseTooLarge
 │   ├── MalformedMessage
 │   └── MessageTooLarge
 ├── UnknownRecipe
@@ -15,7 +16,7 @@ ServerError
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from bosal_decoding.errors import DecodingError, suggestion
+from bosal_decoding.errors import DecodingError, shorten, suggestion
 from bosal_server.errors import ServerError
 
 
@@ -59,6 +60,20 @@ class InvalidRequestId(InvalidRequest):
         )
 
 
+class ResponseTooLarge(InvalidRequest):
+    """Raised when the log-probabilities asked for could fill more memory than a request may."""
+
+    reason = "RESPONSE_TOO_LARGE"
+
+    def __init__(self, numbers: int, limit: int) -> None:
+        super().__init__(
+            f"choices, tokens and alternatives together ask for up to {numbers} numbers; "
+            f"at most {limit} are kept for one request",
+            field="logprobs.top",
+            metadata={"numbers": str(numbers), "limit": str(limit)},
+        )
+
+
 class MalformedMessage(InvalidRequest):
     """Raised when a request's bytes are not the message they should be."""
 
@@ -91,9 +106,9 @@ class UnknownRecipe(ServerError):
 
     def __init__(self, name: str, known: Iterable[str], *, field: str) -> None:
         super().__init__(
-            f"no recipe is called '{name}', {suggestion(name, known)}",
+            f"no recipe is called {shorten(name)}, {suggestion(name, known)}",
             field=field,
-            metadata={"recipe": name},
+            metadata={"recipe": name[:200]},
         )
 
 
@@ -105,9 +120,9 @@ class UnknownRecipeVersion(ServerError):
 
     def __init__(self, name: str, version: str, current: str, *, field: str) -> None:
         super().__init__(
-            f"recipe '{name}' has no version '{version}'; here it is '{name}@{current}'",
+            f"recipe '{name}' has no version {shorten(version)}; here it is '{name}@{current}'",
             field=field,
-            metadata={"recipe": name, "version": version, "current": current},
+            metadata={"recipe": name, "version": version[:200], "current": current},
         )
 
 
@@ -124,10 +139,10 @@ class ShuttingDown(ServerError):
 
 @contextmanager
 def located(prefix: str) -> Iterator[None]:
-    """Say where in the outer message the field of an error lies."""
+    """Say where in the outer message the field of an error lies; "" is the whole inner one."""
     try:
         yield
     except (DecodingError, ServerError) as error:
         if error.field is not None:
-            error.field = f"{prefix}.{error.field}"
+            error.field = f"{prefix}.{error.field}" if error.field else prefix
         raise

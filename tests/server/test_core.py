@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from bosal_decoding.errors import DecodingError
+from bosal_server import core as core_module
 from bosal_server.config import Limits
-from bosal_server.core import GenerateCommand, GenerationCore, PromptCommand, ServedModel, Started
+from bosal_server.core import GenerationCore, ServedModel, Started
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.engine.stepper import EngineModel
-from bosal_server.errors import DeadlineExceeded, ServerError
+from bosal_server.errors import DeadlineExceeded, QueueFull, ServerError
+from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel
@@ -52,7 +54,7 @@ async def running(loaded: LoadedModel) -> AsyncIterator[tuple[GenerationCore, En
         models={"tiny": served},
         recipes=RecipeStore.load(),
         default_recipe="plain",
-        limits=Limits(),
+        limits=Limits(max_top_logprobs=300),
         engine=engine,
         metrics=metrics,
         versions={},
@@ -140,7 +142,8 @@ def test_a_deadline_ends_a_request(tiny_llama: LoadedModel) -> None:
     [
         (ask(""), "MISSING_FIELD", "instruction"),
         (ask(num_choices=0), "OUT_OF_RANGE", "num_choices"),
-        (ask(logprobs=21), "OUT_OF_RANGE", "logprobs.top"),
+        (ask(logprobs=301), "OUT_OF_RANGE", "logprobs.top"),
+        (ask(num_choices=16, max_tokens=300, logprobs=300), "RESPONSE_TOO_LARGE", "logprobs.top"),
         (ask(max_tokens=511), "CONTEXT_OVERFLOW", "max_tokens"),
         (ask("word " * 600), "CONTEXT_OVERFLOW", "instruction"),
         (ask(model="other"), "UNKNOWN_MODEL", "model"),
@@ -159,6 +162,23 @@ def test_what_is_wrong_is_refused_before_any_work(
         assert isinstance(failure.value, ServerError | DecodingError)
         assert (failure.value.reason, failure.value.field) == (reason, field)
         assert engine.stats().num_steps == 0
+
+    run(tiny_llama, check)
+
+
+def test_a_flood_is_refused_before_its_texts_pile_up(
+    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_module, "_MAX_PREPARING", 3)
+
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        calls = [_drain(core, ask(max_tokens=2)) for _ in range(8)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, QueueFull)]
+        assert len(refused) == 5
+        assert all(error.retry_after > 0 for error in refused)
+        assert sum(isinstance(answer, list) for answer in answers) == 3
+        assert len(await _drain(core, ask(max_tokens=2))) == 2
 
     run(tiny_llama, check)
 

@@ -12,7 +12,8 @@ from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules.catalogue import RuleDescription
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_server.core import GenerateCommand, PromptCommand, ServedModel, Started
+from bosal_server.config import Limits
+from bosal_server.core import ServedModel, Started
 from bosal_server.engine.request import (
     ChoiceEnding,
     FinishedEvent,
@@ -23,8 +24,9 @@ from bosal_server.engine.request import (
     TopTokens,
     Usage,
 )
-from bosal_server.request_errors import InvalidRequest
-from bosal_server.rpc.documents import recipe_document, recipe_message, rule_document, struct
+from bosal_server.generate_command import GenerateCommand, PromptCommand
+from bosal_server.request_errors import InvalidRequest, OutOfRange, located
+from bosal_server.rpc.documents import recipe_document, recipe_message, rule_documents, struct
 
 _ROLES: dict[int, Literal["user", "assistant"]] = {
     pb.ROLE_USER: "user",
@@ -35,13 +37,13 @@ _FINISH_REASONS = {
 }
 
 
-def generate_command(spec: pb.GenerationSpec, deadline: float | None) -> GenerateCommand:
+def generate_command(
+    spec: pb.GenerationSpec, deadline: float | None, limits: Limits
+) -> GenerateCommand:
     return GenerateCommand(
-        prompt=prompt_command(spec),
+        prompt=prompt_command(spec, limits),
         model=spec.model,
-        overrides=[
-            rule_document(rule, f"overrides[{index}]") for index, rule in enumerate(spec.overrides)
-        ],
+        overrides=rule_documents(spec.overrides, "overrides"),
         num_choices=spec.num_choices if spec.HasField("num_choices") else None,
         max_tokens=spec.max_tokens if spec.HasField("max_tokens") else None,
         seed=spec.seed if spec.HasField("seed") else None,
@@ -51,19 +53,25 @@ def generate_command(spec: pb.GenerationSpec, deadline: float | None) -> Generat
     )
 
 
-def prompt_command(source: pb.GenerationSpec | pb.PromptSource) -> PromptCommand:
-    return PromptCommand(
-        recipe=(
+def prompt_command(source: pb.GenerationSpec | pb.PromptSource, limits: Limits) -> PromptCommand:
+    with located("inline_recipe"):
+        recipe = (
             recipe_document(source.inline_recipe)
             if source.HasField("inline_recipe")
             else source.recipe
-        ),
+        )
+    return PromptCommand(
+        recipe=recipe,
         instruction=source.instruction if source.HasField("instruction") else None,
-        conversation=(_messages(source.conversation) if source.HasField("conversation") else None),
+        conversation=(
+            _messages(source.conversation, limits) if source.HasField("conversation") else None
+        ),
     )
 
 
-def _messages(conversation: pb.Conversation) -> list[Message]:
+def _messages(conversation: pb.Conversation, limits: Limits) -> list[Message]:
+    if (count := len(conversation.messages)) > limits.max_messages:
+        raise OutOfRange("conversation.messages", count, low=1, high=limits.max_messages)
     messages = []
     for index, message in enumerate(conversation.messages):
         role = _ROLES.get(message.role)
@@ -116,9 +124,10 @@ def finished(event: FinishedEvent) -> pb.Finished:
 
 def choice(end: ChoiceEnding, batches: Sequence[TokensEvent], vocabulary: Vocabulary) -> pb.Choice:
     """Put one choice together from its merged events."""
-    message = pb.Choice(index=end.choice, ending=ending(end))
+    message = pb.Choice(
+        index=end.choice, ending=ending(end), text="".join(batch.text for batch in batches)
+    )
     for batch in batches:
-        message.text += batch.text
         message.token_ids.extend(batch.token_ids)
         if batch.logprobs is not None:
             # Merging concatenates the parallel lists.

@@ -1,11 +1,12 @@
 """Recipe documents on the wire: protobuf as the plain data a recipe is parsed from, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import struct_pb2
 
 from bosal.v1 import recipe_pb2
+from bosal_decoding.limits import MAX_DOCUMENT_BYTES, MAX_RULES
 from bosal_server.request_errors import InvalidRequest
 
 # Beyond this a double no longer tells whole numbers apart.
@@ -14,6 +15,11 @@ _MAX_EXACT = 2**53
 
 def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
     """Read a recipe as a document; what the message leaves unset, the document lacks."""
+    size = message.ByteSize()
+    if size > MAX_DOCUMENT_BYTES:
+        raise InvalidRequest(
+            f"the recipe has {size} bytes; at most {MAX_DOCUMENT_BYTES} are read", field=""
+        )
     document: dict[str, Any] = {}
     if message.name:
         document["name"] = message.name
@@ -23,13 +29,20 @@ def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
         kind = {"kind": message.scaffold.kind} if message.scaffold.kind else {}
         document["scaffold"] = _merged(kind, message.scaffold.params, "scaffold")
     if message.rules:
-        document["rules"] = [
-            rule_document(rule, f"rules[{index}]") for index, rule in enumerate(message.rules)
-        ]
+        document["rules"] = rule_documents(message.rules, "rules")
     return document
 
 
-def rule_document(message: recipe_pb2.Rule, field: str) -> dict[str, Any]:
+def rule_documents(messages: Sequence[recipe_pb2.Rule], field: str) -> list[dict[str, Any]]:
+    """Read rules, unless there are more than any recipe may have."""
+    if len(messages) > MAX_RULES:
+        raise InvalidRequest(f"at most {MAX_RULES} rules, not {len(messages)}", field=field)
+    if sum(message.ByteSize() for message in messages) > MAX_DOCUMENT_BYTES:
+        raise InvalidRequest(f"at most {MAX_DOCUMENT_BYTES} bytes of rules are read", field=field)
+    return [_rule_document(message, f"{field}[{i}]") for i, message in enumerate(messages)]
+
+
+def _rule_document(message: recipe_pb2.Rule, field: str) -> dict[str, Any]:
     """Read a rule as `{rule: NAME, **params}`."""
     name = {"rule": message.rule} if message.rule else {}
     return _merged(name, message.params, field)

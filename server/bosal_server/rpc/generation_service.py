@@ -11,6 +11,7 @@ from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
 from bosal_server.core import GenerationCore, Started
 from bosal_server.engine.request import FinishedEvent, TokensEvent
+from bosal_server.generate_command import GenerateCommand
 from bosal_server.request_errors import MissingField, located
 from bosal_server.rpc import convert
 
@@ -27,7 +28,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         response = pb.GenerateResponse()
         batches: dict[int, list[TokensEvent]] = {}
         with located("spec"):
-            command = convert.generate_command(request.spec, _deadline(context))
+            command = self._command(request.spec, context)
             async with aclosing(self._core.generate(command)) as events:
                 async for event in events:
                     match event:
@@ -49,7 +50,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
         with located("spec"):
-            command = convert.generate_command(request.spec, _deadline(context))
+            command = self._command(request.spec, context)
             async with aclosing(self._core.generate(command)) as events:
                 async for event in events:
                     match event:
@@ -72,7 +73,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 sequences = [convert.token_sequence(ids, request.text, vocabulary)]
             case "prompt":
                 with located("prompt"):
-                    command = convert.prompt_command(request.prompt)
+                    command = convert.prompt_command(request.prompt, self._core.limits)
                     prompts = await self._core.tokenize_prompt(command, model)
                 sequences = [
                     convert.token_sequence(prompt.token_ids, prompt.text, vocabulary)
@@ -81,6 +82,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             case _:
                 raise MissingField("source", "give a text or a prompt")
         return pb.TokenizeResponse(sequences=sequences)
+
+    def _command(self, spec: pb.GenerationSpec, context: Context) -> GenerateCommand:
+        return convert.generate_command(spec, _deadline(context), self._core.limits)
 
 
 def _deadline(context: Context) -> float | None:

@@ -118,7 +118,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             raise error
         request_id = getattr(getattr(request, "spec", None), "request_id", "") or uuid4().hex
         if not isinstance(error, DecodingError | ServerError):
-            log.error("request %r: %s failed", request_id, method, exc_info=error)
+            log.error("request %.200r: %s failed", request_id, method, exc_info=error)
             error = InternalFault()
         self._metrics.count_error(method, error.code)
         code, text, trailers = describe(error, request_id)

@@ -26,7 +26,7 @@ def describe(error: DomainError, request_id: str) -> tuple[grpc.StatusCode, str,
     text = _cut(str(error), _MAX_TEXT_BYTES)
     metadata = {key: _cut(value, _MAX_DETAIL_BYTES) for key, value in error.metadata.items()}
     if code is grpc.StatusCode.INTERNAL:
-        metadata["request_id"] = request_id
+        metadata["request_id"] = _cut(request_id, _MAX_DETAIL_BYTES)
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bosal.v1 import recipe_pb2
 from bosal_decoding.recipe import Recipe, load_shipped
 from bosal_server.request_errors import InvalidRequest
-from bosal_server.rpc.documents import recipe_document, recipe_message, rule_document
+from bosal_server.rpc.documents import recipe_document, recipe_message, rule_documents
 
 SCALARS = (
     st.none()
@@ -54,7 +54,7 @@ def test_a_parameter_cannot_take_the_rules_name() -> None:
     message = recipe_pb2.Rule(rule="top_p")
     message.params.update({"rule": "top_k"})
     with pytest.raises(InvalidRequest) as error:
-        rule_document(message, "overrides[0]")
+        rule_documents([message], "overrides")
     assert error.value.field == "overrides[0]"
 
 

@@ -80,7 +80,7 @@ def test_an_internal_error_carries_the_request_id_for_the_log() -> None:
 def test_trailers_stay_small_whatever_the_error_quotes() -> None:
     huge = "\N{GRINNING FACE}" * 100_000
     error = ServerError(huge, field=huge, metadata={"quote": huge})
-    _, text, trailers = describe(error, "r-1")
+    _, text, trailers = describe(error, huge)
 
     # Percent-encoding triples the text, base64 adds a third to the details.
     size = 3 * len(text.encode()) + sum(len(value) * 4 // 3 for _, value in trailers)

@@ -1,0 +1,35 @@
+"""What a request asks for, free of any transport."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bosal_decoding.scaffolds import Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptCommand:
+    """Whose prompt to make: a recipe and what the user said."""
+
+    # A name, `name@version`, a whole document, or "" for the default.
+    recipe: str | Mapping[str, Any] = ""
+    # One of the two.
+    instruction: str | None = None
+    conversation: Sequence[Message] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateCommand:
+    """What to generate; None and "" leave it to the server."""
+
+    prompt: PromptCommand
+    model: str = ""
+    overrides: Sequence[Mapping[str, Any]] = ()
+    num_choices: int | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    # -1: none; 0: the chosen token; n: and the best n.
+    logprobs: int = -1
+    request_id: str = ""
+    # On the clock of time.monotonic.
+    deadline: float | None = None
