@@ -1,5 +1,6 @@
 """The subcommands `serve` and `demo`. Light: what they need is imported when they run."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -159,6 +160,8 @@ def serve(
         )
     except InvalidConfig as error:
         raise typer.BadParameter(str(error)) from None
+    # Read by torch when it is imported: threads that spin for work starve the model's.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from bosal_server import main
     except ModuleNotFoundError as error:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
 import prometheus_client
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 _EMBEDDED = "base"
 # Distributions whose version can change what comes out.
-_DECISIVE = ("bosal", "torch", "transformers", "tokenizers")
+_DECISIVE = ("bosal", "torch", "transformers", "tokenizers", "openvino")
 
 
 def serve(config: ServerConfig) -> int:
@@ -245,12 +245,10 @@ def _served(model: LoadedModel, choice: RunnerChoice) -> ServedModel:
 
 
 def _versions() -> Mapping[str, str]:
-    versions = {}
+    versions = {"bosal": "unknown"}
     for name in _DECISIVE:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "unknown"
     return versions
 
 
