@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any, Final
 
-from bosal_decoding.rules import RuleDescription, describe
+from bosal_decoding.peers import PEERS
+from bosal_decoding.rules import RULES, RuleDescription, describe
 from bosal_decoding.scaffolds import SCAFFOLDS, Scaffold
 
 _HEAD: Final = """# Rules and scaffolds
@@ -28,6 +29,12 @@ _STAGES: Final = {
     "stop": "Stop: end the answer",
 }
 
+_PEERS_HEAD: Final = """## The same elsewhere
+
+What the parameters are called in other engines, and where their meaning differs from ours. An empty
+cell: we know of none. A rule that is not listed has no counterpart in any of the three.
+"""
+
 _SCAFFOLD_HEAD: Final = """## Scaffolds
 
 How an instruction or a conversation becomes the text a base model continues. A scaffold's own marks
@@ -42,6 +49,7 @@ def reference() -> str:
     for stage, rules in groupby(describe(), lambda rule: rule.stage):
         parts.append(f"## {_STAGES[stage]}\n")
         parts.extend(_rule(rule) for rule in rules)
+    parts.append(_peers())
     parts.append(_SCAFFOLD_HEAD)
     parts.extend(_scaffold(scaffold) for scaffold in SCAFFOLDS.values())
     return "\n".join(parts)
@@ -51,6 +59,25 @@ def _rule(rule: RuleDescription) -> str:
     lines = [f"### `{rule.rule}`", "", rule.summary, "", f"    {rule.formula}", ""]
     lines += _table(rule.params_schema)
     return "\n".join([*lines, f"Source: {rule.source}.", ""])
+
+
+def _peers() -> str:
+    lines = [
+        _PEERS_HEAD,
+        "| rule | transformers | vLLM | llama.cpp | difference |",
+        "|" + "---|" * 5,
+    ]
+    for rule in RULES:
+        if rule in PEERS:
+            row = PEERS[rule]
+            names = [_names(cell) for cell in (row.transformers, row.vllm, row.llama_cpp)]
+            cells = [f"`{rule}`", *names, row.difference]
+            lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+    return "\n".join([*lines, ""])
+
+
+def _names(cell: str) -> str:
+    return ", ".join(f"`{name}`" for name in cell.split(", ")) if cell else ""
 
 
 def _scaffold(scaffold: type[Scaffold]) -> str:

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from transformers import GenerationConfig
+
+from bosal_decoding.peers import PEERS
 from bosal_decoding.reference import reference
 from bosal_decoding.rules import RULES
 from bosal_decoding.scaffolds import SCAFFOLDS
@@ -26,3 +29,13 @@ def test_every_parameter_has_its_range_and_default() -> None:
     assert "| `weights` | mapping | -10,000 to 10,000 | required |" in page
     assert '| `if_missing` | `error` or `skip` | | `"error"` |' in page
     assert '| `user` | text | 2 to 64 characters | `"<\\|user\\|>"` |' in page
+
+
+def test_the_names_in_transformers_exist_there() -> None:
+    known = GenerationConfig().to_dict()
+    assert known.keys() >= {peers.transformers for peers in PEERS.values()} - {""}
+
+
+def test_only_rules_have_peers_and_only_the_papers_own_have_none() -> None:
+    assert RULES.keys() - PEERS.keys() == {"token_weights", "used_token_weight", "eos_ramp"}
+    assert PEERS.keys() <= RULES.keys()

@@ -1,0 +1,91 @@
+"""What other engines call the rules, and where their meaning differs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """One rule's parameters elsewhere, separated by commas; empty where there is none."""
+
+    transformers: str = ""
+    vllm: str = ""
+    llama_cpp: str = ""
+    difference: str = ""
+
+
+_OUTPUT_ONLY: Final = (
+    "output only, as in vLLM; llama.cpp counts the last 64 tokens, with the prompt"
+)
+
+PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
+    {
+        "logit_bias": Peers(
+            transformers="sequence_bias",
+            vllm="logit_bias",
+            llama_cpp="logit_bias",
+            difference="a string is one token; llama.cpp biases every token that a string consists of",
+        ),
+        "repetition_penalty": Peers(
+            transformers="repetition_penalty",
+            vllm="repetition_penalty",
+            llama_cpp="repeat_penalty",
+            difference="no window; of the prompt it sees the instruction, never the scaffold",
+        ),
+        "presence_penalty": Peers(
+            vllm="presence_penalty",
+            llama_cpp="presence_penalty",
+            difference=_OUTPUT_ONLY,
+        ),
+        "frequency_penalty": Peers(
+            vllm="frequency_penalty",
+            llama_cpp="frequency_penalty",
+            difference=_OUTPUT_ONLY,
+        ),
+        "exponential_decay_length": Peers(
+            transformers="exponential_decay_length_penalty",
+            difference="acts after all other shaping rules",
+        ),
+        "min_tokens": Peers(transformers="min_new_tokens", vllm="min_tokens"),
+        "no_repeat_ngram": Peers(
+            transformers="no_repeat_ngram_size",
+            difference="of the prompt it sees the instruction, never the scaffold",
+        ),
+        "banned_strings": Peers(
+            transformers="bad_words_ids",
+            vllm="bad_words",
+            difference="whatever tokens spell them; the others mask the last token of a spelling",
+        ),
+        "temperature": Peers(
+            transformers="temperature",
+            vllm="temperature",
+            llama_cpp="temperature",
+            difference="acts at its place in the recipe; in vLLM first, in llama.cpp last",
+        ),
+        "top_k": Peers(
+            transformers="top_k",
+            vllm="top_k",
+            llama_cpp="top_k",
+            difference="exactly k, ties by id; transformers keeps all that tie with the last",
+        ),
+        "top_p": Peers(transformers="top_p", vllm="top_p", llama_cpp="top_p"),
+        "min_p": Peers(transformers="min_p", vllm="min_p", llama_cpp="min_p"),
+        "typical": Peers(transformers="typical_p", llama_cpp="typical_p"),
+        "top_n_sigma": Peers(
+            llama_cpp="top_n_sigma",
+            difference="deviation of the whole row, also behind other cuts",
+        ),
+        "epsilon": Peers(transformers="epsilon_cutoff"),
+        "eta": Peers(transformers="eta_cutoff"),
+        "xtc": Peers(
+            llama_cpp="xtc_probability, xtc_threshold",
+            difference="the coin is a function of seed, choice and position",
+        ),
+        "max_tokens": Peers(
+            transformers="max_new_tokens", vllm="max_tokens", llama_cpp="n_predict"
+        ),
+        "stop_strings": Peers(transformers="stop_strings", vllm="stop", llama_cpp="stop"),
+    }
+)
