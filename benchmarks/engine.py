@@ -16,13 +16,14 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--models", nargs="+", default=list(models.SHAPES), choices=models.SHAPES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--runner", default="torch", choices=["torch", "openvino"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report = Report("engine", options)
     new_tokens = 8 if options.quick else NEW_TOKENS
     for name in options.models:
         peer = models.build(name)
-        with Engine(load(name)) as engine:
+        with Engine(load(name), runner=options.runner) as engine:
             throughput(report, engine, peer, options.batches, new_tokens)
             if name == "500m":
                 time_to_first_token(report, engine)
@@ -54,11 +55,16 @@ def throughput(
             "cb": lambda rate=rate: rate(lambda p, n: peers.continuous_batching(peer, p, n)),
         }
         samples = interleave(contestants, report.options.rounds)
-        label = f"{engine.model.name}_{case}"
+        label = f"{engine.model.name}_{case}{suffix(report)}"
         for contestant, values in samples.items():
             report.detail(f"{contestant}_{label}_tokens_per_second", values)
         for contestant in ("generate", "cb"):
             report.figure(f"{contestant}_{label}", ratio(samples, "engine", contestant))
+
+
+def suffix(report: Report) -> str:
+    """Return what figures of this runner end with."""
+    return "_ov" if report.options.runner == "openvino" else ""
 
 
 def time_to_first_token(report: Report, engine: Engine) -> None:
@@ -76,7 +82,7 @@ def time_to_first_token(report: Report, engine: Engine) -> None:
     )
     report.detail("ttft_cold_1k_seconds", samples["cold"])
     report.detail("ttft_warm_1k_seconds", samples["warm"])
-    report.figure("ttft_warm_over_cold_1k", ratio(samples, "warm", "cold"))
+    report.figure(f"ttft_warm_over_cold_1k{suffix(report)}", ratio(samples, "warm", "cold"))
 
 
 if __name__ == "__main__":

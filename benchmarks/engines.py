@@ -16,6 +16,7 @@ from bosal_decoding import Plan, Prompt, Recipe
 from bosal_decoding.compile import compile
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import EngineEvent, EngineRequest, FailedEvent, FinishedEvent
+from bosal_server.engine.runner_choice import choose_runner
 from bosal_server.engine.step import Chunk, StepPlan
 from bosal_server.engine.stepper import EngineModel
 from bosal_server.model import LoadedModel, load_model
@@ -64,13 +65,13 @@ class Collector:
 class Engine:
     """One model behind an engine loop; use it in `with`."""
 
-    def __init__(self, model: LoadedModel, *, max_groups: int = 32) -> None:
+    def __init__(self, model: LoadedModel, *, runner: str, max_groups: int = 32) -> None:
         self.model = model
         self.plan: Plan = compile(
             Recipe.parse(GREEDY), model.vocabulary, context_tokens=model.context_tokens
         )
         engine_model = EngineModel(
-            runner=model.runner(),
+            runner=choose_runner(model, preference=runner, threads=torch.get_num_threads()).runner,
             vocabulary=model.vocabulary,
             context_tokens=model.context_tokens,
             digest=model.digest,

@@ -27,12 +27,13 @@ READY = re.compile(r"ready at ([^,]+),")
 
 
 @contextlib.contextmanager
-def server(threads: int) -> Iterator[str]:
+def server(threads: int, runner: str) -> Iterator[str]:
     """Run a server on the benchmark model in a process of its own; yield its address."""
     with TemporaryDirectory() as folder:
         models.save(MODEL, folder)
         command = [sys.executable, "-m", "bosal_server", "serve", f"--model={MODEL}={folder}"]
         command += ["--dtype=bfloat16", "--port=0", "--metrics-port=-1"]
+        command += [f"--runner={runner}", f"--threads={threads}"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
             assert child.stdout is not None
@@ -70,14 +71,15 @@ async def stream_all(client: AsyncClient, texts: list[str], new_tokens: int) -> 
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 16, 64])
+    parser.add_argument("--runner", default="openvino", choices=["torch", "openvino"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report = Report("wire", options)
     new_tokens = 8 if options.quick else NEW_TOKENS
     seeds = count(1)
     with (
-        server(options.threads) as address,
-        Engine(load(MODEL), max_groups=64) as engine,
+        server(options.threads, options.runner) as address,
+        Engine(load(MODEL), runner=options.runner, max_groups=64) as engine,
         asyncio.Runner() as runner,
     ):
         runner.get_loop()
