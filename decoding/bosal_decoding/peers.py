@@ -26,7 +26,7 @@ PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
             transformers="sequence_bias",
             vllm="logit_bias",
             llama_cpp="logit_bias",
-            difference="a string is one token; llama.cpp biases every token that a string consists of",
+            difference="a string is one token; llama.cpp biases every token a string consists of",
         ),
         "repetition_penalty": Peers(
             transformers="repetition_penalty",
