@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.live_server import LiveServer, environment, eventually
 
-from bosal_client.replay import InvalidRecord, Record
+from bosal_client.replay import Difference, InvalidRecord, Record, Replay
 
 ENDLESS = ("--set", 'logit_bias.ids={"0":-1000}')
 
@@ -225,8 +227,29 @@ def test_what_is_no_record_is_refused(server: LiveServer, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b"\xff", b'{"request": {"prompt": "", "logprobs": null}}']
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"request": {"prompt": "", "logprobs": null}}',
+        b'{"request": {"prompt": "x", "logprobs": null}, "started": {}, "choices": []}',
+        b'{"request": {"prompt": "x", "logprobs": null}, "started": [], "choices": []}',
+        b'{"request": {"prompt": "x", "logprobs": null}, "started": {"model": "m", "recipe":'
+        b' {"scaffold": 3}, "seed": -1, "max_tokens": -4, "num_choices": 1}, "choices": []}',
+    ],
 )
 def test_only_a_record_is_a_record(content: bytes) -> None:
     with pytest.raises(InvalidRecord, match="not a record"):
         Record.parse(content)
+
+
+def test_a_record_with_fewer_choices_differs_where_they_end() -> None:
+    generation: Any = SimpleNamespace(
+        choices=[SimpleNamespace(token_ids=(1, 2)), SimpleNamespace(token_ids=(3,))]
+    )
+    record = Record(prompt="x", logprobs=None, started={}, token_ids=((1, 2),))
+    assert Replay(record=record, generation=generation).difference() == Difference(
+        choice=1, position=0, recorded=None, replayed=3
+    )

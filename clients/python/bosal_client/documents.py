@@ -23,12 +23,14 @@ def recipe_message(document: Mapping[str, Any], field: str) -> recipe_pb2.Recipe
                 reason="UNKNOWN_FIELD",
                 field=f"{field}.{name}",
             )
+    scaffold = document.get("scaffold")
+    if scaffold and not isinstance(scaffold, Mapping):
+        raise _not_a_mapping(f"{field}.scaffold", "kind", scaffold)
     message = recipe_pb2.Recipe(
         name=document.get("name") or "",
         description=document.get("description") or "",
         rules=rule_messages(document.get("rules") or (), f"{field}.rules"),
     )
-    scaffold = document.get("scaffold")
     if scaffold:
         params = {name: value for name, value in scaffold.items() if name != "kind"}
         message.scaffold.kind = scaffold.get("kind") or ""
@@ -42,6 +44,8 @@ def rule_messages(rules: Iterable[Mapping[str, Any]], field: str) -> list[recipe
 
 def rule_message(rule: Mapping[str, Any], field: str) -> recipe_pb2.Rule:
     """Write one `{rule: NAME, **params}` as protobuf."""
+    if not isinstance(rule, Mapping):
+        raise _not_a_mapping(field, "rule", rule)
     params = {name: value for name, value in rule.items() if name != "rule"}
     return recipe_pb2.Rule(rule=rule.get("rule") or "", params=_struct(params, field))
 
@@ -85,11 +89,19 @@ def _struct(params: Mapping[str, Any], field: str) -> struct_pb2.Struct:
     struct = struct_pb2.Struct()
     try:
         struct.update(_string_keys(params))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(
             f"{field}: {error}", reason="INVALID_PARAMETER", field=field
         ) from error
     return struct
+
+
+def _not_a_mapping(field: str, key: str, value: object) -> InvalidRequest:
+    return InvalidRequest(
+        f"{field} must be a mapping with the key {key!r}, not {value!r:.60}",
+        reason="INVALID_PARAMETER",
+        field=field,
+    )
 
 
 def _string_keys(value: Any) -> Any:

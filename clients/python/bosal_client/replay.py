@@ -4,11 +4,13 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 from bosal_client import results
 from bosal_client.client import Client
-from bosal_client.requests import GenerationOptions
+from bosal_client.errors import InvalidRequest
+from bosal_client.requests import GenerationOptions, generation_spec
 
 __all__ = ["Difference", "InvalidRecord", "Record", "Replay", "dump"]
 
@@ -43,13 +45,16 @@ class Record:
     def parse(cls, text: str | bytes) -> "Record":
         try:
             document = json.loads(text)
-            return cls(
+            record = cls(
                 prompt=document["request"]["prompt"],
                 logprobs=document["request"]["logprobs"],
                 started=document["started"],
                 token_ids=tuple(tuple(choice["token_ids"]) for choice in document["choices"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+            # Whatever else is wrong shows when the request is written.
+            generation_spec(record.prompt, record.options())
+            return record
+        except (ValueError, KeyError, TypeError, AttributeError, InvalidRequest) as error:
             raise InvalidRecord(
                 "not a record of `bosal generate --json`: "
                 + (f"{error} is missing" if isinstance(error, KeyError) else str(error))
@@ -93,14 +98,13 @@ class Replay:
 
     def difference(self) -> Difference | None:
         """Find the first choice and position at which tokens differ."""
-        for choice, recorded in zip(self.generation.choices, self.record.token_ids, strict=True):
-            replayed = choice.token_ids
-            for position in range(max(len(recorded), len(replayed))):
-                before = recorded[position] if position < len(recorded) else None
-                now = replayed[position] if position < len(replayed) else None
+        replayed = (choice.token_ids for choice in self.generation.choices)
+        pairs = enumerate(zip_longest(self.record.token_ids, replayed, fillvalue=()))
+        for choice, (recorded, again) in pairs:
+            for position, (before, now) in enumerate(zip_longest(recorded, again)):
                 if before != now:
                     return Difference(
-                        choice=choice.index, position=position, recorded=before, replayed=now
+                        choice=choice, position=position, recorded=before, replayed=now
                     )
         return None
 
