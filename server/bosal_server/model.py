@@ -12,12 +12,12 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from bosal_decoding.errors import UnsupportedTokenizer
+from bosal_decoding.errors import UnsupportedTokenizer, suggestion
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.engine.kv_pool import KVPool, LayerShape
 from bosal_server.engine.probe import probe
 from bosal_server.engine.torch_runner import TorchRunner
-from bosal_server.errors import ModelCorrupt, ModelUnsupported
+from bosal_server.errors import ModelCorrupt, ModelError, ModelUnsupported
 from bosal_server.model_files import (
     TOKENIZER_FILES,
     content_digest,
@@ -83,14 +83,16 @@ def load_model(
         ModelNotFound: there is nothing at `source`.
         ModelCorrupt: a file is missing, cut off or does not fit the others.
         ModelUnsupported: the model could not be served exactly.
+        ModelError: there is no such device or dtype.
     """
+    _check_device(name, device)
     with _quiet():
         folder = model_folder(name, source, trust_remote_code)
         weights = weight_files(name, folder)
         num_parameters = sum(count_parameters(name, file) for file in weights)
         config = _load_config(name, folder, trust_remote_code)
         _check_config(name, config)
-        torch_dtype = _choose_dtype(dtype, device, num_parameters)
+        torch_dtype = _choose_dtype(name, dtype, device, num_parameters)
         model = _load_weights(name, folder, config, torch_dtype, trust_remote_code)
         _check_model(name, model)
         vocabulary = _load_vocabulary(name, folder, model, trust_remote_code)
@@ -253,10 +255,19 @@ def _eos_ids(tokenizer: Any, model: Any, head_rows: int) -> frozenset[int]:
     return frozenset(token for token in (configured & special) | own if 0 <= token < head_rows)
 
 
-def _choose_dtype(dtype: str, device: str, num_parameters: int) -> torch.dtype:
+def _check_device(name: str, device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        cause = first_line(error)
+        raise ModelError(f"model '{name}': device '{device}' cannot be used: {cause}") from None
+
+
+def _choose_dtype(name: str, dtype: str, device: str, num_parameters: int) -> torch.dtype:
     if dtype != "auto":
         if dtype not in _DTYPES:
-            raise ValueError(f"unknown dtype '{dtype}'; known: auto, {', '.join(_DTYPES)}")
+            hint = suggestion(dtype, ("auto", *_DTYPES))
+            raise ModelError(f"model '{name}': no dtype is called '{dtype}', {hint}")
         return _DTYPES[dtype]
     if torch.device(device).type != "cpu":
         return torch.bfloat16
