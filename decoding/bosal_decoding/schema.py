@@ -40,8 +40,9 @@ def _key_is_text(value: object) -> object:
 
 
 def _token_id(value: object) -> object:
-    # The keys of a JSON object are text.
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    # The keys of a JSON object are text. A number of thousands of digits is no id, and Python
+    # would refuse to read it in words of its own.
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
         return int(value)
     return _integral(value)
 

@@ -357,3 +357,13 @@ def test_a_bad_file_in_a_folder_is_named(tmp_path: Path, content: bytes, words: 
         load_folder(tmp_path)
     assert "wrong.yaml" in str(caught.value)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("num_digits", [21, 5000])
+def test_a_giant_token_id_is_no_integer(num_digits: int) -> None:
+    rule = {"rule": "logit_bias", "ids": {"9" * num_digits: 1}}
+    with pytest.raises(InvalidRecipe, match="should be a valid integer") as failure:
+        Recipe.parse({"rules": [rule]})
+    assert failure.value.field is not None
+    assert failure.value.field.startswith("rules[0].ids[")
+    assert len(failure.value.field) < 100
