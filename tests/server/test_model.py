@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -239,7 +240,7 @@ def test_longrope_models_stay_within_their_original_context(
     ],
 )
 def test_a_device_or_dtype_that_is_not_there_is_named(
-    options: dict[str, str], named: str, tiny_llama_folder: Path
+    options: dict[str, Any], named: str, tiny_llama_folder: Path
 ) -> None:
     with pytest.raises(ModelError, match=re.escape(named)) as failure:
         load_model("tiny", str(tiny_llama_folder), **options)
