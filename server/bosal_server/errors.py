@@ -19,8 +19,6 @@ ServerError
 from collections.abc import Iterable
 from typing import ClassVar
 
-from bosal_decoding.errors import shorten, suggestion
-
 
 class ServerError(Exception):
     """Raised when the server cannot do what was asked; the root of its errors."""
@@ -93,6 +91,9 @@ class UnknownModel(EngineError):
     code = "NOT_FOUND"
 
     def __init__(self, model: str, served: Iterable[str]) -> None:
+        # Here, not above: the package brings torch, and `serve --help` imports this file.
+        from bosal_decoding.errors import shorten, suggestion
+
         super().__init__(
             f"no model is called {shorten(model)}, {suggestion(model, served)}",
             field="model",

@@ -70,7 +70,14 @@ async def _serve(
     metrics = Metrics()
     choices = {model.name: _choose(model, config, threads) for model in models}
     for name, choice in choices.items():
-        metrics.describe(name, choice)
+        runner = choice.runner
+        metrics.describe(
+            name,
+            runner=runner.kind,
+            dtype=runner.dtype,
+            device=runner.device,
+            is_fallback=choice.is_fallback,
+        )
     engine = EngineLoop(
         {
             model.name: EngineModel(

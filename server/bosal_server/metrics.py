@@ -9,7 +9,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bosal_server.engine.observer import EngineStats, StepReport
 from bosal_server.engine.request import EngineRequest, FailedEvent, FinishedEvent, FinishReason
-from bosal_server.engine.runner_choice import RunnerChoice
 
 _FIRST_TOKEN: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -161,11 +160,11 @@ class Metrics:
             self._blocks_used.labels(model).set_function(partial(_used, stats, model))
             self._blocks_total.labels(model).set_function(partial(_total, stats, model))
 
-    def describe(self, model: str, choice: RunnerChoice) -> None:
-        """Say what runs a model."""
-        runner = choice.runner
-        fallback = str(choice.is_fallback).lower()
-        self._model.labels(model, runner.kind, runner.dtype, runner.device, fallback).set(1)
+    def describe(
+        self, model: str, *, runner: str, dtype: str, device: str, is_fallback: bool
+    ) -> None:
+        """Say what runs a model; `auto` takes a fallback where its first choice refuses."""
+        self._model.labels(model, runner, dtype, device, str(is_fallback).lower()).set(1)
 
     def count_error(self, method: str, code: str) -> None:
         """Count a call that ended with an error."""

@@ -44,6 +44,7 @@ def exported() -> set[tuple[str, str, frozenset[str]]]:
     metrics.step(REPORT)
     metrics.prefix("m", 1, 1)
     metrics.count_error("Generate", "INTERNAL")
+    metrics.describe("m", runner="torch", dtype="float32", device="cpu", is_fallback=False)
     metrics.watch(lambda: stats(1), ["m"])
     found = set()
     for family in metrics.registry.collect():
