@@ -25,8 +25,9 @@ __all__ = ["PARTS", "TWIN", "dump", "headline", "headline_rows", "measure", "wri
 BASE, TUNED = "base", "tuned"
 # Recipe `rules` consists of these and of what the comparison does not touch.
 PARTS = ("eos_ramp", "token_weights", "used_token_weight")
-# What every row is held against: the aligned model, asked as it was tuned to be.
-TWIN = f"{TUNED}/plain"
+# What every row is held against: the aligned model, asked as it was tuned to be and decoded
+# greedily, which suits it best.
+TWIN = f"{TUNED}/plain-greedy"
 _CONTROL = f"{BASE}/plain"
 _BEGIN, _END = "<!-- headline: begin -->", "<!-- headline: end -->"
 
@@ -42,6 +43,12 @@ def headline_rows(
         if len(kept) == len(rules["rules"]):
             raise ArmError(f"recipe rules has no {part} to leave out")
         without.append({**rules, "name": f"rules-without-{part}", "rules": kept})
+    plain = documents["plain"]
+    greedy = {
+        **plain,
+        "name": "plain-greedy",
+        "rules": [*plain.get("rules", ()), {"rule": "temperature", "value": 0}],
+    }
     return (
         (BASE, "plain"),
         (BASE, "rules"),
@@ -49,6 +56,7 @@ def headline_rows(
         (BASE, "in-context"),
         (BASE, "steered"),
         (TUNED, "plain"),
+        (TUNED, greedy),
         (TUNED, "steered"),
     )
 

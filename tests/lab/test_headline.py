@@ -22,6 +22,7 @@ ARMS = [
     "base/in-context",
     "base/steered",
     "tuned/plain",
+    "tuned/plain-greedy",
     "tuned/steered",
 ]
 
@@ -57,13 +58,24 @@ def test_the_shipped_rules_lose_one_part_in_each_of_three_rows() -> None:
     whole = [rule["rule"] for rule in documents["rules"]["rules"]]
     lacking = {}
     for model, recipe in rows:
-        if not isinstance(recipe, str):
+        if not isinstance(recipe, str) and recipe["name"] != "plain-greedy":
             assert model == "base"
             assert recipe["scaffold"] == documents["rules"]["scaffold"]
             kept = [rule["rule"] for rule in recipe["rules"]]
             (lacking[recipe["name"]],) = set(whole) - set(kept)
             assert len(kept) == len(whole) - 1
     assert lacking == {f"rules-without-{part}": part for part in PARTS}
+
+
+def test_the_twin_is_asked_as_plain_asks_and_decoded_greedily() -> None:
+    documents = {name: recipe.document() for name, recipe in load_shipped().items()}
+    (twin,) = [
+        recipe
+        for model, recipe in headline_rows(documents)
+        if model == "tuned" and not isinstance(recipe, str)
+    ]
+    assert twin["scaffold"] == documents["plain"]["scaffold"]
+    assert twin["rules"] == [{"rule": "temperature", "value": 0}]
 
 
 def test_rules_without_a_part_to_leave_out_are_refused() -> None:
