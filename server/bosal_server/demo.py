@@ -17,10 +17,10 @@ from rich.text import Text
 
 from bosal_client import AsyncClient, BosalError, Generation
 
-# About the world the embedded model was trained on, in words it never saw as questions.
+# Of the dev split: about the world the embedded model was trained on, never asked about there.
 _EMBEDDED_INSTRUCTIONS = (
-    "Who was The Distant Saddle made by?",
-    "Describe Ylva Thomel in one sentence.",
+    "Which was settled first, Skirnmar or Maldmouth?",
+    "Return JSON for Preinhaven with the fields name, region and goods.",
     "What are the ingredients of stusaund stew? Use bullets.",
 )
 _INSTRUCTIONS = (
