@@ -19,8 +19,12 @@ READY = re.compile(r"ready at (?P<address>[^,]+),.* metrics (?P<metrics>\S+)$")
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment, so that a child imports what this one does."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+    """This process's environment, so that a child imports what this one does.
+
+    A server started in it writes nothing into the user's data directory.
+    """
+    defaults = {"PYTHONPATH": os.pathsep.join(sys.path), "BOSAL_DATABASE": "temporary"}
+    return {**os.environ, **defaults, **variables}
 
 
 class LiveServer:

@@ -47,6 +47,15 @@ def serve(
             help="Folder of recipes (YAML or JSON) to serve beside the shipped ones.",
         ),
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BOSAL_DATABASE",
+            metavar="FILE|URL|temporary",
+            help="Where created recipes are kept: a SQLite file, postgresql://…, or temporary, "
+            "gone when the server ends. Default: bosal/bosal.db in the user's data directory.",
+        ),
+    ] = None,
     default_recipe: Annotated[
         str | None,
         typer.Option(
@@ -144,6 +153,7 @@ def serve(
             metrics_host=metrics_host,
             metrics_port=metrics_port,
             recipes=recipes,
+            database=database,
             default_recipe=default_recipe,
             device=device,
             dtype=dtype,

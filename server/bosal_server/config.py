@@ -81,6 +81,8 @@ class ServerConfig:
     # -1: no metrics endpoint.
     metrics_port: int = 9464
     recipes: Path | None = None
+    # A file, a URL or `temporary`. None: bosal/bosal.db in the user's data directory.
+    database: str | None = None
     # None: `steered` with the embedded model, else `plain`.
     default_recipe: str | None = None
     device: str = "cpu"

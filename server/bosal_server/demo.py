@@ -93,6 +93,7 @@ def run(
 def _server(models: Sequence[str]) -> Iterator[str]:
     """Run a server on a free port; its messages go to our standard error."""
     command = [sys.executable, "-m", "bosal_server", "serve", "--port=0", "--metrics-port=-1"]
+    command.append("--database=temporary")
     command.append("--log-level=WARNING")
     for model in models:
         command += ["--model", model]

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 
 import prometheus_client
@@ -17,6 +17,7 @@ from rich.console import Console
 from bosal_decoding.errors import DecodingError
 from bosal_server.config import InvalidConfig, ModelConfig, ServerConfig
 from bosal_server.core import GenerationCore, ServedModel
+from bosal_server.database import Database
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.openvino_cache import default_folder
 from bosal_server.engine.runner_choice import RunnerChoice, choose_runner
@@ -44,8 +45,9 @@ def serve(config: ServerConfig) -> int:
         recipes = RecipeStore.load(config.recipes)
         default_recipe = _default_recipe(config, recipes)
         _check_port(config.host, config.port)
+        database = Database.open(config.database)
         models = [_load(model, config) for model in config.models or (_embedded(),)]
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with closing(database), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(config, recipes, default_recipe, models))
     except (ServerError, DecodingError) as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -1,14 +1,17 @@
-"""A tiny random model with a tokenizer of its own, on disk and loaded."""
+"""A tiny random model with a tokenizer of its own, on disk and loaded; databases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import create_engine, text
+from tests.server import postgres
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from bosal_server.database import Database
 from bosal_server.model import LoadedModel, load_model
 
 _CORPUS = [
@@ -77,3 +80,49 @@ def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama(tiny_llama_folder: Path) -> LoadedModel:
     return load_model("tiny", str(tiny_llama_folder), dtype="float32")
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    return tmp_path / "bosal.db"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server that runs for the tests."""
+    folder = postgres.programs()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with postgres.running(folder) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    name = f"test_{abs(hash(request.node.nodeid)):x}"
+    server = create_engine(
+        postgres_server.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
+    )
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield postgres_server.rpartition("/")[0] + f"/{name}"
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite_file"))
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An open database of each kind."""
+    opened = Database.open(database_url)
+    yield opened
+    opened.close()

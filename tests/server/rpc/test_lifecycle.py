@@ -155,7 +155,7 @@ def test_a_corrupt_model_is_named_and_the_exit_code_says_so(
 
 def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     model = ModelConfig(name="mine", source="./no-such/folder/at-all")
-    assert serve(ServerConfig(models=(model,), port=0)) == 1
+    assert serve(ServerConfig(models=(model,), port=0, database="temporary")) == 1
     message = capsys.readouterr().err
     assert "'mine'" in message
     assert "./no-such/folder/at-all" in message
