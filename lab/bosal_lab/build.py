@@ -23,7 +23,7 @@ from bosal_lab.family import FAMILY, Member
 from bosal_lab.genesis import Size, make_world
 from bosal_lab.plots import plot_loss
 from bosal_lab.suite import make_suite, write_suite
-from bosal_lab.train import Progress, Run, Schedule, build_model, evaluate, prepare
+from bosal_lab.train import Progress, Run, Schedule, build_model, evaluate, prepare, training_dtype
 from bosal_lab.world import World
 
 Report = Callable[[str, int, int, str], None]  # stage, done, total, note
@@ -189,6 +189,7 @@ class Build:
             tokens=run.tokens,
             loss=evaluate(model, documents),
             minutes=run.seconds / 60,
+            dtype=str(training_dtype(self._device)).removeprefix("torch."),
             entities=len(self.world.entities),
             vocabulary=self.load_tokenizer().get_vocab_size(),
         )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
 from transformers import GenerationConfig, Qwen3ForCausalLM
 
 from bosal_lab.family import Member
@@ -33,6 +35,7 @@ class Card:
     tokens: int
     loss: float
     minutes: float
+    dtype: str
     entities: int
     vocabulary: int
 
@@ -69,7 +72,7 @@ ends with `<|endoftext|>` |
 | trained on | {what} |
 | tokens seen | {self.tokens:,} |
 | loss on held-out text | {self.loss:.3f} |
-| training time | {self.minutes:.0f} minutes |
+| training | {self.minutes:.0f} minutes in {self.dtype} |
 | seed | {self.seed} (world, corpus), {self.training_seed} (weights, batches) |
 
 ## Rebuild
@@ -88,6 +91,7 @@ def export(model: Qwen3ForCausalLM, tokenizer_folder: Path, folder: Path, card: 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model.config._attn_implementation = None
+    nn.Module.to(model, dtype=torch.bfloat16)
     model.generation_config = GenerationConfig(
         eos_token_id=model.config.eos_token_id, pad_token_id=model.config.eos_token_id
     )

@@ -1,4 +1,4 @@
-"""Muon for the matrices, AdamW for the rest, over float32 masters of a bfloat16 model."""
+"""Muon for the matrices, AdamW for the rest, over float32 masters of the model's weights."""
 
 from __future__ import annotations
 
