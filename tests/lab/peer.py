@@ -119,6 +119,16 @@ class Peer(
     ) -> Iterator[generation_pb2.GenerateStreamResponse]:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "no streams here")
 
+    def Compare(
+        self, request: generation_pb2.CompareRequest, context: grpc.ServicerContext
+    ) -> Iterator[generation_pb2.CompareResponse]:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no comparisons here")
+
+    def Score(
+        self, request: generation_pb2.ScoreRequest, context: grpc.ServicerContext
+    ) -> generation_pb2.ScoreResponse:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no scores here")
+
     def Tokenize(
         self, request: generation_pb2.TokenizeRequest, context: grpc.ServicerContext
     ) -> generation_pb2.TokenizeResponse:

@@ -38,6 +38,32 @@ ROLE_USER: Role.ValueType  # 1
 ROLE_ASSISTANT: Role.ValueType  # 2
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _Shift:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ShiftEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Shift.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SHIFT_UNSPECIFIED: _Shift.ValueType  # 0
+    SHIFT_UNSHIFTED: _Shift.ValueType  # 1
+    """Rank 1."""
+    SHIFT_MARGINAL: _Shift.ValueType  # 2
+    """Rank 2 or 3."""
+    SHIFT_SHIFTED: _Shift.ValueType  # 3
+    """Rank 4 or worse."""
+
+class Shift(_Shift, metaclass=_ShiftEnumTypeWrapper):
+    """Shift classes a token by its rank in the base stream's row (Lin et al. 2023)."""
+
+SHIFT_UNSPECIFIED: Shift.ValueType  # 0
+SHIFT_UNSHIFTED: Shift.ValueType  # 1
+"""Rank 1."""
+SHIFT_MARGINAL: Shift.ValueType  # 2
+"""Rank 2 or 3."""
+SHIFT_SHIFTED: Shift.ValueType  # 3
+"""Rank 4 or worse."""
+Global___Shift: _TypeAlias = Shift  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -72,6 +98,35 @@ FINISH_REASON_CONSTRAINT_TOO_SLOW: FinishReason.ValueType  # 9
 FINISH_REASON_RULE_CONFLICT: FinishReason.ValueType  # 10
 FINISH_REASON_LOOP: FinishReason.ValueType  # 11
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _DivergenceCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DivergenceCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DivergenceCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DIVERGENCE_CAUSE_UNSPECIFIED: _DivergenceCause.ValueType  # 0
+    DIVERGENCE_CAUSE_RULE: _DivergenceCause.ValueType  # 1
+    """On the very same row the recipes draw different tokens."""
+    DIVERGENCE_CAUSE_PROMPT: _DivergenceCause.ValueType  # 2
+    """The recipes read different prompts, so their rows differ from the start."""
+    DIVERGENCE_CAUSE_NUMERICS: _DivergenceCause.ValueType  # 3
+    """The recipes agree on one row: the model's own rows differed between two places of a batch."""
+    DIVERGENCE_CAUSE_ENDING: _DivergenceCause.ValueType  # 4
+    """One output ended where the other went on: its stop rules or its length differ."""
+
+class DivergenceCause(_DivergenceCause, metaclass=_DivergenceCauseEnumTypeWrapper): ...
+
+DIVERGENCE_CAUSE_UNSPECIFIED: DivergenceCause.ValueType  # 0
+DIVERGENCE_CAUSE_RULE: DivergenceCause.ValueType  # 1
+"""On the very same row the recipes draw different tokens."""
+DIVERGENCE_CAUSE_PROMPT: DivergenceCause.ValueType  # 2
+"""The recipes read different prompts, so their rows differ from the start."""
+DIVERGENCE_CAUSE_NUMERICS: DivergenceCause.ValueType  # 3
+"""The recipes agree on one row: the model's own rows differed between two places of a batch."""
+DIVERGENCE_CAUSE_ENDING: DivergenceCause.ValueType  # 4
+"""One output ended where the other went on: its stop rules or its length differ."""
+Global___DivergenceCause: _TypeAlias = DivergenceCause  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
@@ -132,6 +187,7 @@ class GenerationSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Empty: the server's default model."""
     recipe: _builtins.str
@@ -146,6 +202,8 @@ class GenerationSpec(_message.Message):
     """Unset: drawn by the server and returned in Started."""
     request_id: _builtins.str
     """At most 128 printable characters; returned in Started. Empty: the server makes one."""
+    explain: _builtins.bool
+    """Explain every token."""
     @_builtins.property
     def inline_recipe(self) -> _recipe_pb2.Recipe:
         """A whole recipe; its metric label is `inline`."""
@@ -178,10 +236,11 @@ class GenerationSpec(_message.Message):
         seed: _builtins.int | None = ...,
         logprobs: Global___LogprobOptions | None = ...,
         request_id: _builtins.str = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "conversation", b"conversation", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "num_choices", b"num_choices", "recipe", b"recipe", "recipe_source", b"recipe_source", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "conversation", b"conversation", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "num_choices", b"num_choices", "overrides", b"overrides", "recipe", b"recipe", "recipe_source", b"recipe_source", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "conversation", b"conversation", "explain", b"explain", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "num_choices", b"num_choices", "overrides", b"overrides", "recipe", b"recipe", "recipe_source", b"recipe_source", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -311,6 +370,7 @@ class Choice(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     ENDING_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     text: _builtins.str
     @_builtins.property
@@ -319,6 +379,10 @@ class Choice(_message.Message):
     def logprobs(self) -> Global___Logprobs: ...
     @_builtins.property
     def ending(self) -> Global___Ending: ...
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """One per token if the request asks for them."""
+
     def __init__(
         self,
         *,
@@ -327,10 +391,11 @@ class Choice(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: Global___Logprobs | None = ...,
         ending: Global___Ending | None = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "index", b"index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "explanations", b"explanations", "index", b"index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -469,6 +534,7 @@ class TokenBatch(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     first_position: _builtins.int
     """Output position of the first token."""
@@ -481,6 +547,10 @@ class TokenBatch(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def logprobs(self) -> Global___Logprobs: ...
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """One per token if the request asks for them."""
+
     def __init__(
         self,
         *,
@@ -489,14 +559,132 @@ class TokenBatch(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         text: _builtins.str = ...,
         logprobs: Global___Logprobs | None = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "first_position", b"first_position", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "explanations", b"explanations", "first_position", b"first_position", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenBatch: _TypeAlias = TokenBatch  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """Explanation says what one token owes to the model and what to the rules. All of it is about
+    this position of this output: the rows that were there after the tokens before it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RAW_LOGPROB_FIELD_NUMBER: _builtins.int
+    RAW_RANK_FIELD_NUMBER: _builtins.int
+    CONTROLLED_LOGPROB_FIELD_NUMBER: _builtins.int
+    CONTROLLED_RANK_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_FIELD_NUMBER: _builtins.int
+    RAW_ARGMAX_FIELD_NUMBER: _builtins.int
+    RAW_ARGMAX_BYTES_FIELD_NUMBER: _builtins.int
+    UNCONTROLLED_TOKEN_FIELD_NUMBER: _builtins.int
+    UNCONTROLLED_BYTES_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    raw_logprob: _builtins.float
+    """As in Logprobs."""
+    raw_rank: _builtins.int
+    controlled_logprob: _builtins.float
+    controlled_rank: _builtins.int
+    entropy: _builtins.float
+    """Of the base stream's row, in nats."""
+    divergence: _builtins.float
+    """KL(controlled || raw), in nats; controlled as in Logprobs. How far the rules moved the row."""
+    raw_argmax: _builtins.int
+    """The most likely token of the base stream's row."""
+    raw_argmax_bytes: _builtins.bytes
+    uncontrolled_token: _builtins.int
+    """What the same noise would have drawn from the base stream's row without any rule, at
+    temperature 1. Equal to the token: no rule changed this draw.
+    """
+    uncontrolled_bytes: _builtins.bytes
+    shift: Global___Shift.ValueType
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleEffect]:
+        """The rules that did something here, in the recipe's order; one that is not listed did not
+        change the row at either token, masked nothing and decided nothing.
+        """
+
+    def __init__(
+        self,
+        *,
+        raw_logprob: _builtins.float = ...,
+        raw_rank: _builtins.int = ...,
+        controlled_logprob: _builtins.float = ...,
+        controlled_rank: _builtins.int = ...,
+        entropy: _builtins.float = ...,
+        divergence: _builtins.float = ...,
+        raw_argmax: _builtins.int = ...,
+        raw_argmax_bytes: _builtins.bytes = ...,
+        uncontrolled_token: _builtins.int = ...,
+        uncontrolled_bytes: _builtins.bytes = ...,
+        shift: Global___Shift.ValueType = ...,
+        rules: _abc.Iterable[Global___RuleEffect] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controlled_logprob", b"controlled_logprob", "controlled_rank", b"controlled_rank", "divergence", b"divergence", "entropy", b"entropy", "raw_argmax", b"raw_argmax", "raw_argmax_bytes", b"raw_argmax_bytes", "raw_logprob", b"raw_logprob", "raw_rank", b"raw_rank", "rules", b"rules", "shift", b"shift", "uncontrolled_bytes", b"uncontrolled_bytes", "uncontrolled_token", b"uncontrolled_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class RuleEffect(_message.Message):
+    """RuleEffect is what one rule did to one draw: the recipe against the recipe without it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    ON_CHOSEN_FIELD_NUMBER: _builtins.int
+    ON_UNCONTROLLED_FIELD_NUMBER: _builtins.int
+    MASKED_TOKENS_FIELD_NUMBER: _builtins.int
+    TOKEN_WITHOUT_FIELD_NUMBER: _builtins.int
+    TOKEN_WITHOUT_BYTES_FIELD_NUMBER: _builtins.int
+    FLIPS_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    on_chosen: _builtins.float
+    """What the rule added to the logit of the emitted token, and of the uncontrolled one;
+    -infinity where it masked it.
+    """
+    on_uncontrolled: _builtins.float
+    masked_tokens: _builtins.int
+    """Tokens that only this rule masks."""
+    token_without: _builtins.int
+    """What the same noise would have drawn with this rule alone removed; set where the token
+    differs from the uncontrolled one.
+    """
+    token_without_bytes: _builtins.bytes
+    flips: _builtins.bool
+    """Removing this rule alone gives the uncontrolled token back."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        on_chosen: _builtins.float = ...,
+        on_uncontrolled: _builtins.float = ...,
+        masked_tokens: _builtins.int = ...,
+        token_without: _builtins.int | None = ...,
+        token_without_bytes: _builtins.bytes = ...,
+        flips: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_token_without", b"_token_without", "token_without", b"token_without"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_without", b"_token_without", "flips", b"flips", "masked_tokens", b"masked_tokens", "on_chosen", b"on_chosen", "on_uncontrolled", b"on_uncontrolled", "rule", b"rule", "token_without", b"token_without", "token_without_bytes", b"token_without_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__token_without: _TypeAlias = _typing.Literal["token_without"]  # noqa: Y015
+    _WhichOneofArgType__token_without: _TypeAlias = _typing.Literal["_token_without", b"_token_without"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_without) -> _WhichOneofReturnType__token_without | None: ...
+
+Global___RuleEffect: _TypeAlias = RuleEffect  # noqa: Y015
 
 @_typing.final
 class Logprobs(_message.Message):
@@ -623,6 +811,7 @@ class Ending(_message.Message):
     MATCHED_STOP_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     YIELDED_RULES_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     reason: Global___FinishReason.ValueType
     matched_stop: _builtins.str
@@ -632,6 +821,10 @@ class Ending(_message.Message):
     def yielded_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Rules that had to yield because nothing legal was left, in the order of the step contract."""
 
+    @_builtins.property
+    def explanation(self) -> Global___ExplanationSummary:
+        """Set if the request asks for explanations."""
+
     def __init__(
         self,
         *,
@@ -640,14 +833,84 @@ class Ending(_message.Message):
         matched_stop: _builtins.str = ...,
         output_tokens: _builtins.int = ...,
         yielded_rules: _abc.Iterable[_builtins.str] | None = ...,
+        explanation: Global___ExplanationSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "matched_stop", b"matched_stop", "output_tokens", b"output_tokens", "reason", b"reason", "yielded_rules", b"yielded_rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "explanation", b"explanation", "matched_stop", b"matched_stop", "output_tokens", b"output_tokens", "reason", b"reason", "yielded_rules", b"yielded_rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ending: _TypeAlias = Ending  # noqa: Y015
+
+@_typing.final
+class ExplanationSummary(_message.Message):
+    """ExplanationSummary adds up a choice's explanations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNSHIFTED_TOKENS_FIELD_NUMBER: _builtins.int
+    MARGINAL_TOKENS_FIELD_NUMBER: _builtins.int
+    SHIFTED_TOKENS_FIELD_NUMBER: _builtins.int
+    CHANGED_TOKENS_FIELD_NUMBER: _builtins.int
+    MEAN_DIVERGENCE_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    unshifted_tokens: _builtins.int
+    """Tokens by shift class."""
+    marginal_tokens: _builtins.int
+    shifted_tokens: _builtins.int
+    changed_tokens: _builtins.int
+    """Tokens that differ from the uncontrolled draw."""
+    mean_divergence: _builtins.float
+    """Mean of KL(controlled || raw) over the tokens, in nats."""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleSummary]: ...
+    def __init__(
+        self,
+        *,
+        unshifted_tokens: _builtins.int = ...,
+        marginal_tokens: _builtins.int = ...,
+        shifted_tokens: _builtins.int = ...,
+        changed_tokens: _builtins.int = ...,
+        mean_divergence: _builtins.float = ...,
+        rules: _abc.Iterable[Global___RuleSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_tokens", b"changed_tokens", "marginal_tokens", b"marginal_tokens", "mean_divergence", b"mean_divergence", "rules", b"rules", "shifted_tokens", b"shifted_tokens", "unshifted_tokens", b"unshifted_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplanationSummary: _TypeAlias = ExplanationSummary  # noqa: Y015
+
+@_typing.final
+class RuleSummary(_message.Message):
+    """RuleSummary counts what one rule did to one choice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    FLIPS_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    activations: _builtins.int
+    """Tokens where it did something."""
+    flips: _builtins.int
+    """Tokens that removing it alone would give back."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        activations: _builtins.int = ...,
+        flips: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "flips", b"flips", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleSummary: _TypeAlias = RuleSummary  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
@@ -840,3 +1103,332 @@ class TokenSequence(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenSequence: _TypeAlias = TokenSequence  # noqa: Y015
+
+@_typing.final
+class CompareRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    RECIPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> Global___GenerationSpec:
+        """What to generate. Its recipe, overrides and num_choices stay unset, and every recipe
+        gets the same seed.
+        """
+
+    @_builtins.property
+    def recipes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedRecipe]:
+        """2 to 8. The first is what the others are compared with."""
+
+    def __init__(
+        self,
+        *,
+        spec: Global___GenerationSpec | None = ...,
+        recipes: _abc.Iterable[Global___ComparedRecipe] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recipes", b"recipes", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRequest: _TypeAlias = CompareRequest  # noqa: Y015
+
+@_typing.final
+class ComparedRecipe(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPE_FIELD_NUMBER: _builtins.int
+    INLINE_RECIPE_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    recipe: _builtins.str
+    @_builtins.property
+    def inline_recipe(self) -> _recipe_pb2.Recipe: ...
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[_recipe_pb2.Rule]: ...
+    def __init__(
+        self,
+        *,
+        recipe: _builtins.str = ...,
+        inline_recipe: _recipe_pb2.Recipe | None = ...,
+        overrides: _abc.Iterable[_recipe_pb2.Rule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inline_recipe", b"inline_recipe", "recipe", b"recipe", "recipe_source", b"recipe_source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inline_recipe", b"inline_recipe", "overrides", b"overrides", "recipe", b"recipe", "recipe_source", b"recipe_source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_recipe_source: _TypeAlias = _typing.Literal["recipe", "inline_recipe"]  # noqa: Y015
+    _WhichOneofArgType_recipe_source: _TypeAlias = _typing.Literal["recipe_source", b"recipe_source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_recipe_source) -> _WhichOneofReturnType_recipe_source | None: ...
+
+Global___ComparedRecipe: _TypeAlias = ComparedRecipe  # noqa: Y015
+
+@_typing.final
+class CompareResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def started(self) -> Global___ComparisonStarted:
+        """One per recipe, in order, before anything else."""
+
+    @_builtins.property
+    def tokens(self) -> Global___ComparisonTokens: ...
+    @_builtins.property
+    def divergence(self) -> Global___Divergence:
+        """One for each recipe but the first, as soon as it is known."""
+
+    @_builtins.property
+    def finished(self) -> Global___ComparisonFinished:
+        """One per recipe, in the order in which they end."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___ComparisonStarted | None = ...,
+        tokens: Global___ComparisonTokens | None = ...,
+        divergence: Global___Divergence | None = ...,
+        finished: Global___ComparisonFinished | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["divergence", b"divergence", "event", b"event", "finished", b"finished", "started", b"started", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["divergence", b"divergence", "event", b"event", "finished", b"finished", "started", b"started", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "tokens", "divergence", "finished"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___CompareResponse: _TypeAlias = CompareResponse  # noqa: Y015
+
+@_typing.final
+class ComparisonStarted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPE_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    recipe: _builtins.int
+    """Place among the request's recipes, from 0; as everywhere below."""
+    @_builtins.property
+    def started(self) -> Global___Started: ...
+    def __init__(
+        self,
+        *,
+        recipe: _builtins.int = ...,
+        started: Global___Started | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["started", b"started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparisonStarted: _TypeAlias = ComparisonStarted  # noqa: Y015
+
+@_typing.final
+class ComparisonTokens(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    recipe: _builtins.int
+    @_builtins.property
+    def tokens(self) -> Global___TokenBatch: ...
+    def __init__(
+        self,
+        *,
+        recipe: _builtins.int = ...,
+        tokens: Global___TokenBatch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparisonTokens: _TypeAlias = ComparisonTokens  # noqa: Y015
+
+@_typing.final
+class ComparisonFinished(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPE_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    recipe: _builtins.int
+    @_builtins.property
+    def finished(self) -> Global___Finished: ...
+    def __init__(
+        self,
+        *,
+        recipe: _builtins.int = ...,
+        finished: Global___Finished | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "recipe", b"recipe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparisonFinished: _TypeAlias = ComparisonFinished  # noqa: Y015
+
+@_typing.final
+class Divergence(_message.Message):
+    """Divergence is the first position at which a recipe's output differs from the first recipe's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_BYTES_FIELD_NUMBER: _builtins.int
+    TOKEN_BYTES_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    recipe: _builtins.int
+    position: _builtins.int
+    """Unset with everything below: the outputs are equal."""
+    first_token: _builtins.int
+    """The token of the first recipe and of this one; unset where the output had ended."""
+    token: _builtins.int
+    first_token_bytes: _builtins.bytes
+    token_bytes: _builtins.bytes
+    cause: Global___DivergenceCause.ValueType
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The rules of either recipe that decided it; empty where no single one did."""
+
+    def __init__(
+        self,
+        *,
+        recipe: _builtins.int = ...,
+        position: _builtins.int | None = ...,
+        first_token: _builtins.int | None = ...,
+        token: _builtins.int | None = ...,
+        first_token_bytes: _builtins.bytes = ...,
+        token_bytes: _builtins.bytes = ...,
+        cause: Global___DivergenceCause.ValueType = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token", b"_first_token", "_position", b"_position", "_token", b"_token", "first_token", b"first_token", "position", b"position", "token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token", b"_first_token", "_position", b"_position", "_token", b"_token", "cause", b"cause", "first_token", b"first_token", "first_token_bytes", b"first_token_bytes", "position", b"position", "recipe", b"recipe", "rules", b"rules", "token", b"token", "token_bytes", b"token_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_token: _TypeAlias = _typing.Literal["first_token"]  # noqa: Y015
+    _WhichOneofArgType__first_token: _TypeAlias = _typing.Literal["_first_token", b"_first_token"]  # noqa: Y015
+    _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
+    _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015
+    _WhichOneofReturnType__token: _TypeAlias = _typing.Literal["token"]  # noqa: Y015
+    _WhichOneofArgType__token: _TypeAlias = _typing.Literal["_token", b"_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token) -> _WhichOneofReturnType__first_token | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__position) -> _WhichOneofReturnType__position | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token) -> _WhichOneofReturnType__token | None: ...
+
+Global___Divergence: _TypeAlias = Divergence  # noqa: Y015
+
+@_typing.final
+class ScoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Empty: the server's default model."""
+    text: _builtins.str
+    """Tokenised behind the prompt."""
+    request_id: _builtins.str
+    """As in GenerationSpec."""
+    @_builtins.property
+    def prompt(self) -> Global___PromptSource: ...
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[_recipe_pb2.Rule]:
+        """As in GenerationSpec."""
+
+    @_builtins.property
+    def token_ids(self) -> _recipe_pb2.TokenIds: ...
+    @_builtins.property
+    def logprobs(self) -> Global___LogprobOptions:
+        """Unset: the given tokens alone."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        prompt: Global___PromptSource | None = ...,
+        overrides: _abc.Iterable[_recipe_pb2.Rule] | None = ...,
+        text: _builtins.str = ...,
+        token_ids: _recipe_pb2.TokenIds | None = ...,
+        logprobs: Global___LogprobOptions | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "logprobs", b"logprobs", "prompt", b"prompt", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "logprobs", b"logprobs", "model", b"model", "overrides", b"overrides", "prompt", b"prompt", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_continuation: _TypeAlias = _typing.Literal["text", "token_ids"]  # noqa: Y015
+    _WhichOneofArgType_continuation: _TypeAlias = _typing.Literal["continuation", b"continuation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_continuation) -> _WhichOneofReturnType_continuation | None: ...
+
+Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
+
+@_typing.final
+class ScoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    RECIPE_NAME_FIELD_NUMBER: _builtins.int
+    RECIPE_VERSION_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    RAW_LOGPROB_FIELD_NUMBER: _builtins.int
+    CONTROLLED_LOGPROB_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    model: _builtins.str
+    model_digest: _builtins.str
+    recipe_name: _builtins.str
+    recipe_version: _builtins.str
+    raw_logprob: _builtins.float
+    """Sums over the tokens."""
+    controlled_logprob: _builtins.float
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def logprobs(self) -> Global___Logprobs:
+        """One per token, each after the prompt and the tokens before it. -infinity: a rule forbids it."""
+
+    @_builtins.property
+    def usage(self) -> Global___Usage: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        model_digest: _builtins.str = ...,
+        recipe_name: _builtins.str = ...,
+        recipe_version: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: Global___Logprobs | None = ...,
+        raw_logprob: _builtins.float = ...,
+        controlled_logprob: _builtins.float = ...,
+        usage: Global___Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controlled_logprob", b"controlled_logprob", "logprobs", b"logprobs", "model", b"model", "model_digest", b"model_digest", "raw_logprob", b"raw_logprob", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015

@@ -45,6 +45,16 @@ class GenerationServiceStub(object):
                 request_serializer=bosal_dot_v1_dot_generation__pb2.GenerateStreamRequest.SerializeToString,
                 response_deserializer=bosal_dot_v1_dot_generation__pb2.GenerateStreamResponse.FromString,
                 _registered_method=True)
+        self.Compare = channel.unary_stream(
+                '/bosal.v1.GenerationService/Compare',
+                request_serializer=bosal_dot_v1_dot_generation__pb2.CompareRequest.SerializeToString,
+                response_deserializer=bosal_dot_v1_dot_generation__pb2.CompareResponse.FromString,
+                _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/bosal.v1.GenerationService/Score',
+                request_serializer=bosal_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=bosal_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/bosal.v1.GenerationService/Tokenize',
                 request_serializer=bosal_dot_v1_dot_generation__pb2.TokenizeRequest.SerializeToString,
@@ -70,6 +80,20 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Compare(self, request, context):
+        """Compare runs one prompt through several recipes under the same noise and says where they part.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """Score returns the log-probabilities of a given continuation before and after the rules.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tokenize(self, request, context):
         """Tokenize returns a text's token ids, or a rendered prompt's.
         """
@@ -89,6 +113,16 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.GenerateStream,
                     request_deserializer=bosal_dot_v1_dot_generation__pb2.GenerateStreamRequest.FromString,
                     response_serializer=bosal_dot_v1_dot_generation__pb2.GenerateStreamResponse.SerializeToString,
+            ),
+            'Compare': grpc.unary_stream_rpc_method_handler(
+                    servicer.Compare,
+                    request_deserializer=bosal_dot_v1_dot_generation__pb2.CompareRequest.FromString,
+                    response_serializer=bosal_dot_v1_dot_generation__pb2.CompareResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=bosal_dot_v1_dot_generation__pb2.ScoreRequest.FromString,
+                    response_serializer=bosal_dot_v1_dot_generation__pb2.ScoreResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -151,6 +185,60 @@ class GenerationService(object):
             '/bosal.v1.GenerationService/GenerateStream',
             bosal_dot_v1_dot_generation__pb2.GenerateStreamRequest.SerializeToString,
             bosal_dot_v1_dot_generation__pb2.GenerateStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/bosal.v1.GenerationService/Compare',
+            bosal_dot_v1_dot_generation__pb2.CompareRequest.SerializeToString,
+            bosal_dot_v1_dot_generation__pb2.CompareResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bosal.v1.GenerationService/Score',
+            bosal_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
+            bosal_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

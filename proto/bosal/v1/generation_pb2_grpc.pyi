@@ -37,6 +37,10 @@ class GenerationServiceStub:
     """Generate returns every choice when all are finished."""
     GenerateStream: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateStreamRequest, _generation_pb2.GenerateStreamResponse]
     """GenerateStream sends Started once, then tokens as they come, then Finished once."""
+    Compare: _grpc.UnaryStreamMultiCallable[_generation_pb2.CompareRequest, _generation_pb2.CompareResponse]
+    """Compare runs one prompt through several recipes under the same noise and says where they part."""
+    Score: _grpc.UnaryUnaryMultiCallable[_generation_pb2.ScoreRequest, _generation_pb2.ScoreResponse]
+    """Score returns the log-probabilities of a given continuation before and after the rules."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_generation_pb2.TokenizeRequest, _generation_pb2.TokenizeResponse]
     """Tokenize returns a text's token ids, or a rendered prompt's."""
 
@@ -49,6 +53,10 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """Generate returns every choice when all are finished."""
     GenerateStream: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateStreamRequest, _generation_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """GenerateStream sends Started once, then tokens as they come, then Finished once."""
+    Compare: _aio.UnaryStreamMultiCallable[_generation_pb2.CompareRequest, _generation_pb2.CompareResponse]  # type: ignore[assignment]
+    """Compare runs one prompt through several recipes under the same noise and says where they part."""
+    Score: _aio.UnaryUnaryMultiCallable[_generation_pb2.ScoreRequest, _generation_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Score returns the log-probabilities of a given continuation before and after the rules."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_generation_pb2.TokenizeRequest, _generation_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Tokenize returns a text's token ids, or a rendered prompt's."""
 
@@ -70,6 +78,22 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateStreamResponse], _abc.AsyncIterator[_generation_pb2.GenerateStreamResponse]]:
         """GenerateStream sends Started once, then tokens as they come, then Finished once."""
+
+    @_abc_1.abstractmethod
+    def Compare(
+        self,
+        request: _generation_pb2.CompareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.CompareResponse], _abc.AsyncIterator[_generation_pb2.CompareResponse]]:
+        """Compare runs one prompt through several recipes under the same noise and says where they part."""
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _generation_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_pb2.ScoreResponse, _abc.Awaitable[_generation_pb2.ScoreResponse]]:
+        """Score returns the log-probabilities of a given continuation before and after the rules."""
 
     @_abc_1.abstractmethod
     def Tokenize(

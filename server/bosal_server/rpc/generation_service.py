@@ -12,7 +12,7 @@ from bosal.v1 import generation_pb2_grpc
 from bosal_server.core import GenerationCore, Started
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.generate_command import GenerateCommand
-from bosal_server.request_errors import MissingField, located
+from bosal_server.request_errors import MissingField, NotServed, located
 from bosal_server.rpc import convert
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -64,6 +64,15 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                         case FinishedEvent():
                             yield pb.GenerateStreamResponse(finished=convert.finished(event))
 
+    async def Compare(
+        self, request: pb.CompareRequest, context: Context
+    ) -> AsyncGenerator[pb.CompareResponse, None]:
+        raise NotServed("comparisons")
+        yield pb.CompareResponse()
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        raise NotServed("scores")
+
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         model = self._core.model(request.model)
         vocabulary = model.vocabulary
@@ -84,6 +93,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return pb.TokenizeResponse(sequences=sequences)
 
     def _command(self, spec: pb.GenerationSpec, context: Context) -> GenerateCommand:
+        if spec.explain:
+            raise NotServed("explanations", field="explain")
         return convert.generate_command(spec, _deadline(context), self._core.limits)
 
 

@@ -46,6 +46,14 @@ class Service(generation_pb2_grpc.GenerationServiceServicer):
         finally:
             self.closed.set()
 
+    async def Compare(
+        self, request: pb.CompareRequest, context: object
+    ) -> AsyncGenerator[pb.CompareResponse, None]:
+        yield pb.CompareResponse()
+
+    async def Score(self, request: pb.ScoreRequest, context: object) -> pb.ScoreResponse:
+        return pb.ScoreResponse()
+
     async def Tokenize(self, request: pb.TokenizeRequest, context: object) -> pb.TokenizeResponse:
         self.waiting.set()
         await self.closed.wait()
