@@ -1,5 +1,6 @@
 """Controls logits and draws tokens, batched over slots; depends on torch alone."""
 
+from bosal_kernels.bitmask import LegalTokens
 from bosal_kernels.control import (
     YIELDED_BANS,
     YIELDED_MIN_TOKENS,
@@ -23,6 +24,7 @@ __all__ = [
     "InvalidSlotParams",
     "InvalidTouchedTokens",
     "KernelError",
+    "LegalTokens",
     "Logprobs",
     "Selection",
     "SlotParams",

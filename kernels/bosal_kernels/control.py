@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bosal_kernels.bitmask import LegalTokens
 from bosal_kernels.groups import group_max
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import RawRows, raw_rows
@@ -43,11 +44,13 @@ class _Edits:
     early: Tensor
     # Tokens that would repeat an n-gram.
     repeats: Tensor
+    # Tokens that the row's hard language rules out; nothing lifts these.
+    illegal: Tensor
 
     def write(self, logits: Tensor, rows: Tensor, masked: Tensor) -> None:
         """Store the shaped values of some rows, -inf where masked; [k], [k, W]."""
         valid = self.valid[rows]
-        values = self.shaped[rows].masked_fill_(masked, -torch.inf)
+        values = self.shaped[rows].masked_fill_(masked | self.illegal[rows], -torch.inf)
         places = rows[:, None] * logits.shape[1] + self.tokens[rows]
         logits.view(-1)[places[valid]] = values[valid]
 
@@ -57,6 +60,7 @@ def control(
     state: SlotState,
     slots: Tensor,
     repeats: tuple[Tensor, Tensor] | None = None,
+    legal: LegalTokens | None = None,
 ) -> Control:
     """Shape and mask `logits` [B, V] (float32, contiguous, changed in place) by their slots' rules.
 
@@ -68,15 +72,17 @@ def control(
         z = z + |z| (eos_decay_factor ** max(L - start, 0) - 1)              if it ends the text
         z = -inf            if banned, banned at L, or it ends the text and L < min_tokens
         z = -inf            if (row, token) is among `repeats`, two int64 [n], no pair twice
+        z = -inf            if `legal` has the row, but not the token
 
-    A row where that leaves nothing gets its min_tokens lifted, then its repeats, then its bans.
+    A row where that leaves nothing gets its min_tokens lifted, then its repeats, then its bans;
+    what is not legal stays masked.
     """
     num_rows, vocab_size = logits.shape
     if logits.dtype != torch.float32 or not logits.is_contiguous():
         raise ValueError("logits must be contiguous float32")
     if vocab_size != state.vocab_size:
         raise ValueError(f"rows of {vocab_size} logits for a state of {state.vocab_size}")
-    edits = _edits(logits, state, slots, repeats)
+    edits = _edits(logits, state, slots, repeats, legal)
     asking = (state.logprobs[slots] >= 0).nonzero().squeeze(1)
     raw = None
     if len(asking):
@@ -92,6 +98,8 @@ def control(
     # A ban may hide a NaN from the group maxima.
     invalid = (edits.valid & ~(edits.raw < torch.inf)).any(1)
     everyone = torch.arange(num_rows, device=logits.device)
+    if legal is not None:
+        legal.forbid(logits)
     edits.write(logits, everyone, edits.banned | edits.repeats | edits.early)
     maxima = group_max(logits)
     row_max = maxima.amax(1)
@@ -100,7 +108,11 @@ def control(
 
     def lift(bit: int, lifted: Tensor, still_masked: Tensor) -> None:
         """Lift a mask [B, W] from the rows that it helped to leave empty."""
-        rows = ((row_max == -torch.inf) & ~invalid & lifted.any(1)).nonzero().squeeze(1)
+        rows = (
+            ((row_max == -torch.inf) & ~invalid & (lifted & ~edits.illegal).any(1))
+            .nonzero()
+            .squeeze(1)
+        )
         if len(rows) == 0:
             return
         edits.write(logits, rows, still_masked[rows])
@@ -128,6 +140,7 @@ def _edits(
     state: SlotState,
     slots: Tensor,
     repeats: tuple[Tensor, Tensor] | None,
+    legal: LegalTokens | None,
 ) -> _Edits:
     """Gather the touched tokens' logits and compute their shaped values and masks."""
     if repeats is not None:
@@ -184,4 +197,5 @@ def _edits(
         banned=banned & valid,
         early=early & valid,
         repeats=repeating,
+        illegal=torch.zeros_like(valid) if legal is None else legal.illegal(tokens) & valid,
     )
