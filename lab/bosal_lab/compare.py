@@ -1,19 +1,19 @@
 """Compares arms on the same items, pair by pair, and says how much the pairing saved."""
 
-import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bosal_lab import intervals
 from bosal_lab.divergence import Divergence, divergence
 from bosal_lab.evaluation_errors import ArmError
-from bosal_lab.intervals import Interval, McNemar
 from bosal_lab.item import Item, Split
 from bosal_lab.outcomes import outcomes, selected
 from bosal_lab.results import Results
+from bosal_server.statistics import intervals
+from bosal_server.statistics.intervals import Interval, McNemar
+from bosal_server.statistics.paired import compare_pairs, is_binary
 
 __all__ = ["Comparison", "Pair", "Saving", "Slice", "compare", "pairs"]
 
@@ -33,7 +33,7 @@ class Pair:
     @property
     def is_binary(self) -> bool:
         """One answer under each arm, right or wrong."""
-        return len(self.first) == 1 and {*self.first, *self.second} <= {0.0, 1.0}
+        return is_binary((self.first, self.second))
 
     @property
     def cluster(self) -> str:
@@ -162,40 +162,19 @@ def pairs(
 
 
 def _slice(name: str, pairs: Sequence[Pair], alpha: float) -> Slice:
-    first = [statistics.fmean(pair.first) for pair in pairs]
-    second = [statistics.fmean(pair.second) for pair in pairs]
-    differences = [pair.difference for pair in pairs]
-    clusters = [pair.cluster for pair in pairs]
-    mcnemar = None
-    if all(pair.is_binary for pair in pairs):
-        counts = dict.fromkeys(itertools.product((0.0, 1.0), repeat=2), 0)
-        for outcome in zip(first, second, strict=True):
-            counts[outcome] += 1
-        only_first, only_second = counts[1.0, 0.0], counts[0.0, 1.0]
-        mcnemar = intervals.mcnemar_test(only_first, only_second)
-        difference = intervals.newcombe(
-            counts[1.0, 1.0], only_first, only_second, counts[0.0, 0.0], alpha
-        )
-        p, method = mcnemar.mid, "McNemar, mid-p"
-    elif len(set(clusters)) == len(pairs):
-        difference, p = intervals.bca(differences, alpha), intervals.swap_test(first, second)
-        method = "BCa bootstrap, swap test"
-    if len(set(clusters)) < len(pairs):
-        difference, p = intervals.clustered_mean(differences, clusters, alpha)
-        method = "clustered standard error"
-        if mcnemar is not None:
-            # Of few discordant pairs the clustered error is too sure.
-            p = max(p, mcnemar.mid)
+    found = compare_pairs(
+        [(pair.first, pair.second) for pair in pairs], [pair.cluster for pair in pairs], alpha
+    )
     return Slice(
         name=name,
-        items=len(pairs),
-        first=statistics.fmean(first),
-        second=statistics.fmean(second),
-        difference=difference,
-        p=p,
-        adjusted_p=p,
-        method=method,
-        mcnemar=mcnemar,
+        items=found.pairs,
+        first=found.first,
+        second=found.second,
+        difference=found.difference,
+        p=found.p,
+        adjusted_p=found.p,
+        method=found.method,
+        mcnemar=found.mcnemar,
     )
 
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bosal_lab.compare import Comparison
-from bosal_lab.intervals import Interval
 from bosal_lab.summary import Summary
+from bosal_server.statistics.intervals import Interval
 
 __all__ = ["categories_figure", "differences_figure", "lengths_figure", "success_figure"]
 

@@ -13,12 +13,12 @@ from bosal_lab.compare import compare
 from bosal_lab.evaluate import Settings
 from bosal_lab.evaluation_errors import ArmError
 from bosal_lab.evaluation_run import Request, run_evaluation
-from bosal_lab.intervals import Interval
 from bosal_lab.item import Suite
 from bosal_lab.local_server import serving
 from bosal_lab.ranks import store_plain_ranks
 from bosal_lab.results import Results
 from bosal_lab.summary import Floor, Summary, floor_rows, summaries
+from bosal_server.statistics.intervals import Interval
 
 __all__ = ["PARTS", "TWIN", "dump", "headline", "headline_rows", "measure", "write_table"]
 

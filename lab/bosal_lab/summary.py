@@ -4,12 +4,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bosal_lab import intervals
-from bosal_lab.intervals import Interval
 from bosal_lab.item import Item, Split
 from bosal_lab.outcomes import outcomes, selected
 from bosal_lab.record import Arm
 from bosal_lab.results import Results
+from bosal_server.statistics import intervals
+from bosal_server.statistics.intervals import Interval
 
 __all__ = ["Floor", "Shift", "Summary", "floor_rows", "shift", "summaries"]
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bosal_lab.compare import Comparison, Slice
-from bosal_lab.intervals import Interval
 from bosal_lab.summary import Floor, Summary
+from bosal_server.statistics.intervals import Interval
 
 __all__ = [
     "Grid",

@@ -8,11 +8,11 @@ from tests.lab import records
 from tests.lab.peer import Peer, Question, serving
 
 from bosal_decoding.recipe import load_shipped
-from bosal_lab import intervals
 from bosal_lab.evaluate import Settings
 from bosal_lab.evaluation_errors import ArmError
 from bosal_lab.headline import PARTS, dump, headline, headline_rows, measure, write_table
 from bosal_lab.results import Results
+from bosal_server.statistics import intervals
 
 RECIPES = ("plain", "rules", "in-context", "steered")
 ARMS = [

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bosal_lab import intervals, power
+from bosal_lab import power
 from bosal_lab.evaluation_errors import ArmError
+from bosal_server.statistics import intervals
 
 
 @pytest.mark.parametrize(

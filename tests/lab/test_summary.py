@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from tests.lab import records
 
-from bosal_lab import intervals, tables
+from bosal_lab import tables
 from bosal_lab.floors import floors, store_floors
 from bosal_lab.item import Answer, Item, Score, Suite
 from bosal_lab.summary import floor_rows, shift, summaries
+from bosal_server.statistics import intervals
 
 
 def test_an_arm_is_summed_up_overall_and_by_category(tmp_path: Path) -> None:

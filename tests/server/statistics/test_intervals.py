@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from bosal_lab import intervals
+from bosal_server.statistics import intervals
 
 
 def test_wilson_is_the_root_of_the_score_equation() -> None:

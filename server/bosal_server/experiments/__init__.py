@@ -1,0 +1,1 @@
+"""A/B tests of recipes: assignment, exposures and outcomes, decisions."""
