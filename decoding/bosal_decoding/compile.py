@@ -11,7 +11,7 @@ from bosal_decoding.scaffolds import Message, Rendered, Scaffold
 from bosal_decoding.schema import join_field
 from bosal_decoding.stopping import StringAutomaton
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import SlotParams
+from bosal_kernels import Scope, SlotParams
 
 # Openings that tokenizers treat differently; what all leave alone before them is stable.
 _PROBES: Final = (
@@ -30,16 +30,20 @@ def compile(recipe: Recipe, vocabulary: Vocabulary, *, context_tokens: int) -> P
 
 @lru_cache(maxsize=256)
 def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Plan:
-    draft = Draft(vocabulary=vocabulary)
+    draft = Draft(vocabulary=vocabulary, has_constraint=recipe.constraint is not None)
     compiled = []
     for index, rule in enumerate(recipe.rules):
-        draft.begin(join_field("rules", index))
-        rule.contribute(draft)
+        scope = rule.kernel_scope(has_constraint=draft.has_constraint)
+        draft.begin(index, scope or Scope())
+        if scope is None:
+            draft.notes.append(f"{draft.path}: never acts, for there is no constraint")
+        else:
+            rule.contribute(draft)
         compiled.append(
             CompiledRule(
                 rule=rule.name,
                 stage=rule.stage.value,
-                params=rule.model_dump(mode="json"),
+                params=rule.params(),
                 token_ids=draft.token_ids,
             )
         )
@@ -51,19 +55,13 @@ def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Pla
         context_tokens=context_tokens,
         params=SlotParams(
             key=0,
-            repetition=draft.repetition,
-            presence=draft.presence,
-            frequency=draft.frequency,
-            used_weight=draft.used_weight,
-            eos_ramp_weight=draft.eos_ramp_weight,
-            eos_ramp_over=draft.eos_ramp_over,
-            eos_decay_start=draft.eos_decay_start,
-            eos_decay_factor=draft.eos_decay_factor,
-            min_tokens=draft.min_tokens,
+            **draft.numbers,
+            scoped=tuple(draft.scoped),
             chain=tuple(draft.chain),
         ),
         deltas=tuple((token, delta) for token, delta in draft.deltas.items() if delta),
-        used_includes_instruction=draft.used_includes_instruction,
+        instruction_flags=draft.instruction_flags,
+        edits_end=draft.edits_end,
         no_repeat_ngram=draft.no_repeat_ngram,
         stops=StringAutomaton(draft.stop_strings),
         bans=StringAutomaton(draft.banned_strings),
@@ -78,8 +76,9 @@ def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Pla
 
 def _check_conflicts(recipe: Recipe, draft: Draft) -> None:
     places = {rule.name: join_field("rules", index) for index, rule in enumerate(recipe.rules)}
-    if draft.max_tokens is not None and draft.min_tokens > draft.max_tokens:
-        why = f"at least {draft.min_tokens} and at most {draft.max_tokens} tokens"
+    min_tokens = draft.numbers.get("min_tokens", 0)
+    if draft.max_tokens is not None and min_tokens > draft.max_tokens:
+        why = f"at least {min_tokens} and at most {draft.max_tokens} tokens"
         raise RuleConflict("min_tokens", "max_tokens", why, field=places["min_tokens"])
     for stop in draft.stop_strings:
         for banned in draft.banned_strings:

@@ -111,6 +111,14 @@ class Pipeline:
         """Make a token illegal at one output position of a slot."""
         self._state.ban_at(slot, position, [token])
 
+    def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None:
+        """Say which of the slots are inside of their constraint from the next step on.
+
+        Rules may be limited to one side of it; a fresh slot is outside.
+        """
+        inside = torch.tensor(is_inside, dtype=torch.bool, device=self._state.device)
+        self._state.in_constraint[self._index(slots)] = inside
+
     def free(self, slot: int) -> None:
         """Return a slot."""
         self._state.free(slot)

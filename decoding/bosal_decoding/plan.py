@@ -10,7 +10,7 @@ from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.stopping import StringAutomaton, TextStop
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import SlotParams, TokenFlag, TouchedTokens, choice_key
+from bosal_kernels import DELTA, SlotParams, TokenFlag, TouchedTokens, choice_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,9 @@ class Plan:
     params: SlotParams
     # (token, summed weight) of all weights that act at every step.
     deltas: tuple[tuple[int, float], ...]
-    used_includes_instruction: bool
+    # What the instruction's tokens are to the rules, and whether a rule edits the end of the text.
+    instruction_flags: TokenFlag
+    edits_end: bool
     # Length of the runs that may not occur twice; 0 is off.
     no_repeat_ngram: int
     stops: StringAutomaton
@@ -121,17 +123,15 @@ class Plan:
     def touched(self, history: Sequence[int]) -> TouchedTokens:
         """The tokens whose logits a choice edits from its first step."""
         entries = dict.fromkeys((token for token, _ in self.deltas), 0)
-        shapes_end = self.params.eos_ramp_weight or self.params.eos_decay_factor != 1
-        if shapes_end or self.params.min_tokens:
-            entries |= dict.fromkeys(self.eos_ids, int(TokenFlag.EOS))
-        flag = TokenFlag.NONE
-        if self.params.repetition != 1:
-            flag |= TokenFlag.IN_PROMPT
-        if self.params.used_weight and self.used_includes_instruction:
-            flag |= TokenFlag.USED_AT_START
-        if flag:
+        for value in self.params.scoped:
+            if value.param == DELTA:
+                entries[value.column] = int(TokenFlag.SCOPED)
+        if self.edits_end:
+            for token in self.eos_ids:
+                entries[token] = entries.get(token, 0) | TokenFlag.EOS
+        if self.instruction_flags:
             for token in history:
-                entries[token] = entries.get(token, 0) | flag
+                entries[token] = entries.get(token, 0) | self.instruction_flags
         deltas = dict(self.deltas)
         return TouchedTokens.of(
             ids=list(entries),

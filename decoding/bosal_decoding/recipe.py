@@ -59,21 +59,26 @@ class Recipe(Schema):
         A new temperature goes before the first rule of the truncation chain, its default place.
         """
         _refuse_many(overrides, "overrides")
-        merged = {rule.name: rule for rule in self.rules}
+        rules = list(self.rules)
         for index, entry in enumerate(overrides):
             field = join_field("overrides", index)
             name = entry.get("rule") if isinstance(entry, Mapping) else None
             if any(name == other.get("rule") for other in overrides[:index]):
                 raise InvalidRecipe.at(join_field(field, "rule"), f"'{name}' is given twice")
-            old = merged.get(name) if isinstance(name, str) else None
-            rule = read_rule(entry if old is None else old.set_fields() | dict(entry), field)
-            merged[rule.name] = rule
-        rules = list(merged.values())
-        known = {rule.name for rule in self.rules}
-        if "temperature" in merged.keys() - known:
-            rules.remove(merged["temperature"])
-            chain = (at for at, rule in enumerate(rules) if rule.stage is RuleStage.TRUNCATE)
-            rules.insert(next(chain, len(rules)), merged["temperature"])
+            places = [at for at, rule in enumerate(self.rules) if rule.name == name]
+            if len(places) > 1:
+                message = f"the recipe has '{name}' {len(places)} times; which one is not clear"
+                raise InvalidRecipe.at(join_field(field, "rule"), message)
+            if places:
+                old = rules[places[0]].set_fields()
+                rules[places[0]] = read_rule(old | dict(entry), field)
+                continue
+            rule = read_rule(entry, field)
+            place = len(rules)
+            if rule.name == "temperature":
+                chain = (at for at, rule in enumerate(rules) if rule.stage is RuleStage.TRUNCATE)
+                place = next(chain, place)
+            rules.insert(place, rule)
         _refuse_many(rules, "rules")
         fields = {key: getattr(self, key) for key in self.model_fields_set}
         return type(self).read(fields | ({"rules": tuple(rules)} if rules else {}), "")
@@ -103,14 +108,19 @@ def _read_rules(entries: object, field: str) -> tuple[Rule, ...]:
     if not isinstance(entries, Sequence) or isinstance(entries, str):
         raise InvalidRecipe.at(field, "must be a list")
     _refuse_many(entries, field)
-    rules: dict[str, Rule] = {}
+    rules: list[Rule] = []
     for index, entry in enumerate(entries):
         rule = read_rule(entry, join_field(field, index))
-        if rule.name in rules:
-            where = join_field(field, index, "rule")
-            raise InvalidRecipe.at(where, f"'{rule.name}' is given twice")
-        rules[rule.name] = rule
-    return tuple(rules.values())
+        _refuse_repeated(rule, rules, join_field(field, index))
+        rules.append(rule)
+    return tuple(rules)
+
+
+def _refuse_repeated(rule: Rule, others: Sequence[Rule], field: str) -> None:
+    """A rule may occur twice only where both never act at one step."""
+    if any(rule.name == other.name and rule.overlaps(other) for other in others):
+        message = f"'{rule.name}' is given twice, and not with disjoint scopes"
+        raise InvalidRecipe.at(join_field(field, "rule"), message)
 
 
 def _refuse_many(entries: Sequence[object], field: str) -> None:

@@ -11,7 +11,10 @@ from typing import Any, Final
 
 from bosal_decoding.peers import PEERS
 from bosal_decoding.rules import RULES, RuleDescription, describe
+from bosal_decoding.rules.scope import RuleGate, RuleScope
 from bosal_decoding.scaffolds import SCAFFOLDS, Scaffold
+from bosal_decoding.schema import Schema
+from bosal_kernels import Region
 
 _HEAD: Final = """# Rules and scaffolds
 
@@ -29,6 +32,26 @@ _STAGES: Final = {
     "stop": "Stop: end the answer",
 }
 
+# Parameters that every rule takes.
+_SHARED: Final = ("scope", "when")
+
+_SCOPES: Final = """## When a rule acts
+
+Every rule acts at every step unless its `scope` or its `when` says otherwise; the rules that act on
+the answer as a whole (%s) take neither.
+
+    - {rule: token_weights, weights: {"I": -5}, scope: {first: 3}}        # the first three tokens
+    - {rule: eos_ramp, weight: 15, over: 100, scope: {after: 50}}         # from the 51st token on
+    - {rule: used_token_weight, weight: -1.5, scope: outside_constraint}  # short for {region: …}
+    - {rule: top_k, k: 5, when: {entropy_above: 3}}                      # the model is unsure
+
+Rules about what was said before and about the length
+(%s)
+stand down inside a constraint unless their scope says `inside_constraint` or `everywhere`.
+Gates read the softmax of the model's own row, before any rule. A rule may be given twice if its
+scopes are disjoint by position or by region; gates alone do not make them so.
+"""
+
 _PEERS_HEAD: Final = """## The same elsewhere
 
 What the parameters are called in other engines, and where their meaning differs from ours. An empty
@@ -45,7 +68,10 @@ none and keep every message verbatim.
 
 def reference() -> str:
     """Write all rules by stage, then all scaffolds, each with its parameters."""
-    parts = [_HEAD]
+    whole = ", ".join(f"`{name}`" for name, rule in RULES.items() if not rule.is_scopable)
+    outside = [name for name, rule in RULES.items() if rule.region is Region.OUTSIDE]
+    parts = [_HEAD, _SCOPES % (whole, ", ".join(f"`{name}`" for name in outside))]
+    parts += [_fields(RuleScope, "scope"), _fields(RuleGate, "when")]
     for stage, rules in groupby(describe(), lambda rule: rule.stage):
         parts.append(f"## {_STAGES[stage]}\n")
         parts.extend(_rule(rule) for rule in rules)
@@ -53,6 +79,10 @@ def reference() -> str:
     parts.append(_SCAFFOLD_HEAD)
     parts.extend(_scaffold(scaffold) for scaffold in SCAFFOLDS.values())
     return "\n".join(parts)
+
+
+def _fields(part: type[Schema], name: str) -> str:
+    return "\n".join([f"`{name}`:", "", *_table(part.model_json_schema())])
 
 
 def _rule(rule: RuleDescription) -> str:
@@ -88,19 +118,22 @@ def _scaffold(scaffold: type[Scaffold]) -> str:
 
 def _table(schema: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a table of parameters; none where there is none."""
-    if not schema["properties"]:
+    fields = {name: field for name, field in schema["properties"].items() if name not in _SHARED}
+    if not fields:
         return
     yield "| parameter | type | range | default | meaning |"
     yield "|---|---|---|---|---|"
-    for name, field in schema["properties"].items():
+    for name, field in fields.items():
         default = f"`{json.dumps(field['default'])}`" if "default" in field else "required"
+        default = "" if default == "`null`" else default
         cells = [f"`{name}`", _type(field), _range(field), default, field["description"]]
         escaped = (cell.replace("\n", " ").replace("|", "\\|") for cell in cells)
-        yield f"| {' | '.join(escaped)} |".replace("|  |", "| |")
+        yield f"| {' | '.join(escaped)} |".replace("|  |", "| |").replace("|  |", "| |")
     yield ""
 
 
 def _type(field: Mapping[str, Any]) -> str:
+    field = _not_null(field)
     if "enum" in field:
         return " or ".join(f"`{value}`" for value in field["enum"])
     names = {"array": "list", "object": "mapping", "string": "text"}
@@ -110,6 +143,7 @@ def _type(field: Mapping[str, Any]) -> str:
 
 def _range(field: Mapping[str, Any]) -> str:
     """Say what numbers, or how many entries, are allowed."""
+    field = _not_null(field)
     if field["type"] == "object" and "maximum" in field.get("additionalProperties", {}):
         return _range({"type": "number"} | field["additionalProperties"])
     for kind, unit in (
@@ -126,6 +160,12 @@ def _range(field: Mapping[str, Any]) -> str:
     above = "above " if "exclusiveMinimum" in field else ""
     below = "below " if "exclusiveMaximum" in field else ""
     return f"{above}{_number(low)} to {below}{_number(high)}"
+
+
+def _not_null(field: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of an optional field, what it is when it is given."""
+    kinds = [kind for kind in field.get("anyOf", ()) if kind.get("type") != "null"]
+    return kinds[0] if kinds else field
 
 
 def _number(value: float) -> str:

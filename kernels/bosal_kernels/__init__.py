@@ -12,10 +12,21 @@ from bosal_kernels.errors import InvalidSlotParams, InvalidTouchedTokens, Kernel
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import TopTokens
 from bosal_kernels.noise import choice_key, gumbel
-from bosal_kernels.params import MAX_STAGES, SlotParams, Stage, TokenFlag, TouchedTokens
+from bosal_kernels.params import (
+    MAX_RULES,
+    MAX_STAGES,
+    SlotParams,
+    Stage,
+    TokenFlag,
+    TouchedTokens,
+)
+from bosal_kernels.scope import ACTIVE, DELTA, Region, Scope, ScopedValue
 from bosal_kernels.select import Logprobs, Selection, select
 
 __all__ = [
+    "ACTIVE",
+    "DELTA",
+    "MAX_RULES",
     "MAX_STAGES",
     "YIELDED_BANS",
     "YIELDED_MIN_TOKENS",
@@ -26,6 +37,9 @@ __all__ = [
     "KernelError",
     "LegalTokens",
     "Logprobs",
+    "Region",
+    "Scope",
+    "ScopedValue",
     "Selection",
     "SlotParams",
     "SlotState",

@@ -10,6 +10,7 @@ from bosal_kernels.groups import group_max
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import RawRows, raw_rows
 from bosal_kernels.params import TokenFlag
+from bosal_kernels.resolve import resolve
 
 # Bits of `Control.yielded`.
 YIELDED_MIN_TOKENS = 1
@@ -74,14 +75,15 @@ def control(
         z = -inf            if (row, token) is among `repeats`, two int64 [n], no pair twice
         z = -inf            if `legal` has the row, but not the token
 
-    A row where that leaves nothing gets its min_tokens lifted, then its repeats, then its bans;
-    what is not legal stays masked.
+    Parameters are those in force at this step (`resolve`). A row where that leaves nothing gets its
+    min_tokens lifted, then its repeats, then its bans; what is not legal stays masked.
     """
     num_rows, vocab_size = logits.shape
     if logits.dtype != torch.float32 or not logits.is_contiguous():
         raise ValueError("logits must be contiguous float32")
     if vocab_size != state.vocab_size:
         raise ValueError(f"rows of {vocab_size} logits for a state of {state.vocab_size}")
+    resolve(logits, state, slots)
     edits = _edits(logits, state, slots, repeats, legal)
     asking = (state.logprobs[slots] >= 0).nonzero().squeeze(1)
     raw = None

@@ -4,18 +4,69 @@ A choice's edited tokens form a short touched list, so a step gathers and scatte
 entries; a neutral value means off, so any mix of choices is one batched call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from bosal_kernels.errors import InvalidTouchedTokens
 from bosal_kernels.groups import GROUP
-from bosal_kernels.params import MAX_STAGES, SlotParams, TouchedTokens
+from bosal_kernels.params import MAX_RULES, MAX_STAGES, SlotParams, TouchedTokens
+from bosal_kernels.scope import ACTIVE, DELTA, ScopeTable
+
+# Every number of a slot: its neutral value and its type. Fields of `SlotParams` have their names.
+_NUMBERS: Final[Mapping[str, tuple[float, torch.dtype]]] = MappingProxyType(
+    {
+        "key": (0, torch.int64),
+        "position": (0, torch.int64),
+        "repetition": (1, torch.float32),
+        "presence": (0, torch.float32),
+        "frequency": (0, torch.float32),
+        "used_weight": (0, torch.float32),
+        "eos_ramp_weight": (0, torch.float32),
+        "eos_ramp_over": (1, torch.int64),
+        "eos_decay_start": (0, torch.int64),
+        "eos_decay_factor": (1, torch.float64),
+        "min_tokens": (0, torch.int64),
+        "logprobs": (-1, torch.int64),
+        # Whether the choice's constraint has begun and not ended; set by whoever runs it.
+        "in_constraint": (False, torch.bool),
+        "n_touch": (0, torch.int64),
+        "n_ban": (0, torch.int64),
+    }
+)
+
+# What a scope can take away, with its neutral value.
+_SCOPED: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        name: _NUMBERS[name][0]
+        for name in SlotParams.__dataclass_fields__
+        if name in _NUMBERS and name not in ("key", "logprobs")
+    }
+    | {"chain_stage": 0, DELTA: 0, ACTIVE: False}
+)
 
 
 class SlotState:
     """The decoding state of all choices, owned by one thread; row s of every tensor is slot s."""
+
+    key: Tensor
+    position: Tensor
+    repetition: Tensor
+    presence: Tensor
+    frequency: Tensor
+    used_weight: Tensor
+    eos_ramp_weight: Tensor
+    eos_ramp_over: Tensor
+    eos_decay_start: Tensor
+    eos_decay_factor: Tensor
+    min_tokens: Tensor
+    logprobs: Tensor
+    in_constraint: Tensor
+    n_touch: Tensor
+    n_ban: Tensor
 
     def __init__(
         self,
@@ -32,38 +83,35 @@ class SlotState:
         def full(shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Tensor:
             return torch.full(shape, value, dtype=dtype, device=self.device)
 
-        slots = (num_slots,)
-        self.key = full(slots, 0, torch.int64)
-        self.position = full(slots, 0, torch.int64)
-        self.repetition = full(slots, 1, torch.float32)
-        self.presence = full(slots, 0, torch.float32)
-        self.frequency = full(slots, 0, torch.float32)
-        self.used_weight = full(slots, 0, torch.float32)
-        self.eos_ramp_weight = full(slots, 0, torch.float32)
-        self.eos_ramp_over = full(slots, 1, torch.int64)
-        self.eos_decay_start = full(slots, 0, torch.int64)
-        self.eos_decay_factor = full(slots, 1, torch.float64)
-        self.min_tokens = full(slots, 0, torch.int64)
-        self.logprobs = full(slots, -1, torch.int64)
+        for name, (neutral, dtype) in _NUMBERS.items():
+            setattr(self, name, full((num_slots,), neutral, dtype))
         self.chain_stage = full((num_slots, MAX_STAGES), 0, torch.int64)
         self.chain_value = full((num_slots, MAX_STAGES), 0, torch.float64)
         self.chain_second = full((num_slots, MAX_STAGES), 0, torch.float64)
+        # Whether each rule of the slot's recipe is in force at this step.
+        self.active = full((num_slots, MAX_RULES), True, torch.bool)
+        self.scopes = ScopeTable(num_slots, self.device, _SCOPED)
         # Touched lists; entries at and beyond n_touch are neutral.
         touched = (num_slots, touched_capacity)
-        self.n_touch = full(slots, 0, torch.int64)
         self.t_tok = full(touched, 0, torch.int32)
         self.t_out_count = full(touched, 0, torch.int32)
         self.t_delta = full(touched, 0, torch.float32)
+        # Deltas without the weights that are scoped.
+        self.t_base = full(touched, 0, torch.float32)
         self.t_flag = full(touched, 0, torch.int32)
         # Token -> index in the touched list, or -1.
         self.t_pos = full((num_slots, vocab_size), -1, torch.int32)
         # Tokens banned at one output position, by touched index.
-        self.n_ban = full(slots, 0, torch.int64)
         self.ban_index = full((num_slots, 4), 0, torch.int32)
         self.ban_position = full((num_slots, 4), -1, torch.int64)
         self._scratch = full((0, -(-vocab_size // GROUP) * GROUP), 0, torch.float32)
         # Upper bound of n_touch over all slots, kept on the host so that a step need not read it.
         self._touch_bound = 0
+
+    def table(self, name: str) -> Tensor:
+        """Return a table of scopable numbers by name, [S, columns], sharing its memory."""
+        table: Tensor = getattr(self, name)
+        return table if table.dim() == 2 else table[:, None]
 
     @property
     def touched_capacity(self) -> int:
@@ -82,17 +130,10 @@ class SlotState:
             raise InvalidTouchedTokens(f"token ids must lie in [0, {self.vocab_size})")
         self.free(slot)
         self._make_room(count=count)
+        for name in _NUMBERS.keys() & SlotParams.__dataclass_fields__.keys() - {"key"}:
+            getattr(self, name)[slot] = getattr(params, name)
         self.key[slot] = _signed64(params.key)
-        self.repetition[slot] = params.repetition
-        self.presence[slot] = params.presence
-        self.frequency[slot] = params.frequency
-        self.used_weight[slot] = params.used_weight
-        self.eos_ramp_weight[slot] = params.eos_ramp_weight
-        self.eos_ramp_over[slot] = params.eos_ramp_over
-        self.eos_decay_start[slot] = params.eos_decay_start
-        self.eos_decay_factor[slot] = params.eos_decay_factor
-        self.min_tokens[slot] = params.min_tokens
-        self.logprobs[slot] = params.logprobs
+        self.scopes.admit(slot, params.scoped)
         if params.chain:
             chain = torch.tensor(params.chain, dtype=torch.float64, device=self.device)
             self.chain_stage[slot, : len(chain)] = chain[:, 0].long()
@@ -100,7 +141,8 @@ class SlotState:
             self.chain_second[slot, : len(chain)] = chain[:, 2]
         self.n_touch[slot] = count
         self.t_tok[slot, :count] = touched.ids.to(self.t_tok)
-        self.t_delta[slot, :count] = touched.deltas.to(self.device)
+        self.t_base[slot, :count] = touched.deltas.to(self.device)
+        self.t_delta[slot, :count] = self.t_base[slot, :count]
         self.t_flag[slot, :count] = touched.flags.to(self.t_flag)
         self.t_pos[slot, touched.ids.to(self.device)] = torch.arange(
             count, dtype=torch.int32, device=self.device
@@ -163,28 +205,19 @@ class SlotState:
 
     def free(self, slot: int) -> None:
         """Return the slot to its neutral state."""
-        self.key[slot] = 0
-        self.position[slot] = 0
-        self.repetition[slot] = 1
-        self.presence[slot] = 0
-        self.frequency[slot] = 0
-        self.used_weight[slot] = 0
-        self.eos_ramp_weight[slot] = 0
-        self.eos_ramp_over[slot] = 1
-        self.eos_decay_start[slot] = 0
-        self.eos_decay_factor[slot] = 1
-        self.min_tokens[slot] = 0
-        self.logprobs[slot] = -1
+        for name, (neutral, _) in _NUMBERS.items():
+            getattr(self, name)[slot] = neutral
+        self.scopes.free(slot)
+        self.active[slot] = True
         self.chain_stage[slot] = 0
         self.chain_value[slot] = 0
         self.chain_second[slot] = 0
-        self.n_touch[slot] = 0
         self.t_tok[slot] = 0
         self.t_out_count[slot] = 0
         self.t_delta[slot] = 0
+        self.t_base[slot] = 0
         self.t_flag[slot] = 0
         self.t_pos[slot] = -1
-        self.n_ban[slot] = 0
         self.ban_index[slot] = 0
         self.ban_position[slot] = -1
 
@@ -209,6 +242,7 @@ class SlotState:
             self.t_tok = _widened(self.t_tok, extra, 0)
             self.t_out_count = _widened(self.t_out_count, extra, 0)
             self.t_delta = _widened(self.t_delta, extra, 0)
+            self.t_base = _widened(self.t_base, extra, 0)
             self.t_flag = _widened(self.t_flag, extra, 0)
 
     def _drop_bans_behind(self, slot: int, position: int) -> None:

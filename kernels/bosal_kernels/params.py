@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from bosal_kernels.errors import InvalidSlotParams, InvalidTouchedTokens
+from bosal_kernels.scope import ScopedValue
 
 MAX_STAGES = 12
+# Rules of one recipe.
+MAX_RULES = 64
 
 
 class Stage(IntEnum):
@@ -38,6 +41,8 @@ class TokenFlag(IntFlag):
     IN_PROMPT = 4
     # Counted by the used-token weight although not in the output.
     USED_AT_START = 8
+    # Its weight is not always in force.
+    SCOPED = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +71,15 @@ class SlotParams:
     chain: tuple[tuple[Stage, float, float], ...] = ()
     # -1: off, 0: the chosen token, n: the n best as well.
     logprobs: int = -1
+    # Numbers that are not always in force; what they replace is neutral above.
+    scoped: tuple[ScopedValue, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.chain) > MAX_STAGES:
             raise InvalidSlotParams(f"a chain has at most {MAX_STAGES} stages: {len(self.chain)}")
-        if [stage for stage, _, _ in self.chain].count(Stage.TEMPERATURE) > 1:
+        now_and_then = {value.column for value in self.scoped if value.param == "chain_stage"}
+        always = [stage for at, (stage, _, _) in enumerate(self.chain) if at not in now_and_then]
+        if always.count(Stage.TEMPERATURE) > 1:
             raise InvalidSlotParams("a chain has at most one temperature")
         if self.eos_ramp_over < 1:
             raise InvalidSlotParams(f"eos_ramp_over must be at least 1: {self.eos_ramp_over}")

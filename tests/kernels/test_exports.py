@@ -8,6 +8,9 @@ import bosal_kernels
 
 def test_the_public_names_are_these() -> None:
     assert bosal_kernels.__all__ == [
+        "ACTIVE",
+        "DELTA",
+        "MAX_RULES",
         "MAX_STAGES",
         "YIELDED_BANS",
         "YIELDED_MIN_TOKENS",
@@ -18,6 +21,9 @@ def test_the_public_names_are_these() -> None:
         "KernelError",
         "LegalTokens",
         "Logprobs",
+        "Region",
+        "Scope",
+        "ScopedValue",
         "Selection",
         "SlotParams",
         "SlotState",

@@ -106,7 +106,7 @@ def _flow(value: Any) -> str:
 def rules(found: Iterable[results.Rule]) -> None:
     _table(
         ("rule", "stage", "parameters", "summary"),
-        [(one.rule, one.stage, ", ".join(_params(one)), one.summary) for one in found],
+        [(one.rule, one.stage, ", ".join(_own_params(one)), one.summary) for one in found],
     )
 
 
@@ -135,11 +135,18 @@ def _params(found: results.Rule) -> Mapping[str, Any]:
     return properties
 
 
+def _own_params(found: results.Rule) -> list[str]:
+    """Name the parameters that not every rule takes."""
+    return [name for name in _params(found) if name not in ("scope", "when")]
+
+
 def _kind(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if "anyOf" in schema:
-        return " | ".join(_kind(one) for one in schema["anyOf"])
+        return " | ".join(_kind(one) for one in schema["anyOf"] if one.get("type") != "null")
+    if "$ref" in schema:
+        return "object"
     bounds = {
         "minimum": ">=",
         "exclusiveMinimum": ">",

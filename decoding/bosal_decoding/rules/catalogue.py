@@ -70,4 +70,9 @@ def read_rule(entry: object, field: str) -> Rule:
     for key in params:
         if not isinstance(key, str):
             raise InvalidRecipe.at(field, f"the field name {shorten(str(key))} must be text")
-    return RULES[name].read(params, field)
+    kind = RULES[name]
+    for key in ("scope", "when"):
+        if key in params and not kind.is_scopable:
+            message = f"'{name}' acts on the answer as a whole and takes none"
+            raise InvalidRecipe.at(join_field(field, key), message)
+    return kind.read(params, field)

@@ -2,54 +2,86 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from bosal_decoding.errors import UnknownTokenId, UnknownTokenString, shorten
+from bosal_decoding.errors import (
+    RuleUnsupported,
+    UnknownTokenId,
+    UnknownTokenString,
+    shorten,
+)
 from bosal_decoding.schema import join_field
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import Stage
+from bosal_kernels import ACTIVE, DELTA, Scope, ScopedValue, Stage, TokenFlag
 
 
 @dataclass(slots=True, kw_only=True)
 class Draft:
-    """The numbers of a plan in the making; a field nobody writes stays neutral."""
+    """The numbers of a plan in the making; a number nobody sets stays neutral."""
 
     vocabulary: Vocabulary
-    repetition: float = 1.0
-    presence: float = 0.0
-    frequency: float = 0.0
-    used_weight: float = 0.0
-    used_includes_instruction: bool = False
-    eos_ramp_weight: float = 0.0
-    eos_ramp_over: int = 1
-    eos_decay_start: int = 0
-    eos_decay_factor: float = 1.0
-    min_tokens: int = 0
-    no_repeat_ngram: int = 0
-    max_tokens: int | None = None
+    has_constraint: bool = False
+    # Fields of SlotParams, by name.
+    numbers: dict[str, Any] = field(default_factory=dict)
+    # Numbers of rules that do not act at every step.
+    scoped: list[ScopedValue] = field(default_factory=list)
     chain: list[tuple[Stage, float, float]] = field(default_factory=list)
     deltas: dict[int, float] = field(default_factory=dict)
+    # What the instruction's tokens are to the rules.
+    instruction_flags: TokenFlag = TokenFlag.NONE
+    # Whether some rule edits the end of the text.
+    edits_end: bool = False
+    no_repeat_ngram: int = 0
+    max_tokens: int | None = None
     stop_strings: list[bytes] = field(default_factory=list)
     banned_strings: list[bytes] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    # Of the rule being compiled: its place in the document and what its strings became.
+    # Of the rule being compiled: its place in the recipe and in the document, its scope, and what
+    # its strings became.
+    index: int = 0
     path: str = ""
+    scope: Scope = field(default_factory=Scope)
     token_ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def begin(self, path: str) -> None:
-        """Turn to the rule at this place of the document."""
-        self.path = path
+    def begin(self, index: int, scope: Scope) -> None:
+        """Turn to a rule of the recipe."""
+        self.index = index
+        self.path = join_field("rules", index)
+        self.scope = scope
         self.token_ids = {}
+        if not scope.is_always:
+            self._limit(ACTIVE, True, column=index)
+
+    def set(self, **numbers: float) -> None:
+        """Set numbers of `SlotParams`; under a scope they are in force where it holds."""
+        if self.scope.is_always:
+            self.numbers.update(numbers)
+        else:
+            for name, value in numbers.items():
+                self._limit(name, value)
 
     def truncate(self, stage: Stage, value: float, second: float = 0.0) -> None:
         """Append a stage to the truncation chain."""
+        if not self.scope.is_always:
+            self._limit("chain_stage", stage, column=len(self.chain))
         self.chain.append((stage, value, second))
+
+    def end_ids(self, rule: str) -> frozenset[int]:
+        """Say that a rule edits the end of the text, and return the tokens that are it."""
+        if not self.vocabulary.eos_ids:
+            raise RuleUnsupported(rule, "the model has no end-of-text token", field=self.path)
+        self.edits_end = True
+        return self.vocabulary.eos_ids
 
     def weigh_id(self, token: int, weight: float, *path: str | int) -> None:
         """Add a weight to one token."""
         if token >= self.vocabulary.size:
             where = join_field(self.path, *path)
             raise UnknownTokenId(token, self.vocabulary.size, field=where)
-        self.deltas[token] = self.deltas.get(token, 0.0) + weight
+        if self.scope.is_always:
+            self.deltas[token] = self.deltas.get(token, 0.0) + weight
+        else:
+            self._limit(DELTA, weight, column=token)
 
     def weigh_string(self, text: str, weight: float, *path: str | int, skip: bool = False) -> None:
         """Add a weight to every single token that spells `text`; none is an error or a note."""
@@ -62,6 +94,10 @@ class Draft:
         self.token_ids[text] = ids
         for token in ids:
             self.weigh_id(token, weight, *path)
+
+    def _limit(self, param: str, value: float, *, column: int = 0) -> None:
+        """Put a number in force where the rule's scope holds."""
+        self.scoped.append(ScopedValue(param=param, value=value, scope=self.scope, column=column))
 
     def stop_at(self, texts: Iterable[str]) -> None:
         _extend(self.stop_strings, texts)

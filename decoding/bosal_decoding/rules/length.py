@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from bosal_decoding.errors import RuleUnsupported
 from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.rules.draft import Draft
 from bosal_decoding.rules.rule import Rule, RuleStage
 from bosal_decoding.schema import Weight, whole
+from bosal_kernels import Region
 
 
 class EosRamp(Rule):
@@ -17,6 +17,7 @@ class EosRamp(Rule):
     summary = "Makes the end of the text ever more likely, up to a clamp."
     formula = "z[eos] + weight * min(L, over) / over"
     source = "Hewitt et al. 2024, arXiv:2409.14254 (EOS rule, weight 15 over 250), clamped"
+    region = Region.OUTSIDE
 
     weight: Weight
     """What the end of the text gains once the output has `over` tokens."""
@@ -24,10 +25,8 @@ class EosRamp(Rule):
     """Output tokens until the weight is reached."""
 
     def contribute(self, draft: Draft) -> None:
-        if not draft.vocabulary.eos_ids:
-            raise RuleUnsupported(self.name, "the model has no end-of-text token", field=draft.path)
-        draft.eos_ramp_weight = self.weight
-        draft.eos_ramp_over = self.over
+        draft.end_ids(self.name)
+        draft.set(eos_ramp_weight=self.weight, eos_ramp_over=self.over)
 
 
 class ExponentialDecayLength(Rule):
@@ -36,6 +35,7 @@ class ExponentialDecayLength(Rule):
     summary = "Raises the end of the text by a growing power once the output is long enough."
     formula = "z[eos] + |z[eos]| * (factor ** (L - start) - 1) while L > start, after the others"
     source = "exponential_decay_length_penalty of transformers"
+    region = Region.OUTSIDE
 
     start: Annotated[int, Field(ge=0, le=MAX_TOKENS), whole]
     """Output tokens before it acts."""
@@ -43,10 +43,8 @@ class ExponentialDecayLength(Rule):
     """The base of the power; 1 is off, 1.01 to 1.1 is usual."""
 
     def contribute(self, draft: Draft) -> None:
-        if not draft.vocabulary.eos_ids:
-            raise RuleUnsupported(self.name, "the model has no end-of-text token", field=draft.path)
-        draft.eos_decay_start = self.start
-        draft.eos_decay_factor = self.factor
+        draft.end_ids(self.name)
+        draft.set(eos_decay_start=self.start, eos_decay_factor=self.factor)
 
 
 class MinTokens(Rule):
@@ -60,7 +58,8 @@ class MinTokens(Rule):
     """Output tokens before the text may end."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.min_tokens = self.value
+        draft.edits_end = True
+        draft.set(min_tokens=self.value)
 
 
 class MaxTokens(Rule):
@@ -69,6 +68,7 @@ class MaxTokens(Rule):
     summary = "Ends the answer after so many tokens unless the request says otherwise."
     formula = "stop when L = value"
     source = "max_new_tokens of transformers, max_tokens of vLLM"
+    is_scopable = False
 
     value: Annotated[int, Field(ge=1, le=MAX_TOKENS), whole]
     """Output tokens at most."""

@@ -7,6 +7,7 @@ from pydantic import Field
 from bosal_decoding.rules.draft import Draft
 from bosal_decoding.rules.rule import Rule, RuleStage
 from bosal_decoding.schema import Weight, whole
+from bosal_kernels import Region, TokenFlag
 
 _Penalty = Annotated[float, Field(ge=-100, le=100)]
 
@@ -17,12 +18,14 @@ class RepetitionPenalty(Rule):
     summary = "Scales down tokens of the instruction and the output; 1 is off."
     formula = "v in instruction or output: z / value if z > 0, else z * value"
     source = "Keskar et al. 2019 (CTRL), arXiv:1909.05858; as in transformers"
+    region = Region.OUTSIDE
 
     value: Annotated[float, Field(ge=0.01, le=100)]
     """The factor; above 1 it penalises, below 1 it favours what was said."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.repetition = self.value
+        draft.instruction_flags |= TokenFlag.IN_PROMPT
+        draft.set(repetition=self.value)
 
 
 class PresencePenalty(Rule):
@@ -31,12 +34,13 @@ class PresencePenalty(Rule):
     summary = "Lowers every token that the output already holds, once."
     formula = "z - value * [count in output > 0]"
     source = "OpenAI API, vLLM"
+    region = Region.OUTSIDE
 
     value: _Penalty
     """What a used token loses; negative favours it."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.presence = self.value
+        draft.set(presence=self.value)
 
 
 class FrequencyPenalty(Rule):
@@ -45,12 +49,13 @@ class FrequencyPenalty(Rule):
     summary = "Lowers every token by how often the output already holds it."
     formula = "z - value * count in output"
     source = "OpenAI API, vLLM"
+    region = Region.OUTSIDE
 
     value: _Penalty
     """What a token loses each time it was used; negative favours it."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.frequency = self.value
+        draft.set(frequency=self.value)
 
 
 class UsedTokenWeight(Rule):
@@ -59,6 +64,7 @@ class UsedTokenWeight(Rule):
     summary = "Adds one weight to every token already used, however often."
     formula = "z + weight * [v in output, or in the instruction if included]"
     source = "Hewitt et al. 2024, arXiv:2409.14254 (the diversity rule)"
+    region = Region.OUTSIDE
 
     weight: Weight
     """What a used token gains; negative avoids repetition."""
@@ -66,16 +72,19 @@ class UsedTokenWeight(Rule):
     """Whether the instruction's tokens count as used."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.used_weight = self.weight
-        draft.used_includes_instruction = self.include_instruction
+        if self.include_instruction:
+            draft.instruction_flags |= TokenFlag.USED_AT_START
+        draft.set(used_weight=self.weight)
 
 
 class NoRepeatNgram(Rule):
     name = "no_repeat_ngram"
     stage = RuleStage.MASK
     summary = "Forbids tokens that would repeat a run of n tokens of instruction and output."
+    is_scopable = False
     formula = "z[v] = -inf if (last n - 1 tokens, v) occurs in (instruction, output)"
     source = "Paulus et al. 2017, arXiv:1705.04304; no_repeat_ngram_size of transformers"
+    region = Region.OUTSIDE
 
     n: Annotated[int, Field(ge=2, le=64), whole]
     """Length of a run; 3 or 4 is usual. Instruction and output count as one sequence."""

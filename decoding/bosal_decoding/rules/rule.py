@@ -2,10 +2,14 @@
 
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from bosal_decoding.rules.draft import Draft
+from bosal_decoding.rules.scope import RuleGate, ScopeField, kernel_scope
 from bosal_decoding.schema import Schema
+from bosal_kernels import Region, Scope
 
 
 class RuleStage(StrEnum):
@@ -27,7 +31,36 @@ class Rule(Schema, ABC):
     formula: ClassVar[str]
     # The paper or project the rule is taken from.
     source: ClassVar[str]
+    # Where it acts unless its scope says otherwise.
+    region: ClassVar[Region] = Region.ANY
+    # Whether it may be limited by `scope` and `when`.
+    is_scopable: ClassVar[bool] = True
+
+    scope: ScopeField | None = Field(default=None, repr=False)
+    """Where the rule acts: first m tokens, after L tokens, inside or outside of a constraint."""
+    when: RuleGate | None = Field(default=None, repr=False)
+    """How sure the model must be for the rule to act."""
 
     @abstractmethod
     def contribute(self, draft: Draft) -> None:
         """Write this rule's part of the plan."""
+
+    def params(self) -> dict[str, Any]:
+        """The parameters in force, defaults filled in; `scope` and `when` only where given."""
+        params = self.model_dump(mode="json")
+        for name in ("scope", "when"):
+            if params[name] is None:
+                del params[name]
+        return params
+
+    def kernel_scope(self, *, has_constraint: bool) -> Scope | None:
+        """When the rule acts; None is never."""
+        return kernel_scope(
+            self.scope, self.when, default=self.region, has_constraint=has_constraint
+        )
+
+    def overlaps(self, other: "Rule") -> bool:
+        """Whether both may act at one step."""
+        mine = self.kernel_scope(has_constraint=True)
+        theirs = other.kernel_scope(has_constraint=True)
+        return mine is not None and theirs is not None and mine.overlaps(theirs)
