@@ -12,7 +12,7 @@ help:
 	@echo "make check   ruff, mypy, buf lint, buf breaking"
 	@echo "make serve   the server on the embedded model, until Ctrl-C"
 	@echo "make stubs   regenerate proto/bosal/v1/*_pb2*"
-	@echo "make docs    regenerate docs/rules.md"
+	@echo "make docs    regenerate docs/rules.md and docs/configuration.md"
 	@echo "make wheel   build the wheel into dist/"
 
 $(BIN)/python:
@@ -49,6 +49,7 @@ stubs: .venv/dev
 
 docs: .venv/server
 	$(BIN)/python -m bosal_decoding.reference > docs/rules.md
+	$(BIN)/python -m bosal_server.config_reference > docs/configuration.md
 
 wheel: .venv/dev
 	$(BIN)/python -m build --wheel --outdir dist .

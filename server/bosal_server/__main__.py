@@ -1,4 +1,4 @@
-"""`python -m bosal_server` runs `serve` or `demo` without the client's commands."""
+"""`python -m bosal_server` runs this part's commands without the client's."""
 
 import typer
 
@@ -7,5 +7,6 @@ from bosal_server import commands
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.command()(commands.serve)
 app.command()(commands.demo)
+app.add_typer(commands.config, name="config")
 
 app()

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from bosal_server.errors import ServerError
+from bosal_server.settings import setting
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -57,61 +58,10 @@ class ModelConfig:
             )
         return cls(name=name, source=source)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a request may ask for; one that asks for more is refused before any work."""
-
-    max_request_bytes: int = 1024 * 1024
-    max_choices: int = 16
-    max_top_logprobs: int = 20
-    max_messages: int = 256
-    max_request_id_chars: int = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
-    """Everything `serve` needs, resolved from the command line and BOSAL_* variables."""
-
-    # The first is the default. None: the embedded model.
-    models: tuple[ModelConfig, ...] = ()
-    host: str = "127.0.0.1"
-    port: int = 50051
-    metrics_host: str = "127.0.0.1"
-    # -1: no metrics endpoint.
-    metrics_port: int = 9464
-    recipes: Path | None = None
-    # A file, a URL or `temporary`. None: bosal/bosal.db in the user's data directory.
-    database: str | None = None
-    # None: `steered` with the embedded model, else `plain`.
-    default_recipe: str | None = None
-    device: str = "cpu"
-    dtype: str = "auto"
-    # `auto`: OpenVINO on a CPU where the model passes its self-check, else torch.
-    runner: RunnerPreference = RunnerPreference.AUTO
-    # Threads of a model's operators. None: one fewer than there are cores.
-    threads: int | None = None
-    # Folder of converted models. None: bosal/openvino in the user's cache directory.
-    conversions: Path | None = None
-    trust_remote_code: bool = False
-    # Choices decoded at once; further requests wait.
-    max_running: int = 64
-    # Requests that may wait; further ones are refused.
-    max_waiting: int = 256
-    # Prompt tokens computed in one step beside the running choices' next tokens.
-    max_batch_tokens: int = 1024
-    # Key-value cache per model, in tokens. None: sized by the loader.
-    cache_tokens: int | None = None
-    # How long running requests may take to finish after SIGTERM.
-    drain_seconds: float = 30.0
-    # Of this server's own messages; those of libraries begin at WARNING.
-    log_level: LogLevel = LogLevel.INFO
-    limits: Limits = field(default_factory=Limits)
-
     @classmethod
-    def resolve_models(cls, texts: Sequence[str]) -> tuple[ModelConfig, ...]:
-        """Read the models of a command line; two of one name are an error."""
-        models = tuple(ModelConfig.parse(text) for text in texts)
+    def parse_all(cls, texts: Sequence[str]) -> "tuple[ModelConfig, ...]":
+        """Read the models of a server; two of one name are an error."""
+        models = tuple(cls.parse(text) for text in texts)
         names = [model.name for model in models]
         for name in names:
             if names.count(name) > 1:
@@ -119,3 +69,77 @@ class ServerConfig:
                     f"two models are called '{name}'; tell them apart with NAME=SOURCE"
                 )
         return models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a request may ask for; one that asks for more is refused before any work."""
+
+    max_request_bytes: int = setting(1024 * 1024, "Largest request read.", minimum=1024)
+    max_choices: int = setting(16, "Choices of one request.", minimum=1, maximum=1024)
+    max_top_logprobs: int = setting(20, "Alternatives per token.", minimum=0, maximum=1000)
+    max_messages: int = setting(256, "Messages of a conversation.", minimum=1)
+    max_request_id_chars: int = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Everything `serve` needs.
+
+    A field declared by `setting` is an option of the command line, a variable and a key of
+    bosal.toml; the checks of its value and its place in the documentation come with it.
+    """
+
+    models: tuple[ModelConfig, ...] = setting(
+        (),
+        "A local directory or a Hugging Face name; may be repeated, the first is the default. "
+        "Without it the embedded model is served.",
+        metavar="[NAME=]SOURCE",
+        flags=("--model", "-m"),
+        parse=ModelConfig.parse_all,
+    )
+    host: str = setting("127.0.0.1", "Address to listen at.")
+    port: int = setting(50051, "0: any free port.", minimum=0, maximum=65535)
+    metrics_host: str = setting("127.0.0.1", "Address of /metrics.")
+    metrics_port: int = setting(9464, "0: any free port; -1: none.", minimum=-1, maximum=65535)
+    recipes: Path | None = setting(
+        None,
+        "Folder of recipes (YAML or JSON) to serve beside the shipped ones.",
+        must_be="folder",
+    )
+    database: str | None = setting(
+        None,
+        "Where created recipes are kept: a SQLite file, postgresql://…, or temporary, gone when "
+        "the server ends. Default: bosal/bosal.db in the user's data directory.",
+        metavar="FILE|URL|temporary",
+    )
+    default_recipe: str | None = setting(
+        None,
+        "Serves requests that name none. Default: steered for the embedded model, else plain.",
+    )
+    device: str = setting("cpu", "cpu, cuda, cuda:1, …")
+    dtype: str = setting("auto", "auto, float32, bfloat16 or float16.")
+    runner: RunnerPreference = setting(
+        RunnerPreference.AUTO,
+        "auto: OpenVINO on a CPU where the model passes a self-check against torch, else torch.",
+    )
+    threads: int | None = setting(
+        None,
+        "Threads of a model's operators. Default: one fewer than there are cores.",
+        minimum=1,
+    )
+    conversions: Path | None = setting(
+        None, "Folder of converted models. Default: bosal/openvino in the user's cache directory."
+    )
+    trust_remote_code: bool = setting(False, "Run Python code that comes with a model.")
+    max_running: int = setting(64, "Choices decoded at once.", minimum=1)
+    max_waiting: int = setting(256, "Requests that may wait before one is refused.", minimum=1)
+    max_batch_tokens: int = setting(1024, "Most tokens in one step.", minimum=1)
+    cache_tokens: int | None = setting(
+        None, "Key-value cache of each model, in tokens. Default: sized by the loader.", minimum=1
+    )
+    drain_seconds: float = setting(
+        30.0, "How long running requests may take to end after SIGTERM or Ctrl-C.", minimum=0
+    )
+    log_level: LogLevel = setting(LogLevel.INFO, "What is said on standard error.")
+    limits: Limits = field(default_factory=Limits)

@@ -33,7 +33,7 @@ def test_a_model_without_a_proper_name_is_refused(text: str) -> None:
 
 def test_two_models_of_one_name_are_refused() -> None:
     with pytest.raises(InvalidConfig, match="'a'"):
-        ServerConfig.resolve_models(["a=x", "b=y", "a=z"])
+        ModelConfig.parse_all(["a=x", "b=y", "a=z"])
 
 
 def test_the_default_is_this_machine_only() -> None:
