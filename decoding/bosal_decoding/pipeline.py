@@ -22,6 +22,7 @@ from bosal_kernels import (
     SlotState,
     control,
     select,
+    temperature_of,
 )
 
 
@@ -79,6 +80,10 @@ class Pipeline:
     def sample(self, controlled: Control) -> Selection:
         """Truncate and draw one token per row, with the log-probabilities that were asked for."""
         return select(controlled, self._state, controlled.slots)
+
+    def temperature(self, slots: Sequence[int]) -> Tensor:
+        """The temperature [B] at which the rows of slots are drawn; 0 reads as 1."""
+        return temperature_of(self._state, self._index(slots))
 
     def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None:
         """Append tokens to the outputs of distinct slots."""

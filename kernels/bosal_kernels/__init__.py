@@ -21,7 +21,8 @@ from bosal_kernels.params import (
     TouchedTokens,
 )
 from bosal_kernels.scope import ACTIVE, DELTA, Region, Scope, ScopedValue
-from bosal_kernels.select import Logprobs, Selection, select
+from bosal_kernels.select import Logprobs, Selection, select, temperature_of
+from bosal_kernels.shift import RowShift, row_shift
 
 __all__ = [
     "ACTIVE",
@@ -40,6 +41,7 @@ __all__ = [
     "Region",
     "Scope",
     "ScopedValue",
+    "RowShift",
     "Selection",
     "SlotParams",
     "SlotState",
@@ -50,5 +52,7 @@ __all__ = [
     "choice_key",
     "control",
     "gumbel",
+    "row_shift",
     "select",
+    "temperature_of",
 ]

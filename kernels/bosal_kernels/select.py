@@ -83,11 +83,18 @@ def select(control: Control, state: SlotState, slots: Tensor) -> Selection:
             truncation.run(stages[sampled], values[sampled], state.chain_second[slots[sampled]])
             tokens[sampled] = Draw(truncation).tokens()
         if control.raw is not None:
-            temperature = torch.where(is_temperature & (values > 0), values, 1.0).prod(1)
+            temperature = temperature_of(state, slots)
             logprobs = _logprobs(control, control.raw, rows, tokens, temperature)
     return Selection(
         tokens=tokens, yielded=control.yielded, invalid=control.invalid, logprobs=logprobs
     )
+
+
+def temperature_of(state: SlotState, slots: Tensor) -> Tensor:
+    """Return the temperature of each slot's log-probabilities, float64 [B]; 0 reads as 1."""
+    values = state.chain_value[slots]
+    is_warm = (state.chain_stage[slots] == Stage.TEMPERATURE) & (values > 0)
+    return torch.where(is_warm, values, 1.0).prod(1)
 
 
 def _best(control: Control, rows: Tensor) -> Tensor:
