@@ -29,12 +29,14 @@ class _Shadow:
     choice: int
     slot: int = -1
     bans: list[tuple[int, int]] = field(default_factory=list)
+    is_in_constraint: bool = False
 
     def begin(self, pipeline: Pipeline, output: Sequence[int]) -> None:
         pipeline.add(self.slot, self.plan, history=self.history, seed=self.seed, choice=self.choice)
         pipeline.commit([self.slot], [output])
         for position, token in self.bans:
             pipeline.ban(self.slot, position, token)
+        pipeline.set_in_constraint([self.slot], [self.is_in_constraint])
 
 
 @dataclass(slots=True, eq=False)
@@ -127,6 +129,20 @@ class Explainer:
             if shadow.plan.banned_strings:
                 self._pipeline.ban(shadow.slot, position, token)
                 shadow.bans.append((position, token))
+
+    def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None:
+        """Say which of the choices are inside of their constraint."""
+        pairs = [
+            (shadow, inside)
+            for slot, inside in zip(slots, is_inside, strict=True)
+            for shadow in self._explained.get(slot, ())
+        ]
+        for shadow, inside in pairs:
+            shadow.is_in_constraint = inside
+        if pairs:
+            self._pipeline.set_in_constraint(
+                [shadow.slot for shadow, _ in pairs], [inside for _, inside in pairs]
+            )
 
     def free(self, slot: int) -> None:
         """Let go of a choice."""

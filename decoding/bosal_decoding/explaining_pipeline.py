@@ -62,6 +62,10 @@ class ExplainingPipeline(Pipeline):
         super().ban(slot, position, token)
         self._explainer.ban(slot, position, token)
 
+    def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None:
+        super().set_in_constraint(slots, is_inside)
+        self._explainer.set_in_constraint(slots, is_inside)
+
     def free(self, slot: int) -> None:
         super().free(slot)
         self._explainer.free(slot)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.errors import DecodingError
 from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.plan import Plan, Prompt
@@ -77,6 +78,8 @@ class Started:
     max_tokens: int
     num_choices: int
     prompts: tuple[Prompt, ...]
+    # What draws are held against; None: they are not explained.
+    explain: Counterfactuals | None
 
 
 CoreEvent = Started | TokensEvent | FinishedEvent
@@ -137,6 +140,7 @@ class GenerationCore:
             max_tokens=started.max_tokens,
             num_choices=started.num_choices,
             logprobs=command.logprobs,
+            explain=started.explain,
             deadline=command.deadline,
             arrival=arrival,
             metrics=self._metrics.bind(started.model.name, started.recipe_name),
@@ -230,11 +234,21 @@ class GenerationCore:
         with _at("max_tokens"):
             max_tokens = plan.output_budget(prompts, command.max_tokens)
         num_choices = command.num_choices or 1
-        if command.logprobs >= 0:
-            # An id and a value, before and after control, of the chosen token and of each other.
-            numbers = num_choices * max_tokens * 4 * (1 + command.logprobs)
-            if numbers > _MAX_REPORTED_NUMBERS:
-                raise ResponseTooLarge(numbers, _MAX_REPORTED_NUMBERS)
+        explain = None
+        if command.explain:
+            with located("explain"):
+                explain = Counterfactuals.of(plan)
+        # An id and a value, before and after control, of the chosen token and of each other.
+        per_token = 4 * (1 + command.logprobs)
+        if explain is not None:
+            per_token += 9 + 5 * len(explain.without)
+        numbers = num_choices * max_tokens * per_token
+        if numbers > _MAX_REPORTED_NUMBERS:
+            raise ResponseTooLarge(
+                numbers,
+                _MAX_REPORTED_NUMBERS,
+                field="explain" if command.logprobs < 0 else "logprobs.top",
+            )
         return Started(
             request_id=command.request_id or uuid4().hex,
             model=served,
@@ -244,6 +258,7 @@ class GenerationCore:
             seed=secrets.randbits(32) if command.seed is None else command.seed,
             max_tokens=max_tokens,
             num_choices=num_choices,
+            explain=explain,
         )
 
     def _recipe(self, reference: str | Mapping[str, Any]) -> tuple[str, Recipe]:

@@ -30,6 +30,8 @@ class GenerateCommand:
     seed: int | None = None
     # -1: none; 0: the chosen token; n: and the best n.
     logprobs: int = -1
+    # Whether every token is to be explained.
+    explain: bool = False
     request_id: str = ""
     # On the clock of time.monotonic.
     deadline: float | None = None

@@ -59,12 +59,14 @@ def _joined(parts: list[TokensEvent]) -> TokensEvent:
     if len(parts) == 1:
         return parts[0]
     logprobs = [part.logprobs for part in parts if part.logprobs is not None]
+    explanations = [part.explanations for part in parts if part.explanations is not None]
     return TokensEvent(
         choice=parts[0].choice,
         first_position=parts[0].first_position,
         token_ids=[token for part in parts for token in part.token_ids],
         text="".join(part.text for part in parts),
         logprobs=_joined_logprobs(logprobs) if logprobs else None,
+        explanations=[one for part in explanations for one in part] if explanations else None,
     )
 
 

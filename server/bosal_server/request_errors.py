@@ -62,15 +62,15 @@ class InvalidRequestId(InvalidRequest):
 
 
 class ResponseTooLarge(InvalidRequest):
-    """Raised when the log-probabilities asked for could fill more memory than a request may."""
+    """Raised when what is asked about each token could fill more memory than a request may."""
 
     reason = "RESPONSE_TOO_LARGE"
 
-    def __init__(self, numbers: int, limit: int) -> None:
+    def __init__(self, numbers: int, limit: int, *, field: str) -> None:
         super().__init__(
-            f"choices, tokens and alternatives together ask for up to {numbers} numbers; "
+            f"choices, tokens and what is asked about each ask for up to {numbers} numbers; "
             f"at most {limit} are kept for one request",
-            field="logprobs.top",
+            field=field,
             metadata={"numbers": str(numbers), "limit": str(limit)},
         )
 

@@ -22,6 +22,7 @@ def test_the_public_names_are_these() -> None:
         "LegalTokens",
         "Logprobs",
         "Region",
+        "RowShift",
         "Scope",
         "ScopedValue",
         "Selection",
@@ -34,7 +35,9 @@ def test_the_public_names_are_these() -> None:
         "choice_key",
         "control",
         "gumbel",
+        "row_shift",
         "select",
+        "temperature_of",
     ]
     for name in bosal_kernels.__all__:
         assert hasattr(bosal_kernels, name)

@@ -23,7 +23,8 @@ END = FinishedEvent((), Usage(1, 0, 1), Timings(0, 0, 0, 0, 0))
 def token(choice: int, position: int) -> TokensEvent:
     top = TopTokens([position], [-1.0])
     logprobs = TokenLogprobs([-1.0], [1], [-0.5], [1], [top], [top])
-    return TokensEvent(choice, position, [position], f"<{choice}.{position}>", logprobs)
+    text = f"<{choice}.{position}>"
+    return TokensEvent(choice, position, [position], text, logprobs, [None])
 
 
 @given(st.lists(st.integers(0, 3), max_size=30))
@@ -45,6 +46,7 @@ def test_merging_keeps_each_choices_tokens_in_order(choices: list[int]) -> None:
         assert part.token_ids == list(range(count))
         assert part.text == "".join(f"<{part.choice}.{place}>" for place in range(count))
         assert len(part.logprobs.raw) == len(part.logprobs.top_controlled) == count
+        assert part.explanations == [None] * count
 
 
 def test_events_of_another_thread_wake_the_reader_in_order() -> None:

@@ -53,6 +53,8 @@ class GenerationOptions(TypedDict, total=False):
     seed: int
     # How many alternatives per position; 0: the chosen token alone.
     logprobs: int
+    # Explain every token.
+    explain: bool
     # Made by the client when left out, so that a retried call keeps it.
     request_id: str
 
@@ -88,6 +90,8 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
     if "logprobs" in options:
         with _holding("spec.logprobs.top"):
             spec.logprobs.top = options["logprobs"]
+    if "explain" in options:
+        spec.explain = options["explain"]
     return spec
 
 

@@ -4,7 +4,7 @@ from google.protobuf import duration_pb2
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import model_pb2, recipe_pb2
-from bosal_client import results
+from bosal_client import explanations, results
 from bosal_client.documents import plain, recipe_document
 
 __all__ = [
@@ -44,6 +44,8 @@ def generation(message: pb.GenerateResponse) -> results.Generation:
                 text=choice.text,
                 token_ids=tuple(choice.token_ids),
                 logprobs=_logprobs(choice.logprobs) if choice.HasField("logprobs") else None,
+                explanations=tuple(map(explanations.read, choice.explanations)),
+                explanation=_summary(choice.ending),
                 finish_reason=_finish_reason(choice.ending.reason),
                 matched_stop=choice.ending.matched_stop,
                 yielded_rules=tuple(choice.ending.yielded_rules),
@@ -90,6 +92,8 @@ class Transcript:
             text="".join(batch.text for batch in batches),
             token_ids=tuple(token for batch in batches for token in batch.token_ids),
             logprobs=_joined(logprobs) if logprobs else None,
+            explanations=tuple(one for batch in batches for one in batch.explanations),
+            explanation=ending.explanation,
             finish_reason=ending.finish_reason,
             matched_stop=ending.matched_stop,
             yielded_rules=ending.yielded_rules,
@@ -129,6 +133,7 @@ def _token_batch(message: pb.TokenBatch) -> results.TokenBatch:
         token_ids=tuple(message.token_ids),
         text=message.text,
         logprobs=_logprobs(message.logprobs) if message.HasField("logprobs") else None,
+        explanations=tuple(map(explanations.read, message.explanations)),
     )
 
 
@@ -141,12 +146,17 @@ def _finished(message: pb.Finished) -> results.Finished:
                 matched_stop=ending.matched_stop,
                 output_tokens=ending.output_tokens,
                 yielded_rules=tuple(ending.yielded_rules),
+                explanation=_summary(ending),
             )
             for ending in message.endings
         ),
         usage=_usage(message.usage),
         timings=_timings(message.timings),
     )
+
+
+def _summary(ending: pb.Ending) -> explanations.ExplanationSummary | None:
+    return explanations.read_summary(ending.explanation) if ending.HasField("explanation") else None
 
 
 def _finish_reason(value: int) -> str:

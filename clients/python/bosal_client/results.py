@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bosal_client.explanations import Explanation, ExplanationSummary
+
 __all__ = [
     "Choice",
     "CompiledRule",
@@ -79,6 +81,8 @@ class TokenBatch:
     token_ids: tuple[int, ...]
     text: str
     logprobs: Logprobs | None
+    # One per token, if they were asked for.
+    explanations: tuple[Explanation, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,9 @@ class Choice:
     text: str
     token_ids: tuple[int, ...]
     logprobs: Logprobs | None
+    # One per token, if they were asked for.
+    explanations: tuple[Explanation, ...]
+    explanation: ExplanationSummary | None
     # The wire's name without its prefix: `stop_string`, `max_tokens`, …
     finish_reason: str
     matched_stop: str
@@ -120,6 +127,7 @@ class Ending:
     matched_stop: str
     output_tokens: int
     yielded_rules: tuple[str, ...]
+    explanation: ExplanationSummary | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ class ActiveRequest:
                 request.plan,
                 request.max_tokens,
                 has_logprobs=request.logprobs >= 0,
+                is_explained=request.explain is not None,
             )
             for choice in range(request.num_choices)
         ]

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bosal_decoding.explanation import Explanation, ExplanationSummary
 from bosal_decoding.plan import Plan
 from bosal_decoding.stopping import BanMatch, StopMatch
 from bosal_server.engine.detokenizer import Detokenizer
@@ -47,7 +48,13 @@ class ChoiceOutput:
     """
 
     def __init__(
-        self, choice: int, plan: Plan, max_tokens: int, *, has_logprobs: bool = False
+        self,
+        choice: int,
+        plan: Plan,
+        max_tokens: int,
+        *,
+        has_logprobs: bool = False,
+        is_explained: bool = False,
     ) -> None:
         self.choice = choice
         self.num_tokens = 0
@@ -63,14 +70,22 @@ class ChoiceOutput:
         self._num_bytes = 0
         self._text = ""
         self._logprobs = TokenLogprobs() if has_logprobs else None
+        self._explanations: list[Explanation | None] = []
+        self._summary = ExplanationSummary() if is_explained else None
         self._bans: set[tuple[int, int]] = set()
         self._num_rollbacks = 0
         self._yielded: dict[str, None] = {}
 
-    def accept(self, token: int, logprobs: PositionLogprobs | None = None) -> Rollback | None:
+    def accept(
+        self,
+        token: int,
+        logprobs: PositionLogprobs | None = None,
+        explanation: Explanation | None = None,
+    ) -> Rollback | None:
         """Take the next token; sets `ending` if it is the last. A Rollback has been done here."""
         self.num_tokens += 1
         self._held_ids.append(token)
+        self._explanations.append(explanation)
         if logprobs is not None:
             self._append_logprobs(logprobs)
         is_eos = token in self._eos_ids
@@ -115,7 +130,12 @@ class ChoiceOutput:
         del self._held_ends[:count]
         first = self.num_tokens - len(self._held_ids) - count
         logprobs = self._logprobs.take(count) if self._logprobs is not None else None
-        return TokensEvent(self.choice, first, ids, text, logprobs)
+        explanations = self._explanations[:count]
+        del self._explanations[:count]
+        if self._summary is None:
+            return TokensEvent(self.choice, first, ids, text, logprobs)
+        self._summary.add(one for one in explanations if one is not None)
+        return TokensEvent(self.choice, first, ids, text, logprobs, explanations)
 
     def _take_text(self) -> str:
         if self._stop is not None:
@@ -147,6 +167,7 @@ class ChoiceOutput:
         self._stop.rewind(count)
         del self._held_ids[-count:]
         del self._held_ends[-count:]
+        del self._explanations[-count:]
         self._num_bytes = len(self._stop)
         self.num_tokens = position
         if self._logprobs is not None:
@@ -155,7 +176,12 @@ class ChoiceOutput:
 
     def _end(self, reason: FinishReason, matched_stop: str = "") -> None:
         self.ending = ChoiceEnding(
-            self.choice, reason, matched_stop, self.num_tokens, tuple(self._yielded)
+            self.choice,
+            reason,
+            matched_stop,
+            self.num_tokens,
+            tuple(self._yielded),
+            self._summary,
         )
 
     def _append_logprobs(self, one: PositionLogprobs) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
 
+from bosal_decoding.counterfactuals import Counterfactuals
+from bosal_decoding.explanation import Explanation, ExplanationSummary
 from bosal_decoding.plan import Plan, Prompt
 from bosal_server.errors import ServerError
 
@@ -36,6 +38,7 @@ class EngineRequest:
     max_tokens: int
     num_choices: int = 1
     logprobs: int = -1  # -1 off, 0 the chosen token alone, n with the best n
+    explain: Counterfactuals | None = None  # what draws are held against, if they are explained
     deadline: float | None = None  # on the clock of time.monotonic
     arrival: float = field(default_factory=monotonic)
 
@@ -91,6 +94,8 @@ class TokensEvent:
     token_ids: list[int]
     text: str
     logprobs: TokenLogprobs | None = None
+    # Parallel to the tokens if the request is explained; None for a token that was not drawn.
+    explanations: list[Explanation | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ class ChoiceEnding:
     matched_stop: str
     output_tokens: int
     yielded_rules: tuple[str, ...]
+    explanation: ExplanationSummary | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,18 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from bosal_decoding.pipeline import Pipeline, yielded_rules
+from bosal_decoding.explaining_pipeline import ExplainingPipeline
+from bosal_decoding.explanation import Explanation
+from bosal_decoding.pipeline import yielded_rules
 from bosal_kernels import Logprobs
 from bosal_kernels import TopTokens as TopTable
 from bosal_server.engine.choice import PositionLogprobs
+from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import TopTokens
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.scheduler_step import SchedulerStep
@@ -29,13 +33,14 @@ class Draw:
     is_faulty: bool  # the model gave no usable row
     yielded: tuple[str, ...]
     logprobs: PositionLogprobs | None
+    explanation: Explanation | None = None
 
 
 class Sampler:
     """Turns a step's logits into tokens, and keeps a request's fault from its neighbours."""
 
     def __init__(
-        self, runners: Mapping[str, ModelRunner], pipelines: Mapping[str, Pipeline]
+        self, runners: Mapping[str, ModelRunner], pipelines: Mapping[str, ExplainingPipeline]
     ) -> None:
         self._runners = runners
         self._pipelines = pipelines
@@ -62,7 +67,7 @@ class Sampler:
         return draws
 
     def _draw_alone(
-        self, pipeline: Pipeline, step: SchedulerStep, members: Sequence[int]
+        self, pipeline: ExplainingPipeline, step: SchedulerStep, members: Sequence[int]
     ) -> list[Draw | None]:
         """Compute the step's logits again, since control edits them in place, and draw by row."""
         models = dict.fromkeys(model for member in members for model in step.ready[member].models)
@@ -79,21 +84,42 @@ class Sampler:
 
 
 def _select(
-    pipeline: Pipeline, step: SchedulerStep, members: Sequence[int], logits: Mapping[str, Tensor]
+    pipeline: ExplainingPipeline,
+    step: SchedulerStep,
+    members: Sequence[int],
+    logits: Mapping[str, Tensor],
 ) -> list[Draw]:
     """Combine, control and sample; changes logits in place, and nothing else."""
     groups = [step.ready[member] for member in members]
     rows = _gather_rows(step, members, logits)
+    explained = [i for i, group in enumerate(groups) if pipeline.is_explained(group.slot)]
+    raw = _base_rows(rows, groups, explained)
     combined = pipeline.combine(rows, [len(group.streams) for group in groups])
-    selection = pipeline.sample(pipeline.apply(combined, [group.slot for group in groups]))
+    controlled = pipeline.apply(combined, [group.slot for group in groups])
+    selection = pipeline.sample(controlled)
     tokens, yielded, invalid = torch.stack(
         (selection.tokens, selection.yielded, selection.invalid.long())
     ).tolist()
     logprobs = {} if selection.logprobs is None else _by_row(selection.logprobs)
+    drawn = [i for i in explained if tokens[i] >= 0 and not invalid[i]]
+    explanations: dict[int, Explanation] = {}
+    if drawn:
+        if drawn != explained:
+            raw = raw[[explained.index(i) for i in drawn]]
+        found = pipeline.explanations(raw, controlled, drawn, [tokens[i] for i in drawn])
+        explanations = dict(zip(drawn, found, strict=True))
     return [
-        Draw(tokens[i], bool(invalid[i]), _YIELDED[yielded[i]], logprobs.get(i))
+        Draw(
+            tokens[i], bool(invalid[i]), _YIELDED[yielded[i]], logprobs.get(i), explanations.get(i)
+        )
         for i in range(len(groups))
     ]
+
+
+def _base_rows(rows: Tensor, groups: Sequence[StreamGroup], wanted: Sequence[int]) -> Tensor:
+    """Copy the base stream's rows of some groups, before anything is done to them."""
+    begins = list(accumulate((len(group.streams) for group in groups), initial=0))
+    return rows[torch.tensor([begins[i] for i in wanted], dtype=torch.int64, device=rows.device)]
 
 
 def _gather_rows(

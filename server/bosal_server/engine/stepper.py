@@ -8,7 +8,7 @@ from time import monotonic, perf_counter
 
 from torch import Tensor
 
-from bosal_decoding.pipeline import Pipeline
+from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.blocks import BlockAllocator
@@ -61,7 +61,9 @@ class Stepper:
             for name, model in self._models.items()
         }
         self._pipelines = {
-            name: Pipeline(model.runner.vocab_size, max_groups, device=model.runner.device)
+            name: ExplainingPipeline(
+                model.runner.vocab_size, max_groups, device=model.runner.device
+            )
             for name, model in self._models.items()
         }
         self._sampler = Sampler(
@@ -162,14 +164,24 @@ class Stepper:
             active.note_admission(now)
             request = active.request
             with self._isolated(active):
-                self._pipelines[request.model].add(
+                pipeline = self._pipelines[request.model]
+                history = request.prompts[0].history_ids
+                pipeline.add(
                     group.slot,
                     request.plan,
-                    history=request.prompts[0].history_ids,
+                    history=history,
                     seed=request.seed,
                     choice=group.choice,
                     logprobs=request.logprobs,
                 )
+                if request.explain is not None:
+                    pipeline.explain(
+                        group.slot,
+                        request.explain,
+                        history=history,
+                        seed=request.seed,
+                        choice=group.choice,
+                    )
 
     def _forward(self, step: SchedulerStep) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Run every model's batch; a model that fails takes down its groups only."""
@@ -227,7 +239,7 @@ class Stepper:
         else:
             group.commit([drawn.token])
             active.note_token(output, now)
-            rollback = output.accept(drawn.token, drawn.logprobs)
+            rollback = output.accept(drawn.token, drawn.logprobs, drawn.explanation)
             if rollback is not None:
                 self._roll_back(group, rollback.position, rollback.token)
         event = output.take()

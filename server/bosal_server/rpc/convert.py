@@ -26,7 +26,9 @@ from bosal_server.engine.request import (
 )
 from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.request_errors import InvalidRequest, OutOfRange, located
+from bosal_server.rpc import explanations
 from bosal_server.rpc.documents import recipe_document, recipe_message, rule_documents, struct
+from bosal_server.rpc.spelling import token_bytes
 
 _ROLES: dict[int, Literal["user", "assistant"]] = {
     pb.ROLE_USER: "user",
@@ -48,6 +50,7 @@ def generate_command(
         max_tokens=spec.max_tokens if spec.HasField("max_tokens") else None,
         seed=spec.seed if spec.HasField("seed") else None,
         logprobs=spec.logprobs.top if spec.HasField("logprobs") else -1,
+        explain=spec.explain,
         request_id=spec.request_id,
         deadline=deadline,
     )
@@ -111,6 +114,8 @@ def token_batch(event: TokensEvent, vocabulary: Vocabulary) -> pb.TokenBatch:
     )
     if event.logprobs is not None:
         batch.logprobs.CopyFrom(_logprobs(event.logprobs, event.token_ids, vocabulary))
+    if event.explanations is not None:
+        batch.explanations.extend(explanations.explanations(event.explanations, vocabulary))
     return batch
 
 
@@ -132,17 +137,22 @@ def choice(end: ChoiceEnding, batches: Sequence[TokensEvent], vocabulary: Vocabu
         if batch.logprobs is not None:
             # Merging concatenates the parallel lists.
             message.logprobs.MergeFrom(_logprobs(batch.logprobs, batch.token_ids, vocabulary))
+        if batch.explanations is not None:
+            message.explanations.extend(explanations.explanations(batch.explanations, vocabulary))
     return message
 
 
 def ending(end: ChoiceEnding) -> pb.Ending:
-    return pb.Ending(
+    message = pb.Ending(
         choice=end.choice,
         reason=_FINISH_REASONS[end.reason],
         matched_stop=end.matched_stop,
         output_tokens=end.output_tokens,
         yielded_rules=end.yielded_rules,
     )
+    if end.explanation is not None:
+        message.explanation.CopyFrom(explanations.summary(end.explanation))
+    return message
 
 
 def usage(counts: Usage) -> pb.Usage:
@@ -188,12 +198,6 @@ def _top_logprobs(top: TopTokens, vocabulary: Vocabulary) -> pb.TopLogprobs:
         logprobs=top.logprobs,
         token_bytes=token_bytes(top.token_ids, vocabulary),
     )
-
-
-def token_bytes(token_ids: Sequence[int], vocabulary: Vocabulary) -> list[bytes]:
-    """Spell tokens; a model's head may have rows its tokenizer does not know."""
-    spellings = vocabulary.token_bytes
-    return [spellings[token] if token < len(spellings) else b"" for token in token_ids]
 
 
 def token_sequence(token_ids: Sequence[int], text: str, vocabulary: Vocabulary) -> pb.TokenSequence:

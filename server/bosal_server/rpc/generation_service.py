@@ -93,8 +93,6 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return pb.TokenizeResponse(sequences=sequences)
 
     def _command(self, spec: pb.GenerationSpec, context: Context) -> GenerateCommand:
-        if spec.explain:
-            raise NotServed("explanations", field="explain")
         return convert.generate_command(spec, _deadline(context), self._core.limits)
 
 
