@@ -138,6 +138,13 @@ class ServerConfig:
     cache_tokens: int | None = setting(
         None, "Key-value cache of each model, in tokens. Default: sized by the loader.", minimum=1
     )
+    explain_share: float = setting(
+        0.0,
+        "Share of requests whose draws are explained for the metrics, from 0 to 1; requests that "
+        "ask for explanations count beside them.",
+        minimum=0,
+        maximum=1,
+    )
     drain_seconds: float = setting(
         30.0, "How long running requests may take to end after SIGTERM or Ctrl-C.", minimum=0
     )

@@ -1,11 +1,12 @@
 """What the server does with a request, free of any transport."""
 
 import asyncio
+import random
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from time import monotonic
 from typing import Any, TypeVar
@@ -78,7 +79,7 @@ class Started:
     max_tokens: int
     num_choices: int
     prompts: tuple[Prompt, ...]
-    # What draws are held against; None: they are not explained.
+    # What draws are held against; None: they are not explained, or for the metrics alone.
     explain: Counterfactuals | None
 
 
@@ -103,7 +104,9 @@ class GenerationCore:
         engine: EngineLoop,
         metrics: Metrics,
         versions: Mapping[str, str],
+        explain_share: float = 0.0,
     ) -> None:
+        """Serve; a share of requests that do not ask for it is explained for the metrics."""
         self.models = dict(models)
         self.recipes = recipes
         self.default_model = next(iter(self.models))
@@ -112,6 +115,7 @@ class GenerationCore:
         self.versions = dict(versions)
         self._engine = engine
         self._metrics = metrics
+        self._explain_share = explain_share
         self._numbers = count()
         self._num_preparing = 0
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="bosal-prepare")
@@ -140,7 +144,7 @@ class GenerationCore:
             max_tokens=started.max_tokens,
             num_choices=started.num_choices,
             logprobs=command.logprobs,
-            explain=started.explain,
+            explain=started.explain or self._sampled(started.plan),
             deadline=command.deadline,
             arrival=arrival,
             metrics=self._metrics.bind(started.model.name, started.recipe_name),
@@ -155,7 +159,7 @@ class GenerationCore:
                         is_over = True
                         raise event.error
                     is_over = isinstance(event, FinishedEvent)
-                    yield event
+                    yield event if command.explain else _unexplained(event)
         finally:
             if not is_over:
                 self._engine.cancel(engine_id)
@@ -261,6 +265,15 @@ class GenerationCore:
             explain=explain,
         )
 
+    def _sampled(self, plan: Plan) -> Counterfactuals | None:
+        """Explain a request for the metrics now and then; who did not ask is never refused."""
+        if random.random() >= self._explain_share:
+            return None
+        try:
+            return Counterfactuals.of(plan)
+        except DecodingError:
+            return None
+
     def _recipe(self, reference: str | Mapping[str, Any]) -> tuple[str, Recipe]:
         """Return a recipe and the bounded name it is counted under."""
         if isinstance(reference, str):
@@ -296,6 +309,16 @@ class GenerationCore:
                 return plan.prompts(messages)
         with _at(field):
             return plan.prompts(messages)
+
+
+def _unexplained(event: TokensEvent | FinishedEvent) -> TokensEvent | FinishedEvent:
+    """Take away what was explained for the metrics alone."""
+    if isinstance(event, TokensEvent):
+        return event if event.explanations is None else replace(event, explanations=None)
+    if all(ending.explanation is None for ending in event.endings):
+        return event
+    endings = tuple(replace(ending, explanation=None) for ending in event.endings)
+    return replace(event, endings=endings)
 
 
 def _within(field: str, value: int, low: int, high: int) -> None:

@@ -108,6 +108,7 @@ async def _serve(
         engine=engine,
         metrics=metrics,
         versions=_versions(),
+        explain_share=config.explain_share,
     )
     rpc = RpcServer(core, config, metrics)
     with _exported(metrics, config) as metrics_address:

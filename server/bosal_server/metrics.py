@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bosal_server.engine.observer import EngineStats, StepReport
 from bosal_server.engine.request import EngineRequest, FailedEvent, FinishedEvent, FinishReason
+from bosal_server.explanation_metrics import BoundExplanationMetrics, ExplanationMetrics
 
 _FIRST_TOKEN: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -47,6 +48,7 @@ class RequestMetrics:
     generated_tokens: Counter
     # By finish reason, or by status code.
     finished: dict[str, Counter]
+    explanations: BoundExplanationMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,7 @@ class Metrics:
             "Choices by how they ended: a finish reason, or a status code.",
             (*_REQUEST_LABELS, "reason"),
         )
+        self._explanations = ExplanationMetrics(self.registry)
         self._step = self._histogram(
             "step_seconds",
             "One model's part in one engine step, split into forward, control and rest.",
@@ -149,6 +152,7 @@ class Metrics:
                     reason: self._finished.labels(*labels, reason)
                     for reason in (*FinishReason, *_FAILURES)
                 },
+                explanations=self._explanations.bind(*labels),
             )
         return bound
 
@@ -214,6 +218,8 @@ class Metrics:
         metrics.generated_tokens.inc(usage.output_tokens)
         for ending in event.endings:
             metrics.finished[ending.reason].inc()
+            if ending.explanation is not None:
+                metrics.explanations.observe(ending.explanation)
 
     def _histogram(
         self,

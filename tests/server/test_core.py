@@ -26,7 +26,9 @@ ENDLESS: dict[str, Any] = {"rules": [{"rule": "logit_bias", "ids": {"0": -1000}}
 
 
 @asynccontextmanager
-async def running(loaded: LoadedModel) -> AsyncIterator[tuple[GenerationCore, EngineLoop]]:
+async def running(
+    loaded: LoadedModel, explain_share: float = 0.0
+) -> AsyncIterator[tuple[GenerationCore, EngineLoop]]:
     metrics = Metrics()
     runner = loaded.runner(cache_tokens=4096)
     model = EngineModel(
@@ -58,6 +60,7 @@ async def running(loaded: LoadedModel) -> AsyncIterator[tuple[GenerationCore, En
         engine=engine,
         metrics=metrics,
         versions={},
+        explain_share=explain_share,
     )
     engine.start()
     try:
@@ -99,6 +102,34 @@ def test_events_come_in_order_and_tokens_without_a_gap(tiny_llama: LoadedModel) 
             assert position == 20
 
     run(tiny_llama, check)
+
+
+def test_sampled_explanations_feed_the_metrics_and_stay_inside(tiny_llama: LoadedModel) -> None:
+    async def check() -> None:
+        async with running(tiny_llama, explain_share=1.0) as (core, _):
+            events = [event async for event in core.generate(ask(max_tokens=9, seed=1))]
+            asked = [
+                event async for event in core.generate(ask(max_tokens=9, seed=1, explain=True))
+            ]
+            registry = core._metrics.registry
+        for event in events:
+            if isinstance(event, TokensEvent):
+                assert event.explanations is None
+        finished, explained = events[-1], asked[-1]
+        assert isinstance(finished, FinishedEvent)
+        assert isinstance(explained, FinishedEvent)
+        assert finished.endings[0].explanation is None
+        summary = explained.endings[0].explanation
+        assert summary is not None
+        counted = sum(
+            sample.value
+            for family in registry.collect()
+            for sample in family.samples
+            if sample.name == "bosal_explained_tokens_total"
+        )
+        assert counted == 2 * summary.num_tokens == 18
+
+    asyncio.run(check())
 
 
 def test_a_reader_that_lags_gets_joined_tokens(tiny_llama: LoadedModel) -> None:

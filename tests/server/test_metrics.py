@@ -1,10 +1,12 @@
 """Metrics: every series of the documentation, labels bound once, figures that add up."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from bosal_decoding.explanation import ExplanationSummary, Shift
 from bosal_server.engine.observer import BlockStats, EngineStats, StepReport
 from bosal_server.metrics import Metrics
 
@@ -12,6 +14,13 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"\| `(bosal_\w+)` \| (\w+) \| ([\w, ]*)\|", re.MULTILINE)
 
 
+SUMMARY = ExplanationSummary(
+    shifts=Counter({Shift.UNSHIFTED: 3, Shift.SHIFTED: 1}),
+    num_changed=2,
+    total_divergence=0.8,
+    activations=Counter({"eos_ramp": 3}),
+    flips=Counter({"eos_ramp": 1}),
+)
 REPORT = StepReport(
     model="m",
     forward_s=0.5,
@@ -40,7 +49,7 @@ def stats(running: int) -> EngineStats:
 def exported() -> set[tuple[str, str, frozenset[str]]]:
     """Every metric with its type and labels, once each has a child."""
     metrics = Metrics()
-    metrics.bind("m", "plain")
+    metrics.bind("m", "plain").explanations.observe(SUMMARY)
     metrics.step(REPORT)
     metrics.prefix("m", 1, 1)
     metrics.count_error("Generate", "INTERNAL")
@@ -109,3 +118,24 @@ def test_inter_token_edges_begin_at_two_milliseconds() -> None:
     }
     assert min(edges) == 0.002
     assert sum(edge < 0.05 for edge in edges) >= 9
+
+
+def test_explained_choices_are_counted_by_recipe_and_rule() -> None:
+    metrics = Metrics()
+    for _ in range(2):
+        metrics.bind("m", "steered").explanations.observe(SUMMARY)
+    metrics.bind("m", "plain").explanations.observe(ExplanationSummary())
+
+    def value(name: str, **labels: str) -> float | None:
+        labels = {"model": "m", "recipe": "steered", "variant": ""} | labels
+        return metrics.registry.get_sample_value(f"bosal_{name}", labels)
+
+    assert value("explained_tokens_total", shift="unshifted") == 6
+    assert value("explained_tokens_total", shift="shifted") == 2
+    assert value("changed_tokens_total") == 4
+    assert value("rule_activations_total", rule="eos_ramp") == 6
+    assert value("rule_flips_total", rule="eos_ramp") == 2
+    assert value("divergence_nats_count") == 2
+    assert value("divergence_nats_sum") == 0.4
+    # A choice without tokens has no mean.
+    assert value("divergence_nats_count", recipe="plain") == 0
