@@ -10,6 +10,7 @@ from bosal_decoding.rules import Draft
 from bosal_decoding.scaffolds import Message, Rendered, Scaffold
 from bosal_decoding.schema import join_field
 from bosal_decoding.stopping import StringAutomaton
+from bosal_decoding.streams import BASE_ROLE, SamePrompt, StreamModel, StreamPlan
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import Scope, SlotParams
 
@@ -23,14 +24,32 @@ _PROBES: Final = (
 _TAIL_CHARS: Final = 256
 
 
-def compile(recipe: Recipe, vocabulary: Vocabulary, *, context_tokens: int) -> Plan:
-    """Compile, or return the plan compiled before for the same recipe and vocabulary."""
-    return _compile(recipe, vocabulary, context_tokens)
+def compile(
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    *,
+    context_tokens: int,
+    models: tuple[StreamModel, ...] = (),
+) -> Plan:
+    """Compile, or return the plan compiled before for the same recipe and vocabulary.
+
+    `models` are those that its rules may name.
+    """
+    return _compile(recipe, vocabulary, context_tokens, models)
 
 
 @lru_cache(maxsize=256)
-def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Plan:
-    draft = Draft(vocabulary=vocabulary, has_constraint=recipe.constraint is not None)
+def _compile(
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    context_tokens: int,
+    models: tuple[StreamModel, ...],
+) -> Plan:
+    draft = Draft(
+        vocabulary=vocabulary,
+        models={model.name: model for model in models},
+        has_constraint=recipe.constraint is not None,
+    )
     compiled = []
     for index, rule in enumerate(recipe.rules):
         scope = rule.kernel_scope(has_constraint=draft.has_constraint)
@@ -66,12 +85,48 @@ def _compile(recipe: Recipe, vocabulary: Vocabulary, context_tokens: int) -> Pla
         stops=StringAutomaton(draft.stop_strings),
         bans=StringAutomaton(draft.banned_strings),
         max_tokens=draft.max_tokens,
-        num_streams=1,
+        streams=_streams(recipe.scaffold, draft, context_tokens, pinned),
+        coupling=draft.coupling,
         rules=tuple(compiled),
         notes=tuple(draft.notes),
-        pinned_ids=pinned,
         scaffold_tokens=scaffold_tokens,
     )
+
+
+def _streams(
+    scaffold: Scaffold, draft: Draft, context_tokens: int, pinned: tuple[int, ...]
+) -> tuple[StreamPlan, ...]:
+    base = StreamPlan(
+        role=BASE_ROLE,
+        model="",
+        vocabulary=draft.vocabulary,
+        context_tokens=context_tokens,
+        prompt=SamePrompt(),
+        pinned_ids=pinned,
+    )
+    plans = [base]
+    for spec in draft.streams:
+        model = draft.models[spec.model] if spec.model else None
+        vocabulary = model.vocabulary if model else draft.vocabulary
+        room = model.context_tokens if model else context_tokens
+        frame = spec.prompt.scaffold_of(scaffold)
+        if frame is None:
+            own: tuple[int, ...] = ()
+        elif frame is scaffold and vocabulary == draft.vocabulary:
+            own = pinned
+        else:
+            own = _scaffold_tokens(frame, vocabulary, room, stream=len(plans))[0]
+        plans.append(
+            StreamPlan(
+                role=spec.role,
+                model=spec.model,
+                vocabulary=vocabulary,
+                context_tokens=room,
+                prompt=spec.prompt,
+                pinned_ids=own,
+            )
+        )
+    return tuple(plans)
 
 
 def _check_conflicts(recipe: Recipe, draft: Draft) -> None:
@@ -91,14 +146,14 @@ def _check_conflicts(recipe: Recipe, draft: Draft) -> None:
 
 
 def _scaffold_tokens(
-    scaffold: Scaffold, vocabulary: Vocabulary, context_tokens: int
+    scaffold: Scaffold, vocabulary: Vocabulary, context_tokens: int, *, stream: int = 0
 ) -> tuple[tuple[int, ...], int]:
     """The leading tokens that no instruction changes, and the tokens beyond the instruction."""
     rendered = _probe(scaffold, _PROBES[0])
     ids, offsets = vocabulary.encode_with_offsets(rendered.text)
     num_scaffold = len(ids) - len(tokens_within(rendered.spans, ids, offsets))
     if num_scaffold + 2 > context_tokens:
-        raise PromptTooLong(num_scaffold + 1, 1, context_tokens)
+        raise PromptTooLong(num_scaffold + 1, 1, context_tokens, stream=stream)
     if rendered.stable_chars == 0:
         return (), num_scaffold
     begin = max(rendered.stable_chars - _TAIL_CHARS, 0)

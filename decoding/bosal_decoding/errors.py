@@ -12,6 +12,7 @@ DecodingError
 ├── SpecialTokenInText     a text can only be encoded as a control token
 ├── PromptTooLong          a prompt leaves no room in the context
 ├── InvalidMaxTokens       a number of output tokens is out of range
+├── VocabulariesDiffer     two models' tokens differ where their logits are to be combined
 ├── UnsupportedTokenizer   a tokenizer's tokens cannot be read as bytes
 └── VocabularyMismatch     a plan's tokens do not fit a model's head
 """
@@ -194,6 +195,21 @@ class InvalidMaxTokens(DecodingError):
 
     def __init__(self, value: int, limit: int) -> None:
         super().__init__(f"must lie in 1 to {limit}, not {value}", field="max_tokens")
+
+
+class VocabulariesDiffer(DecodingError):
+    """Raised when the logits of two models are to be combined, but their tokens differ."""
+
+    reason = "VOCABULARIES_DIFFER"
+
+    def __init__(self, model: str, token: int, pieces: tuple[str, str], *, field: str) -> None:
+        own, its = (shorten(piece) if piece else "no token" for piece in pieces)
+        super().__init__(
+            f"the tokens of {shorten(model)} are not the request's model's: id {token} is {its} "
+            f"there and {own} here",
+            field=field,
+            metadata={"model": model[:200], "token": str(token)},
+        )
 
 
 class UnsupportedTokenizer(DecodingError):

@@ -22,6 +22,12 @@ _OUTPUT_ONLY: Final = (
 
 PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
     {
+        "guidance": Peers(
+            transformers="guidance_scale",
+            difference="the prompt without the instruction is scored against by default; "
+            "`unconditional: last_token` is what transformers does, `negative_prompt` its "
+            "`negative_prompt_ids`",
+        ),
         "logit_bias": Peers(
             transformers="sequence_bias",
             vllm="logit_bias",

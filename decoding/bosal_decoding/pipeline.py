@@ -16,10 +16,14 @@ from bosal_decoding.plan import Plan
 from bosal_kernels import (
     YIELDED_BANS,
     YIELDED_MIN_TOKENS,
+    YIELDED_PLAUSIBILITY,
     YIELDED_REPEATS,
+    Combined,
+    CombineState,
     Control,
     Selection,
     SlotState,
+    combine,
     control,
     select,
     temperature_of,
@@ -34,6 +38,7 @@ class Pipeline:
     ) -> None:
         """Hold `num_slots` choices for a model whose head has `vocabulary_size` rows."""
         self._state = SlotState(num_slots=num_slots, vocab_size=vocabulary_size, device=device)
+        self._coupling = CombineState(num_slots, device)
         self._vocabulary_size = vocabulary_size
         # Tokens that exist; the rows of the head behind them are padding.
         self._num_tokens = vocabulary_size
@@ -61,21 +66,76 @@ class Pipeline:
         self._num_tokens = plan.vocabulary.size
         params = plan.slot_params(seed=seed, choice=choice, logprobs=logprobs)
         self._state.admit(slot, params, plan.touched(history))
+        self._coupling.admit(slot, plan.coupling)
         self._outputs[slot] = []
         self._ngrams.pop(slot, None)
         if plan.no_repeat_ngram:
             self._ngrams[slot] = NgramIndex(plan.no_repeat_ngram, history)
 
-    def combine(self, rows: Tensor, streams: Sequence[int]) -> Tensor:
-        """Combine each group's stream rows [R, V] into one row per group [B, V]."""
-        if any(count != 1 for count in streams) or len(streams) != len(rows):
-            raise ValueError(f"no plan has coupled streams yet: {list(streams)}")
-        return rows
+    def combine(self, rows: Tensor, slots: Sequence[int]) -> Combined:
+        """Combine the slots' stream rows [R, V], group after group, into one row each [B, V].
 
-    def apply(self, logits: Tensor, slots: Sequence[int]) -> Control:
+        Rows are float32, contiguous and the pipeline's until `apply` is done.
+        """
+        # The padding of a head counts in no stream's normaliser.
+        rows[:, self._num_tokens :] = -torch.inf
+        return self._combine(rows, slots)
+
+    def apply(self, logits: Tensor | Combined, slots: Sequence[int]) -> Control:
         """Shape and mask rows [B, V] (float32, contiguous, changed in place)."""
-        logits[:, self._num_tokens :] = -torch.inf
-        return control(logits, self._state, self._index(slots), self._repeats(slots))
+        if isinstance(logits, Tensor):
+            logits[:, self._num_tokens :] = -torch.inf
+            return control(logits, self._state, self._index(slots), self._repeats(slots))
+        controlled = control(
+            logits.rows,
+            self._state,
+            self._index(slots),
+            self._repeats(slots),
+            combined=logits,
+        )
+        if logits.masked:
+            self._relax(controlled, logits, slots)
+        return controlled
+
+    def _combine(self, rows: Tensor, slots: Sequence[int], *, is_masking: bool = True) -> Combined:
+        return combine(
+            rows,
+            self._coupling,
+            self._state,
+            slots,
+            is_masking=is_masking,
+        )
+
+    def _relax(self, controlled: Control, combined: Combined, slots: Sequence[int]) -> None:
+        """Control rows again without what the base held implausible, where nothing else is left.
+
+        Plausibility yields before any rule does.
+        """
+        is_empty = (controlled.yielded != 0) | (controlled.row_max == -torch.inf)
+        is_empty &= ~controlled.invalid
+        masked = set(combined.masked)
+        places = [i for i in is_empty.nonzero().squeeze(1).tolist() if i in masked]
+        if not places:
+            return
+        own = [slots[i] for i in places]
+        rows = [
+            int(combined.base[i]) + stream
+            for i in places
+            for stream in range(self._coupling.num_streams(slots[i]))
+        ]
+        again = self._combine(combined.streams[self._index(rows)], own, is_masking=False)
+        again_controlled = control(
+            again.rows, self._state, self._index(own), self._repeats(own), combined=again
+        )
+        where = self._index(places)
+        for ours, theirs in (
+            (controlled.logits, again_controlled.logits),
+            (controlled.group_max, again_controlled.group_max),
+            (controlled.row_max, again_controlled.row_max),
+            (controlled.yielded, again_controlled.yielded | YIELDED_PLAUSIBILITY),
+            (controlled.invalid, again_controlled.invalid),
+        ):
+            ours[where] = theirs
 
     def sample(self, controlled: Control) -> Selection:
         """Truncate and draw one token per row, with the log-probabilities that were asked for."""
@@ -127,6 +187,7 @@ class Pipeline:
     def free(self, slot: int) -> None:
         """Return a slot."""
         self._state.free(slot)
+        self._coupling.admit(slot, None)
         self._outputs[slot] = []
         self._ngrams.pop(slot, None)
 
@@ -149,6 +210,7 @@ class Pipeline:
 def yielded_rules(bits: int) -> tuple[str, ...]:
     """The rules that gave way in a row of `Selection.yielded`, in the step contract's order."""
     names = (
+        (YIELDED_PLAUSIBILITY, "plausibility"),
         (YIELDED_MIN_TOKENS, "min_tokens"),
         (YIELDED_REPEATS, "no_repeat_ngram"),
         (YIELDED_BANS, "banned_strings"),

@@ -9,8 +9,16 @@ from bosal_decoding.limits import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.stopping import StringAutomaton, TextStop
+from bosal_decoding.streams import StreamPlan
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import DELTA, SlotParams, TokenFlag, TouchedTokens, choice_key
+from bosal_kernels import (
+    DELTA,
+    CombineParams,
+    SlotParams,
+    TokenFlag,
+    TouchedTokens,
+    choice_key,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +64,27 @@ class Plan:
     stops: StringAutomaton
     bans: StringAutomaton
     max_tokens: int | None
-    num_streams: int
+    # The base first.
+    streams: tuple[StreamPlan, ...]
+    # How their rows become one; None for a single stream.
+    coupling: CombineParams | None
     rules: tuple[CompiledRule, ...]
     notes: tuple[str, ...]
-    # Leading tokens of every prompt, and how many tokens a prompt has beyond the user's text.
-    pinned_ids: tuple[int, ...]
+    # Tokens the base's prompt has beyond the user's text.
     scaffold_tokens: int
 
     @property
     def version(self) -> str:
         return self.recipe.version
+
+    @property
+    def num_streams(self) -> int:
+        return len(self.streams)
+
+    @property
+    def pinned_ids(self) -> tuple[int, ...]:
+        """Leading tokens of every prompt of the base."""
+        return self.streams[0].pinned_ids
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -81,18 +100,23 @@ class Plan:
 
     def prompts(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
         """Render and tokenise a conversation, one prompt per stream."""
-        prompts = []
-        for stream, rendered in enumerate(self.recipe.scaffold.render(messages)):
-            ids, offsets = self.vocabulary.encode_with_offsets(rendered.text)
-            if not ids:
+        prompts: list[Prompt] = []
+        for index, stream in enumerate(self.streams):
+            rendered = stream.prompt.render(self.recipe.scaffold, messages)
+            text = "" if rendered is None else rendered.text
+            ids, offsets = stream.vocabulary.encode_with_offsets(text) if text else ([], [])
+            if not ids and index == 0:
                 raise InvalidConversation("the tokenizer has no token for the text")
-            self._check_room(len(ids), 1, stream)
+            if not ids:
+                ids = list(prompts[0].token_ids[-1:])
+            self._check_room(len(ids), 1, index)
+            history = rendered.spans if rendered is not None and index == 0 else ()
             prompts.append(
                 Prompt(
-                    text=rendered.text,
+                    text=text,
                     token_ids=tuple(ids),
-                    history_ids=tokens_within(rendered.spans, ids, offsets),
-                    pin_tokens=common_prefix(ids, self.pinned_ids),
+                    history_ids=tokens_within(history, ids, offsets) if history else (),
+                    pin_tokens=common_prefix(ids, stream.pinned_ids),
                 )
             )
         return tuple(prompts)
@@ -103,8 +127,11 @@ class Plan:
         A request beyond the context is an error; a default is cut to the room there is.
         """
         if requested is None:
-            longest = max(len(prompt.token_ids) for prompt in prompts)
-            budget = min(self.max_tokens or DEFAULT_MAX_TOKENS, self.context_tokens - longest)
+            room = min(
+                stream.context_tokens - len(prompt.token_ids)
+                for stream, prompt in zip(self.streams, prompts, strict=True)
+            )
+            budget = min(self.max_tokens or DEFAULT_MAX_TOKENS, room)
         else:
             budget = requested
         if not 1 <= budget <= MAX_TOKENS:
@@ -144,8 +171,9 @@ class Plan:
         return TextStop(self.stops, self.bans)
 
     def _check_room(self, prompt_tokens: int, max_tokens: int, stream: int) -> None:
-        if prompt_tokens + max_tokens > self.context_tokens:
-            raise PromptTooLong(prompt_tokens, max_tokens, self.context_tokens, stream=stream)
+        room = self.streams[stream].context_tokens
+        if prompt_tokens + max_tokens > room:
+            raise PromptTooLong(prompt_tokens, max_tokens, room, stream=stream)
 
 
 def tokens_within(

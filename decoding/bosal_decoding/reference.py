@@ -26,6 +26,7 @@ A recipe is a scaffold and a list of rules. What is not in the list is off and c
 """
 
 _STAGES: Final = {
+    "combine": "Combine: decode one text with several streams, by one rule at most",
     "shape": "Shape: scale or move logits, remove nothing",
     "mask": "Mask: forbid tokens",
     "truncate": "Truncate: the chain, in the recipe's order",
@@ -144,8 +145,9 @@ def _type(field: Mapping[str, Any]) -> str:
 def _range(field: Mapping[str, Any]) -> str:
     """Say what numbers, or how many entries, are allowed."""
     field = _not_null(field)
-    if field["type"] == "object" and "maximum" in field.get("additionalProperties", {}):
-        return _range({"type": "number"} | field["additionalProperties"])
+    entries = field.get("additionalProperties")
+    if isinstance(entries, Mapping) and "maximum" in entries:
+        return _range({"type": "number", **entries})
     for kind, unit in (
         ("Items", " entries"),
         ("Properties", " entries"),

@@ -52,9 +52,17 @@ class Scaffold(Schema, ABC):
     def render(self, messages: Sequence[Message]) -> list[Rendered]:
         """Render a conversation that ends with a user message."""
         _check(messages)
+        return [self._rendered(messages)]
+
+    def render_unasked(self, messages: Sequence[Message]) -> Rendered:
+        """Render a conversation with nothing where its last message stands."""
+        _check(messages)
+        return self._rendered([*messages[:-1], Message(role="user", text="")])
+
+    def _rendered(self, messages: Sequence[Message]) -> Rendered:
         writer = _Writer()
         self._write(writer, messages)
-        return [writer.rendered()]
+        return writer.rendered()
 
     @abstractmethod
     def _write(self, writer: "_Writer", messages: Sequence[Message]) -> None:

@@ -27,8 +27,11 @@ class Vocabulary:
         unknown_id: int | None,
         bos: Sequence[int],
         digest: str,
+        pieces: Sequence[str] = (),
     ) -> None:
         self.token_bytes = tuple(token_bytes)
+        # What the tokenizer calls each token; two tokenizers that agree here share their ids.
+        self.pieces = tuple(pieces)
         self.eos_ids = frozenset(eos_ids)
         self.digest = digest
         self._encoder = encoder
@@ -75,6 +78,7 @@ class Vocabulary:
             unknown_id=_unknown_id(config, encoder),
             bos=bos,
             digest=_digest(config, bos, eos),
+            pieces=[pieces.get(token, "") for token in range(size)],
         )
 
     def __eq__(self, other: object) -> bool:
@@ -90,6 +94,19 @@ class Vocabulary:
     def size(self) -> int:
         """Number of ids the tokenizer knows; a model's head may be padded beyond it."""
         return len(self.token_bytes)
+
+    def first_difference(self, other: "Vocabulary") -> int | None:
+        """The first of these ids that is another token there; None if there is none.
+
+        The other one may know more: it is as if it ended here.
+        """
+        if self.digest == other.digest:
+            return None
+        if self.pieces == other.pieces[: self.size]:
+            return None
+        both = zip(self.pieces, other.pieces, strict=False)
+        differing = (token for token, (own, its) in enumerate(both) if own != its)
+        return next(differing, min(self.size, other.size))
 
     def ids_of(self, text: str) -> tuple[int, ...]:
         """Every single token that spells exactly this text, in id order."""

@@ -1,14 +1,21 @@
 """Controls logits and draws tokens, batched over slots; depends on torch alone."""
 
 from bosal_kernels.bitmask import LegalTokens
+from bosal_kernels.combine import combine
 from bosal_kernels.control import (
     YIELDED_BANS,
     YIELDED_MIN_TOKENS,
+    YIELDED_PLAUSIBILITY,
     YIELDED_REPEATS,
     Control,
     control,
 )
-from bosal_kernels.errors import InvalidSlotParams, InvalidTouchedTokens, KernelError
+from bosal_kernels.errors import (
+    InvalidCombineParams,
+    InvalidSlotParams,
+    InvalidTouchedTokens,
+    KernelError,
+)
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import TopTokens
 from bosal_kernels.noise import choice_key, gumbel
@@ -23,16 +30,23 @@ from bosal_kernels.params import (
 from bosal_kernels.scope import ACTIVE, DELTA, Region, Scope, ScopedValue
 from bosal_kernels.select import Logprobs, Selection, select, temperature_of
 from bosal_kernels.shift import RowShift, row_shift
+from bosal_kernels.streams import MAX_STREAMS, Combined, CombineParams, CombineState, Space
 
 __all__ = [
     "ACTIVE",
     "DELTA",
     "MAX_RULES",
     "MAX_STAGES",
+    "MAX_STREAMS",
     "YIELDED_BANS",
     "YIELDED_MIN_TOKENS",
+    "YIELDED_PLAUSIBILITY",
     "YIELDED_REPEATS",
+    "CombineParams",
+    "CombineState",
+    "Combined",
     "Control",
+    "InvalidCombineParams",
     "InvalidSlotParams",
     "InvalidTouchedTokens",
     "KernelError",
@@ -45,11 +59,13 @@ __all__ = [
     "Selection",
     "SlotParams",
     "SlotState",
+    "Space",
     "Stage",
     "TokenFlag",
     "TopTokens",
     "TouchedTokens",
     "choice_key",
+    "combine",
     "control",
     "gumbel",
     "row_shift",

@@ -11,11 +11,14 @@ from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import RawRows, raw_rows
 from bosal_kernels.params import TokenFlag
 from bosal_kernels.resolve import resolve
+from bosal_kernels.streams import Combined
 
 # Bits of `Control.yielded`.
 YIELDED_MIN_TOKENS = 1
 YIELDED_BANS = 2
 YIELDED_REPEATS = 4
+# Set by whoever combined the row: it was combined again without its plausibility mask.
+YIELDED_PLAUSIBILITY = 8
 _LARGEST_GAIN = 1e30
 
 
@@ -62,6 +65,7 @@ def control(
     slots: Tensor,
     repeats: tuple[Tensor, Tensor] | None = None,
     legal: LegalTokens | None = None,
+    combined: Combined | None = None,
 ) -> Control:
     """Shape and mask `logits` [B, V] (float32, contiguous, changed in place) by their slots' rules.
 
@@ -75,6 +79,7 @@ def control(
         z = -inf            if (row, token) is among `repeats`, two int64 [n], no pair twice
         z = -inf            if `legal` has the row, but not the token
 
+    Raw log-probabilities are those of the base streams' rows where `logits` is `combined`'s.
     Parameters are those in force at this step (`resolve`). A row where that leaves nothing gets its
     min_tokens lifted, then its repeats, then its bans; what is not legal stays masked.
     """
@@ -83,7 +88,7 @@ def control(
         raise ValueError("logits must be contiguous float32")
     if vocab_size != state.vocab_size:
         raise ValueError(f"rows of {vocab_size} logits for a state of {state.vocab_size}")
-    resolve(logits, state, slots)
+    resolve(logits, state, slots, combined)
     edits = _edits(logits, state, slots, repeats, legal)
     asking = (state.logprobs[slots] >= 0).nonzero().squeeze(1)
     raw = None
@@ -96,6 +101,7 @@ def control(
             touched=edits.tokens[asking],
             values=edits.raw[asking],
             valid=edits.valid[asking],
+            combined=combined,
         )
     # A ban may hide a NaN from the group maxima.
     invalid = (edits.valid & ~(edits.raw < torch.inf)).any(1)

@@ -2,6 +2,7 @@
 
 KernelError
 ├── InvalidSlotParams
+├── InvalidCombineParams
 └── InvalidTouchedTokens
 """
 
@@ -24,6 +25,12 @@ class InvalidSlotParams(KernelError):
     """Raised when a choice's numbers cannot be stored in a slot."""
 
     reason = "INVALID_SLOT_PARAMS"
+
+
+class InvalidCombineParams(KernelError):
+    """Raised when a way to combine streams is not one."""
+
+    reason = "INVALID_COMBINE_PARAMS"
 
 
 class InvalidTouchedTokens(KernelError):

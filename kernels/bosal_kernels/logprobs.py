@@ -13,6 +13,7 @@ from bosal_kernels.groups import (
     sum_by_row,
     weights,
 )
+from bosal_kernels.streams import Combined
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class RawRows:
     touched: Tensor  # [R, W] token ids
     values: Tensor  # [R, W] their values before the edits
     valid: Tensor  # [R, W]
+    # [R, V] the rows themselves where they are not what was edited: streams' bases.
+    base: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +123,18 @@ def raw_rows(
     touched: Tensor,
     values: Tensor,
     valid: Tensor,
+    combined: Combined | None = None,
 ) -> RawRows:
-    """Summarise `rows` of logits [B, V] before they are edited."""
-    grouped = GroupedRows(logits, group_max(logits), scratch)
+    """Summarise `rows` of logits [B, V], or their base streams', before they are edited."""
+    base = None
+    source, which = logits, rows
+    if combined is not None and combined.is_coupled:
+        source = base = combined.streams.index_select(0, combined.base[rows])
+        which = torch.arange(len(rows), device=rows.device)
+    grouped = GroupedRows(source, group_max(source), scratch)
     one = torch.ones(len(rows), dtype=torch.float32, device=logits.device)
-    normalizer = log_normalizer(grouped, rows, one, grouped.maxima[rows].amax(1))
-    best = best_tokens(grouped, rows, wanted)
+    normalizer = log_normalizer(grouped, which, one, grouped.maxima[which].amax(1))
+    best = best_tokens(grouped, which, wanted)
     return RawRows(
         rows=rows,
         wanted=wanted,
@@ -134,4 +143,5 @@ def raw_rows(
         touched=touched,
         values=values,
         valid=valid,
+        base=base,
     )

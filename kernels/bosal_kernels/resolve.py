@@ -7,10 +7,15 @@ from bosal_kernels.groups import GroupedRows, group_max
 from bosal_kernels.interval import Intervals
 from bosal_kernels.layout import SlotState
 from bosal_kernels.scope import DELTA, Region
+from bosal_kernels.streams import Combined
 
 
-def resolve(logits: Tensor, state: SlotState, slots: Tensor) -> None:
+def resolve(
+    logits: Tensor, state: SlotState, slots: Tensor, combined: Combined | None = None
+) -> None:
     """Write the scoped numbers of `slots` [B] into the state, given the model's rows [B, V].
+
+    Where `logits` are `combined`'s, the model's rows are those of the base streams.
 
     A number becomes its value where its scope holds and its parameter's neutral value elsewhere
     (see `scope.Scope`); weights that hold are added to the token's delta. Costs nothing where no
@@ -31,7 +36,10 @@ def resolve(logits: Tensor, state: SlotState, slots: Tensor) -> None:
     holds = (position >= after) & (position < until)
     holds &= (region == Region.ANY) | ((region == Region.INSIDE) == is_inside)
     if state.scopes.has_gates:
-        top1, entropy = certainty(logits, state, rows)
+        if combined is not None and combined.is_coupled:
+            top1, entropy = certainty(combined.streams, state, combined.base[rows])
+        else:
+            top1, entropy = certainty(logits, state, rows)
         holds &= (top1[:, None] < top1_below) | (top1_below == torch.inf)
         holds &= (entropy[:, None] > entropy_above) | (entropy_above == -torch.inf)
     is_entry = torch.arange(param.shape[1], device=logits.device) < count[:, None]

@@ -119,14 +119,18 @@ def _logprobs(
     normalizer = log_normalizer(grouped, rows, inverse, control.row_max[rows])
     value = grouped.at(rows, chosen)
 
-    # The raw logit: as saved where the token was edited, else as it stands.
-    is_chosen = raw.valid & (raw.touched == chosen[:, None])
-    saved = torch.where(is_chosen, raw.values, 0.0).sum(1)
-    raw_value = torch.where(is_chosen.any(1), saved, value)
-    edited = grouped.at(rows[:, None], raw.touched)
-    raw_rank = 1 + count_above(grouped, rows, raw_value)
-    raw_rank += (raw.valid & (raw.values > raw_value[:, None])).sum(1)
-    raw_rank -= (raw.valid & (edited > raw_value[:, None])).sum(1)
+    if raw.base is not None:
+        raw_value = raw.base.gather(1, chosen[:, None]).squeeze(1)
+        raw_rank = 1 + (raw.base > raw_value[:, None]).sum(1)
+    else:
+        # The raw logit: as saved where the token was edited, else as it stands.
+        is_chosen = raw.valid & (raw.touched == chosen[:, None])
+        saved = torch.where(is_chosen, raw.values, 0.0).sum(1)
+        raw_value = torch.where(is_chosen.any(1), saved, value)
+        edited = grouped.at(rows[:, None], raw.touched)
+        raw_rank = 1 + count_above(grouped, rows, raw_value)
+        raw_rank += (raw.valid & (raw.values > raw_value[:, None])).sum(1)
+        raw_rank -= (raw.valid & (edited > raw_value[:, None])).sum(1)
     rank = 1 + count_above(grouped, rows, value)
 
     def known(logprob: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.plan import Plan, Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
+from bosal_decoding.streams import StreamModel
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.config import Limits
 from bosal_server.engine.loop import EngineLoop
@@ -108,6 +109,15 @@ class GenerationCore:
     ) -> None:
         """Serve; a share of requests that do not ask for it is explained for the metrics."""
         self.models = dict(models)
+        # What the rules of a recipe may name.
+        self._stream_models = tuple(
+            StreamModel(
+                name=model.name,
+                vocabulary=model.vocabulary,
+                context_tokens=model.context_tokens,
+            )
+            for model in models.values()
+        )
         self.recipes = recipes
         self.default_model = next(iter(self.models))
         self.default_recipe = default_recipe
@@ -188,9 +198,7 @@ class GenerationCore:
     async def validate(self, document: Mapping[str, Any], model: ServedModel) -> Plan:
         """Compile a recipe document for a model."""
         return await self._beside(
-            lambda: compile_recipe(
-                Recipe.parse(document), model.vocabulary, context_tokens=model.context_tokens
-            )
+            lambda: self._compile(model, Recipe.parse(document)),
         )
 
     def model(self, name: str) -> ServedModel:
@@ -286,7 +294,15 @@ class GenerationCore:
         self, served: ServedModel, recipe: Recipe, reference: str | Mapping[str, Any]
     ) -> Plan:
         with located("recipe" if isinstance(reference, str) else "inline_recipe"):
-            return compile_recipe(recipe, served.vocabulary, context_tokens=served.context_tokens)
+            return self._compile(served, recipe)
+
+    def _compile(self, served: ServedModel, recipe: Recipe) -> Plan:
+        return compile_recipe(
+            recipe,
+            served.vocabulary,
+            context_tokens=served.context_tokens,
+            models=self._stream_models,
+        )
 
     def _messages(self, command: PromptCommand) -> tuple[Sequence[Message], str]:
         """Return what the user said, and the request field that holds it."""

@@ -46,9 +46,12 @@ class RequestMetrics:
     total: Histogram
     prompt_tokens: Counter
     generated_tokens: Counter
+    interventions: Counter
     # By finish reason, or by status code.
     finished: dict[str, Counter]
     explanations: BoundExplanationMetrics
+    # By the stream's role, a word of the catalogue.
+    stream_forwards: Callable[[str], Counter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,15 @@ class Metrics:
             "prompt_tokens_total", "Prompt tokens of admitted requests, cached ones included."
         )
         self._generated_tokens = self._counter("generated_tokens_total", "Tokens generated.")
+        self._stream_forwards = self._counter(
+            "stream_forwards_total",
+            "Tokens computed for finished requests, by what the stream is to the recipe.",
+            (*_REQUEST_LABELS, "stream"),
+        )
+        self._interventions = self._counter(
+            "interventions_total",
+            "Tokens at which other streams than the base had a say, of finished requests.",
+        )
         self._finished = self._counter(
             "finished_choices_total",
             "Choices by how they ended: a finish reason, or a status code.",
@@ -148,6 +160,8 @@ class Metrics:
                 total=self._total.labels(*labels),
                 prompt_tokens=self._prompt_tokens.labels(*labels),
                 generated_tokens=self._generated_tokens.labels(*labels),
+                interventions=self._interventions.labels(*labels),
+                stream_forwards=partial(self._stream_forwards.labels, *labels),
                 finished={
                     reason: self._finished.labels(*labels, reason)
                     for reason in (*FinishReason, *_FAILURES)
@@ -220,6 +234,9 @@ class Metrics:
             metrics.finished[ending.reason].inc()
             if ending.explanation is not None:
                 metrics.explanations.observe(ending.explanation)
+            metrics.interventions.inc(ending.interventions or 0)
+        for stream in usage.streams:
+            metrics.stream_forwards(stream.role).inc(stream.forwards)
 
     def _histogram(
         self,

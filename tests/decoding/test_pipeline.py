@@ -379,8 +379,10 @@ def test_rolling_back_too_far_is_an_error(vocabulary: Vocabulary) -> None:
 
 
 def test_one_stream_per_group_is_combined_as_it_is(vocabulary: Vocabulary) -> None:
-    pipeline = Pipeline(vocabulary.size, 1)
+    pipeline = Pipeline(vocabulary.size, 3)
+    for slot in range(3):
+        pipeline.add(slot, plan_of(vocabulary, {}), history=[], seed=0, choice=0)
     logits = rows(1, 3, vocabulary.size)
-    assert pipeline.combine(logits, [1, 1, 1]) is logits
-    with pytest.raises(ValueError, match="coupled"):
-        pipeline.combine(logits, [2, 1])
+    assert pipeline.combine(logits, [0, 1, 2]).rows is logits
+    with pytest.raises(ValueError, match="3 rows for groups of"):
+        pipeline.combine(logits, [0, 1])

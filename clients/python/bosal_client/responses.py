@@ -49,6 +49,7 @@ def generation(message: pb.GenerateResponse) -> results.Generation:
                 finish_reason=_finish_reason(choice.ending.reason),
                 matched_stop=choice.ending.matched_stop,
                 yielded_rules=tuple(choice.ending.yielded_rules),
+                interventions=_interventions(choice.ending),
             )
             for choice in message.choices
         ),
@@ -97,6 +98,7 @@ class Transcript:
             finish_reason=ending.finish_reason,
             matched_stop=ending.matched_stop,
             yielded_rules=ending.yielded_rules,
+            interventions=ending.interventions,
         )
 
 
@@ -147,6 +149,7 @@ def _finished(message: pb.Finished) -> results.Finished:
                 output_tokens=ending.output_tokens,
                 yielded_rules=tuple(ending.yielded_rules),
                 explanation=_summary(ending),
+                interventions=_interventions(ending),
             )
             for ending in message.endings
         ),
@@ -157,6 +160,10 @@ def _finished(message: pb.Finished) -> results.Finished:
 
 def _summary(ending: pb.Ending) -> explanations.ExplanationSummary | None:
     return explanations.read_summary(ending.explanation) if ending.HasField("explanation") else None
+
+
+def _interventions(ending: pb.Ending) -> int | None:
+    return ending.interventions if ending.HasField("interventions") else None
 
 
 def _finish_reason(value: int) -> str:
@@ -191,6 +198,15 @@ def _usage(message: pb.Usage) -> results.Usage:
         prompt_tokens=message.prompt_tokens,
         cached_prompt_tokens=message.cached_prompt_tokens,
         output_tokens=message.output_tokens,
+        streams=tuple(
+            results.StreamUsage(
+                role=stream.role,
+                model=stream.model,
+                prompt_tokens=stream.prompt_tokens,
+                forwards=stream.forwards,
+            )
+            for stream in message.streams
+        ),
     )
 
 

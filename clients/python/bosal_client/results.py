@@ -100,6 +100,20 @@ class Choice:
     finish_reason: str
     matched_stop: str
     yielded_rules: tuple[str, ...]
+    # Tokens at which the recipe's other streams had a say; None for a recipe of one stream.
+    interventions: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamUsage:
+    """What one stream of a request took, all choices together."""
+
+    # `base`, `unconditional`, `amateur`, …
+    role: str
+    model: str
+    prompt_tokens: int
+    # Tokens that went through the model.
+    forwards: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +121,7 @@ class Usage:
     prompt_tokens: int
     cached_prompt_tokens: int
     output_tokens: int
+    streams: tuple[StreamUsage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +143,8 @@ class Ending:
     output_tokens: int
     yielded_rules: tuple[str, ...]
     explanation: ExplanationSummary | None
+    # Tokens at which the recipe's other streams had a say; None for a recipe of one stream.
+    interventions: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import isabstract
 from types import MappingProxyType
 from typing import Any, Final
 
 from bosal_decoding.errors import InvalidRecipe, UnknownName, shorten
-from bosal_decoding.rules import length, penalties, strings, truncation, weights
+from bosal_decoding.rules import length, penalties, streams, strings, truncation, weights
 from bosal_decoding.rules.rule import Rule, RuleStage
 from bosal_decoding.schema import join_field
 
 _STAGES: Final = list(RuleStage)
-_MODULES: Final = (weights, penalties, length, strings, truncation)
+_MODULES: Final = (streams, weights, penalties, length, strings, truncation)
 
 
 def _rules() -> dict[str, type[Rule]]:
@@ -19,7 +20,7 @@ def _rules() -> dict[str, type[Rule]]:
         value
         for module in _MODULES
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Rule) and value is not Rule
+        if isinstance(value, type) and issubclass(value, Rule) and not isabstract(value)
     ]
     found.sort(key=lambda rule: _STAGES.index(rule.stage))
     return {rule.name: rule for rule in found}

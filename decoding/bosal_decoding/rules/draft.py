@@ -1,18 +1,22 @@
 """A plan while it is being compiled: where the rules of one recipe write their numbers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bosal_decoding.errors import (
+    RuleConflict,
     RuleUnsupported,
+    UnknownName,
     UnknownTokenId,
     UnknownTokenString,
+    VocabulariesDiffer,
     shorten,
 )
 from bosal_decoding.schema import join_field
+from bosal_decoding.streams import StreamModel, StreamSpec
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import ACTIVE, DELTA, Scope, ScopedValue, Stage, TokenFlag
+from bosal_kernels import ACTIVE, DELTA, CombineParams, Scope, ScopedValue, Stage, TokenFlag
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,6 +24,12 @@ class Draft:
     """The numbers of a plan in the making; a number nobody sets stays neutral."""
 
     vocabulary: Vocabulary
+    # The served models, by name.
+    models: Mapping[str, StreamModel] = field(default_factory=dict)
+    # The streams beside the base, how they are combined, and the rule that asks for it.
+    streams: tuple[StreamSpec, ...] = ()
+    coupling: CombineParams | None = None
+    coupled_by: str = ""
     has_constraint: bool = False
     # Fields of SlotParams, by name.
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +82,31 @@ class Draft:
             raise RuleUnsupported(rule, "the model has no end-of-text token", field=self.path)
         self.edits_end = True
         return self.vocabulary.eos_ids
+
+    def couple(self, rule: str, streams: Sequence[StreamSpec], params: CombineParams) -> None:
+        """Decode with these streams beside the base; one rule of a recipe may."""
+        if self.coupled_by:
+            why = "a choice's streams are combined by one rule"
+            raise RuleConflict(self.coupled_by, rule, why, field=self.path)
+        for stream in streams:
+            if stream.model:
+                self._check_tokens(stream.model, join_field(self.path, stream.role))
+        self.coupled_by, self.streams, self.coupling = rule, tuple(streams), params
+
+    def model(self, name: str, field: str) -> StreamModel:
+        """Return a served model."""
+        if name not in self.models:
+            raise UnknownName("served model", name, self.models, field=field)
+        return self.models[name]
+
+    def _check_tokens(self, name: str, field: str) -> None:
+        other = self.model(name, field).vocabulary
+        token = self.vocabulary.first_difference(other)
+        if token is not None:
+            own, its = (
+                one.pieces[token] if token < one.size else "" for one in (self.vocabulary, other)
+            )
+            raise VocabulariesDiffer(name, token, (own, its), field=field)
 
     def weigh_id(self, token: int, weight: float, *path: str | int) -> None:
         """Add a weight to one token."""

@@ -15,6 +15,7 @@ from bosal_kernels import Region, Scope
 class RuleStage(StrEnum):
     """The stages of the step contract that rules act in, in their order."""
 
+    COMBINE = "combine"
     SHAPE = "shape"
     MASK = "mask"
     TRUNCATE = "truncate"

@@ -812,11 +812,14 @@ class Ending(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     YIELDED_RULES_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     reason: Global___FinishReason.ValueType
     matched_stop: _builtins.str
     """The stop string that matched, cut from the text."""
     output_tokens: _builtins.int
+    interventions: _builtins.int
+    """Tokens at which the recipe's other streams had a say. Unset for a recipe of one stream."""
     @_builtins.property
     def yielded_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Rules that had to yield because nothing legal was left, in the order of the step contract."""
@@ -834,12 +837,15 @@ class Ending(_message.Message):
         output_tokens: _builtins.int = ...,
         yielded_rules: _abc.Iterable[_builtins.str] | None = ...,
         explanation: Global___ExplanationSummary | None = ...,
+        interventions: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_interventions", b"_interventions", "explanation", b"explanation", "interventions", b"interventions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "explanation", b"explanation", "matched_stop", b"matched_stop", "output_tokens", b"output_tokens", "reason", b"reason", "yielded_rules", b"yielded_rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interventions", b"_interventions", "choice", b"choice", "explanation", b"explanation", "interventions", b"interventions", "matched_stop", b"matched_stop", "output_tokens", b"output_tokens", "reason", b"reason", "yielded_rules", b"yielded_rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__interventions: _TypeAlias = _typing.Literal["interventions"]  # noqa: Y015
+    _WhichOneofArgType__interventions: _TypeAlias = _typing.Literal["_interventions", b"_interventions"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interventions) -> _WhichOneofReturnType__interventions | None: ...
 
 Global___Ending: _TypeAlias = Ending  # noqa: Y015
 
@@ -919,26 +925,65 @@ class Usage(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """All streams' prompts, each counted once whatever the number of choices."""
     cached_prompt_tokens: _builtins.int
     """Of those, tokens whose keys and values were already in the cache."""
     output_tokens: _builtins.int
     """All choices together."""
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamUsage]:
+        """What every stream took, the base first."""
+
     def __init__(
         self,
         *,
         prompt_tokens: _builtins.int = ...,
         cached_prompt_tokens: _builtins.int = ...,
         output_tokens: _builtins.int = ...,
+        streams: _abc.Iterable[Global___StreamUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class StreamUsage(_message.Message):
+    """StreamUsage is what one stream of a request took, all choices together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    FORWARDS_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """`base`, `unconditional`, `amateur`, `expert`, …"""
+    model: _builtins.str
+    prompt_tokens: _builtins.int
+    """Counted once, whatever the number of choices."""
+    forwards: _builtins.int
+    """Tokens that went through the model; prompt tokens from the cache did not."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        model: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        forwards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwards", b"forwards", "model", b"model", "prompt_tokens", b"prompt_tokens", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamUsage: _TypeAlias = StreamUsage  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):

@@ -6,6 +6,7 @@ from bosal_server.engine.request import (
     ChoiceEnding,
     EngineRequest,
     FinishedEvent,
+    StreamUsage,
     Timings,
     Usage,
 )
@@ -34,8 +35,8 @@ class ActiveRequest:
                 request.request_id,
                 choice,
                 [
-                    Stream(request.model, prompt.token_ids, prompt.pin_tokens)
-                    for prompt in request.prompts
+                    Stream(model, prompt.token_ids, prompt.pin_tokens)
+                    for model, prompt in zip(request.stream_models, request.prompts, strict=True)
                 ],
                 request.max_tokens,
             )
@@ -92,6 +93,15 @@ class ActiveRequest:
                 prompt_tokens=sum(len(prompt.token_ids) for prompt in self.request.prompts),
                 cached_prompt_tokens=sum(stream.cached_tokens for stream in self.groups[0].streams),
                 output_tokens=sum(ending.output_tokens for ending in endings),
+                streams=tuple(
+                    StreamUsage(
+                        plan.role,
+                        self.groups[0].streams[i].model,
+                        len(self.request.prompts[i].token_ids),
+                        sum(group.streams[i].num_forwards for group in self.groups),
+                    )
+                    for i, plan in enumerate(self.request.plan.streams)
+                ),
             ),
             Timings(
                 queue=admitted - arrival,

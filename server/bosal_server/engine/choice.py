@@ -75,15 +75,21 @@ class ChoiceOutput:
         self._bans: set[tuple[int, int]] = set()
         self._num_rollbacks = 0
         self._yielded: dict[str, None] = {}
+        # By output position, where there are other streams: they had a say.
+        self._interventions: list[bool] | None = [] if plan.num_streams > 1 else None
 
     def accept(
         self,
         token: int,
         logprobs: PositionLogprobs | None = None,
         explanation: Explanation | None = None,
+        *,
+        is_intervention: bool = False,
     ) -> Rollback | None:
         """Take the next token; sets `ending` if it is the last. A Rollback has been done here."""
         self.num_tokens += 1
+        if self._interventions is not None:
+            self._interventions.append(is_intervention)
         self._held_ids.append(token)
         self._explanations.append(explanation)
         if logprobs is not None:
@@ -170,6 +176,8 @@ class ChoiceOutput:
         del self._explanations[-count:]
         self._num_bytes = len(self._stop)
         self.num_tokens = position
+        if self._interventions is not None:
+            del self._interventions[position:]
         if self._logprobs is not None:
             self._logprobs.drop_last(count)
         return Rollback(position, token)
@@ -182,6 +190,7 @@ class ChoiceOutput:
             self.num_tokens,
             tuple(self._yielded),
             self._summary,
+            None if self._interventions is None else sum(self._interventions),
         )
 
     def _append_logprobs(self, one: PositionLogprobs) -> None:

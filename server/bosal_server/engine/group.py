@@ -23,6 +23,7 @@ class Stream:
         "hashes",
         "model",
         "num_computed",
+        "num_forwards",
         "num_pinned_tokens",
         "num_published",
         "prompt",
@@ -40,6 +41,7 @@ class Stream:
         self.blocks: list[int] = []
         self.reserved = 0  # blocks promised and not yet allocated
         self.num_computed = 0  # tokens whose keys and values are in the blocks
+        self.num_forwards = 0  # tokens that went through the model, those taken back included
         self.num_published = 0  # leading blocks that need no publishing any more
         self.cached_tokens = 0  # prompt tokens this stream did not have to compute
 

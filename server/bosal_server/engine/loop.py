@@ -81,7 +81,7 @@ class EngineLoop:
         An id that is in use by a request inside the engine fails the new one.
 
         Raises:
-            UnknownModel: its model is not served.
+            UnknownModel: one of its models is not served.
             RequestTooLarge: it could never be admitted.
             QueueFull: too many requests wait; says when to try again.
             EngineStopped: the engine is shutting down.
@@ -91,18 +91,28 @@ class EngineLoop:
             raise UnknownModel(request.model, self._models)
         if request.plan.vocabulary != model.vocabulary:
             raise ValueError(f"the plan was not compiled for model '{request.model}'")
-        check_size(
-            self._stepper.allocator(request.model),
-            prompt_lengths=[len(prompt.token_ids) for prompt in request.prompts],
-            max_tokens=request.max_tokens,
-            context_tokens=model.context_tokens,
-        )
+        self._check_size(request)
         active = ActiveRequest(request, sink)
         with self._lock:
             if self._is_stopping:
                 raise EngineStopped
             self._room.enter()
             self._inbox.put(lambda: self._stepper.add(active))
+
+    def _check_size(self, request: EngineRequest) -> None:
+        """Refuse a group whose worst case exceeds one of its models, whatever else is there."""
+        lengths: dict[str, list[int]] = {}
+        for name, prompt in zip(request.stream_models, request.prompts, strict=True):
+            lengths.setdefault(name, []).append(len(prompt.token_ids))
+        for name, prompt_lengths in lengths.items():
+            if name not in self._models:
+                raise UnknownModel(name, self._models)
+            check_size(
+                self._stepper.allocator(name),
+                prompt_lengths=prompt_lengths,
+                max_tokens=request.max_tokens,
+                context_tokens=self._models[name].context_tokens,
+            )
 
     def cancel(self, request_id: str) -> None:
         """End a request at the next step, from any thread; unknown and ended ones are ignored."""

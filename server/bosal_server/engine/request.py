@@ -42,6 +42,11 @@ class EngineRequest:
     deadline: float | None = None  # on the clock of time.monotonic
     arrival: float = field(default_factory=monotonic)
 
+    @property
+    def stream_models(self) -> tuple[str, ...]:
+        """The model of every stream, the base's first."""
+        return tuple(stream.model or self.model for stream in self.plan.streams)
+
 
 @dataclass(frozen=True, slots=True)
 class TopTokens:
@@ -108,6 +113,18 @@ class ChoiceEnding:
     output_tokens: int
     yielded_rules: tuple[str, ...]
     explanation: ExplanationSummary | None = None
+    # Tokens at which the other streams had a say; None for a choice of one stream.
+    interventions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamUsage:
+    """What one stream of a request took, all choices together."""
+
+    role: str
+    model: str
+    prompt_tokens: int  # counted once
+    forwards: int  # tokens computed, those of the prompt that were not cached included
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +134,7 @@ class Usage:
     prompt_tokens: int
     cached_prompt_tokens: int
     output_tokens: int
+    streams: tuple[StreamUsage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

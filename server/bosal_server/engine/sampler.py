@@ -22,7 +22,7 @@ from bosal_server.engine.scheduler_step import SchedulerStep
 _LOG = logging.getLogger(__name__)
 
 # By the bits of `Selection.yielded`.
-_YIELDED = tuple(yielded_rules(bits) for bits in range(8))
+_YIELDED = tuple(yielded_rules(bits) for bits in range(16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Draw:
     yielded: tuple[str, ...]
     logprobs: PositionLogprobs | None
     explanation: Explanation | None = None
+    is_intervention: bool = False  # other streams than the base had a say
 
 
 class Sampler:
@@ -92,13 +93,15 @@ def _select(
     """Combine, control and sample; changes logits in place, and nothing else."""
     groups = [step.ready[member] for member in members]
     rows = _gather_rows(step, members, logits)
+    slots = [group.slot for group in groups]
     explained = [i for i, group in enumerate(groups) if pipeline.is_explained(group.slot)]
     raw = _base_rows(rows, groups, explained)
-    combined = pipeline.combine(rows, [len(group.streams) for group in groups])
-    controlled = pipeline.apply(combined, [group.slot for group in groups])
+    combined = pipeline.combine(rows, slots)
+    controlled = pipeline.apply(combined, slots)
     selection = pipeline.sample(controlled)
-    tokens, yielded, invalid = torch.stack(
-        (selection.tokens, selection.yielded, selection.invalid.long())
+    acted = selection.invalid if combined.acted is None else combined.acted
+    tokens, yielded, invalid, acts = torch.stack(
+        (selection.tokens, selection.yielded, selection.invalid.long(), acted.long())
     ).tolist()
     logprobs = {} if selection.logprobs is None else _by_row(selection.logprobs)
     drawn = [i for i in explained if tokens[i] >= 0 and not invalid[i]]
@@ -110,7 +113,12 @@ def _select(
         explanations = dict(zip(drawn, found, strict=True))
     return [
         Draw(
-            tokens[i], bool(invalid[i]), _YIELDED[yielded[i]], logprobs.get(i), explanations.get(i)
+            tokens[i],
+            bool(invalid[i]),
+            _YIELDED[yielded[i]],
+            logprobs.get(i),
+            explanations.get(i),
+            bool(acts[i]),
         )
         for i in range(len(groups))
     ]
@@ -131,16 +139,21 @@ def _gather_rows(
         for i in members
         for stream, row in zip(step.ready[i].streams, step.rows[i], strict=True)
     ]
-    base = places[0][0]
+    base = step.ready[members[0]].streams[0].model
+    rows = logits[base]
     if all(model == base for model, _ in places):
-        rows = logits[base]
         if [row for _, row in places] == list(range(len(rows))):
             return rows
         return rows[torch.tensor([row for _, row in places], device=rows.device)]
     # Heads of one vocabulary may be padded differently.
-    width = min(logits[model].shape[1] for model, _ in places)
-    device = logits[base].device
-    return torch.stack([logits[model][row, :width].to(device) for model, row in places])
+    gathered = rows.new_full((len(places), rows.shape[1]), -torch.inf)
+    for name in dict.fromkeys(model for model, _ in places):
+        where = [i for i, (model, _) in enumerate(places) if model == name]
+        own = logits[name]
+        from_rows = torch.tensor([places[i][1] for i in where], device=own.device)
+        width = min(own.shape[1], rows.shape[1])
+        gathered[where, :width] = own[from_rows, :width].to(rows.device)
+    return gathered
 
 
 def _by_row(logprobs: Logprobs) -> dict[int, PositionLogprobs]:

@@ -101,6 +101,7 @@ class Scheduler:
             if stream.group.state is GroupState.GONE:
                 continue
             stream.num_computed += num_tokens
+            stream.num_forwards += num_tokens
             if stream.num_published < len(stream.hashes):
                 self._publish(stream)
         for group in step.ready:

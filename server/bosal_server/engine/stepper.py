@@ -239,7 +239,12 @@ class Stepper:
         else:
             group.commit([drawn.token])
             active.note_token(output, now)
-            rollback = output.accept(drawn.token, drawn.logprobs, drawn.explanation)
+            rollback = output.accept(
+                drawn.token,
+                drawn.logprobs,
+                drawn.explanation,
+                is_intervention=drawn.is_intervention,
+            )
             if rollback is not None:
                 self._roll_back(group, rollback.position, rollback.token)
         event = output.take()

@@ -149,6 +149,7 @@ def ending(end: ChoiceEnding) -> pb.Ending:
         matched_stop=end.matched_stop,
         output_tokens=end.output_tokens,
         yielded_rules=end.yielded_rules,
+        interventions=end.interventions,
     )
     if end.explanation is not None:
         message.explanation.CopyFrom(explanations.summary(end.explanation))
@@ -160,6 +161,15 @@ def usage(counts: Usage) -> pb.Usage:
         prompt_tokens=counts.prompt_tokens,
         cached_prompt_tokens=counts.cached_prompt_tokens,
         output_tokens=counts.output_tokens,
+        streams=[
+            pb.StreamUsage(
+                role=stream.role,
+                model=stream.model,
+                prompt_tokens=stream.prompt_tokens,
+                forwards=stream.forwards,
+            )
+            for stream in counts.streams
+        ],
     )
 
 

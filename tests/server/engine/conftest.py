@@ -97,7 +97,7 @@ class Bench:
             request_id=request_id,
             model=options.pop("model", next(iter(self.models))),
             plan=plan,
-            prompts=(make_prompt(prompt),),
+            prompts=options.pop("prompts", None) or (make_prompt(prompt),),
             seed=options.pop("seed", 0),
             max_tokens=options.pop("max_tokens", 12),
             **options,
