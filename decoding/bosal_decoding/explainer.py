@@ -19,6 +19,12 @@ _ROWS = 64
 _FIRST_CAPACITY = 16
 
 
+class _ShadowPipeline(Pipeline):
+    """Slots of recipes less a rule; the choices themselves hold their constraints."""
+
+    holds_constraints = False
+
+
 @dataclass(slots=True, eq=False)
 class _Shadow:
     """One slot of the second pipeline, with what it takes to begin it again elsewhere."""
@@ -73,7 +79,7 @@ class Explainer:
         self._vocabulary_size = vocabulary_size
         self._device = torch.device(device)
         self._explained: dict[int, _Explained] = {}
-        self._pipeline = Pipeline(vocabulary_size, 0, device=device)
+        self._pipeline: Pipeline = _ShadowPipeline(vocabulary_size, 0, device=device)
         self._capacity = 0
         self._free: list[int] = []
 
@@ -294,7 +300,7 @@ class Explainer:
         used = [shadow for explained in self._explained.values() for shadow in explained]
         outputs = [self._pipeline.output(shadow.slot) for shadow in used]
         self._capacity = max(2 * self._capacity, _FIRST_CAPACITY, len(used) + count)
-        self._pipeline = Pipeline(self._vocabulary_size, self._capacity, device=self._device)
+        self._pipeline = _ShadowPipeline(self._vocabulary_size, self._capacity, device=self._device)
         self._free = list(range(self._capacity - 1, len(used) - 1, -1))
         for slot, (shadow, output) in enumerate(zip(used, outputs, strict=True)):
             shadow.slot = slot

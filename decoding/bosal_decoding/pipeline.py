@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bosal_decoding.constraints.program import Program
+from bosal_decoding.constraints.slots import ConstraintSlots, Verdict
 from bosal_decoding.errors import VocabularyMismatch
+from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.ngrams import NgramIndex
 from bosal_decoding.plan import Plan
 from bosal_kernels import (
@@ -33,6 +36,9 @@ from bosal_kernels import (
 class Pipeline:
     """Batch state over the slots of one model; used by one thread."""
 
+    # Whether a plan's constraint is in force; shadows of other choices leave it to those.
+    holds_constraints = True
+
     def __init__(
         self, vocabulary_size: int, num_slots: int, device: torch.device | str = "cpu"
     ) -> None:
@@ -45,6 +51,7 @@ class Pipeline:
         self._outputs: list[list[int]] = [[] for _ in range(num_slots)]
         # Of the slots that may not repeat themselves.
         self._ngrams: dict[int, NgramIndex] = {}
+        self._constraints = ConstraintSlots(num_slots, vocabulary_size, device)
 
     def output(self, slot: int) -> tuple[int, ...]:
         """The tokens committed to a slot."""
@@ -59,8 +66,15 @@ class Pipeline:
         seed: int,
         choice: int,
         logprobs: int = -1,
+        program: Program | None = None,
+        max_tokens: int = MAX_TOKENS,
     ) -> None:
-        """Give a slot to a new choice; nothing of the previous one remains."""
+        """Give a slot to a new choice; nothing of the previous one remains.
+
+        `program` is the plan's constraint, compiled; it ends the text within `max_tokens`.
+        """
+        if self.holds_constraints and (program is None) != (plan.recipe.constraint is None):
+            raise ValueError("a plan with a constraint goes with its program, another with none")
         if plan.vocabulary.size > self._vocabulary_size:
             raise VocabularyMismatch(plan.vocabulary.size, self._vocabulary_size)
         self._num_tokens = plan.vocabulary.size
@@ -71,6 +85,14 @@ class Pipeline:
         self._ngrams.pop(slot, None)
         if plan.no_repeat_ngram:
             self._ngrams[slot] = NgramIndex(plan.no_repeat_ngram, history)
+        self._constraints.free(slot)
+        if program is not None:
+            self._constraints.add(slot, program, max_tokens)
+            self.set_in_constraint([slot], [True])
+
+    def start_masks(self, slots: Sequence[int]) -> None:
+        """Begin to fill the constraints' masks of slots, to call before the model runs."""
+        self._constraints.start(slots)
 
     def combine(self, rows: Tensor, slots: Sequence[int]) -> Combined:
         """Combine the slots' stream rows [R, V], group after group, into one row each [B, V].
@@ -85,17 +107,23 @@ class Pipeline:
         """Shape and mask rows [B, V] (float32, contiguous, changed in place)."""
         if isinstance(logits, Tensor):
             logits[:, self._num_tokens :] = -torch.inf
-            return control(logits, self._state, self._index(slots), self._repeats(slots))
-        controlled = control(
-            logits.rows,
-            self._state,
-            self._index(slots),
-            self._repeats(slots),
-            combined=logits,
-        )
+            return self._control(logits, slots)
+        controlled = self._control(logits.rows, slots, logits)
         if logits.masked:
             self._relax(controlled, logits, slots)
         return controlled
+
+    def _control(
+        self, rows: Tensor, slots: Sequence[int], combined: Combined | None = None
+    ) -> Control:
+        return control(
+            rows,
+            self._state,
+            self._index(slots),
+            self._repeats(slots),
+            self._constraints.legal(slots),
+            combined=combined,
+        )
 
     def _combine(self, rows: Tensor, slots: Sequence[int], *, is_masking: bool = True) -> Combined:
         return combine(
@@ -124,9 +152,7 @@ class Pipeline:
             for stream in range(self._coupling.num_streams(slots[i]))
         ]
         again = self._combine(combined.streams[self._index(rows)], own, is_masking=False)
-        again_controlled = control(
-            again.rows, self._state, self._index(own), self._repeats(own), combined=again
-        )
+        again_controlled = self._control(again.rows, own, again)
         where = self._index(places)
         for ours, theirs in (
             (controlled.logits, again_controlled.logits),
@@ -157,6 +183,7 @@ class Pipeline:
             self._outputs[slot].extend(tokens)
             if slot in self._ngrams:
                 self._ngrams[slot].extend(tokens)
+            self._constraints.commit(slot, tokens)
 
     def rollback(self, slot: int, num_tokens: int) -> None:
         """Take back the last tokens of a slot, as if they had never been committed.
@@ -171,6 +198,32 @@ class Pipeline:
             del output[-num_tokens:]
             if slot in self._ngrams:
                 self._ngrams[slot].drop_last(num_tokens)
+            self._constraints.rollback(slot, num_tokens)
+
+    def settle(self, slot: int, *, is_end: bool) -> Verdict:
+        """What the constraint says of a slot after its last token, which may have ended the text.
+
+        After RETRACT, `retract` takes that token back and forces a completion that fits.
+        """
+        return self._constraints.settle(slot, is_end=is_end)
+
+    def retract(self, slot: int) -> bool:
+        """Take back the last token of a slot whose constraint asked for it.
+
+        Returns whether the text is complete without it.
+        """
+        close = self._constraints.fallback(slot)
+        self.rollback(slot, 1)
+        self._constraints.force(slot, close)
+        return not close
+
+    def is_forced(self, slot: int) -> bool:
+        """Whether the next token of a slot is not the model's choice."""
+        return self._constraints.is_forced(slot)
+
+    def blocked(self, slot: int) -> Verdict:
+        """Whether it was the constraint that left a slot without a legal token."""
+        return self._constraints.blocked(slot)
 
     def ban(self, slot: int, position: int, token: int) -> None:
         """Make a token illegal at one output position of a slot."""
@@ -190,6 +243,11 @@ class Pipeline:
         self._coupling.admit(slot, None)
         self._outputs[slot] = []
         self._ngrams.pop(slot, None)
+        self._constraints.free(slot)
+
+    def close(self) -> None:
+        """Let go of the thread that fills masks."""
+        self._constraints.close()
 
     def _repeats(self, slots: Sequence[int]) -> tuple[Tensor, Tensor] | None:
         """The places in the batch and the tokens that would repeat an n-gram there."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, SerializeAsAny
 
+from bosal_decoding.constraints import Constraint, read_constraint
 from bosal_decoding.document import content_version, read_yaml
 from bosal_decoding.errors import DecodingError, InvalidRecipe, suggestion
 from bosal_decoding.limits import MAX_DESCRIPTION_BYTES, MAX_NAME_CHARS, MAX_RULES
@@ -33,7 +34,7 @@ class Recipe(Schema):
     description: Annotated[str, at_most_bytes(MAX_DESCRIPTION_BYTES)] = ""
     scaffold: SerializeAsAny[Scaffold] = PlainScaffold()
     rules: tuple[SerializeAsAny[Rule], ...] = ()
-    constraint: None = None
+    constraint: Constraint | None = None
 
     @classmethod
     def parse(cls, data: Mapping[str, Any] | str) -> Self:
@@ -51,7 +52,14 @@ class Recipe(Schema):
             fields["scaffold"] = read_scaffold(fields["scaffold"], "scaffold")
         if "rules" in fields:
             fields["rules"] = _read_rules(fields["rules"], "rules")
+        if "constraint" in fields:
+            fields["constraint"] = read_constraint(fields["constraint"], "constraint")
         return cls.read(fields, "")
+
+    def with_constraint(self, constraint: Constraint) -> Self:
+        """Hold the output to another constraint, or to one at all."""
+        fields = {key: getattr(self, key) for key in self.model_fields_set}
+        return type(self).read(fields | {"constraint": constraint}, "")
 
     def with_overrides(self, overrides: Sequence[Mapping[str, Any]]) -> Self:
         """Replace the given parameters rule by rule; a rule that is new is appended.
@@ -85,11 +93,15 @@ class Recipe(Schema):
 
     def document(self) -> dict[str, Any]:
         """The fields the author set, as plain JSON data that `parse` reads back."""
-        document = self.model_dump(mode="json", exclude_unset=True, exclude={"scaffold", "rules"})
+        document = self.model_dump(
+            mode="json", exclude_unset=True, exclude={"scaffold", "rules", "constraint"}
+        )
         if "scaffold" in self.model_fields_set:
             document["scaffold"] = {"kind": self.scaffold.kind, **self.scaffold.set_fields()}
         if "rules" in self.model_fields_set:
             document["rules"] = [{"rule": rule.name, **rule.set_fields()} for rule in self.rules]
+        if self.constraint is not None:
+            document["constraint"] = self.constraint.set_fields()
         return document
 
     @cached_property

@@ -120,6 +120,11 @@ class Vocabulary:
         """Tokenise a whole text: BOS once if the tokenizer adds it, no control from within."""
         return self.encode_with_offsets(text)[0]
 
+    def encode_fragment(self, text: str) -> list[int]:
+        """Tokenise a text that begins no prompt: no BOS."""
+        _utf8(text)
+        return list(self._encoder.encode(text, add_special_tokens=False).ids)
+
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a whole text, with the characters each token covers (BOS covers none)."""
         _utf8(text)

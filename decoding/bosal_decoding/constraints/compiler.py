@@ -1,0 +1,172 @@
+"""Turns constraints into programs, away from whoever asks: bounded in size, time and memory.
+
+Rule 1: every constraint is compiled on trial in a process that can be killed; only what compiled
+        there in time is compiled here, because a native call here cannot be cancelled.
+Rule 2: programs are cached by content, a constraint that is being compiled is compiled once, and
+        one that was refused is refused again without work.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from types import MappingProxyType
+from typing import Any, Final
+
+from bosal_decoding.constraints.constraint import Constraint
+from bosal_decoding.constraints.errors import CompileQueueFull, InvalidConstraint
+from bosal_decoding.constraints.limits import CACHE_BYTES, MAX_WAITING
+from bosal_decoding.constraints.llguidance_program import LlguidanceCompiler
+from bosal_decoding.constraints.program import Program
+from bosal_decoding.constraints.spelling import Spelling
+from bosal_decoding.constraints.trial import TrialKilled, TrialProcess
+from bosal_decoding.errors import UnknownName
+from bosal_decoding.vocabulary import Vocabulary
+
+_MAX_REFUSALS: Final = 256
+_VALIDATE_SECONDS: Final = 2.0
+
+
+class ConstraintCompiler:
+    """Compiles and keeps programs; safe to share between threads. Close it."""
+
+    def __init__(
+        self,
+        types: Mapping[str, Constraint] = MappingProxyType({}),
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        """`types` are the python_type names the operator has registered, as other kinds."""
+        self.types = dict(types)
+        self._cache_bytes = cache_bytes
+        self._max_waiting = max_waiting
+        self._lock = Lock()
+        self._programs: OrderedDict[str, Program] = OrderedDict()
+        self._refusals: OrderedDict[str, InvalidConstraint] = OrderedDict()
+        self._pending: dict[str, Future[Program]] = {}
+        self._compile_trial = TrialProcess()
+        self._validate_trial = TrialProcess()
+        self._llguidance = LlguidanceCompiler(self._compile_trial)
+        self._spellings: dict[str, Spelling] = {}
+        # One thread each: compilations queue behind one another, validations do not.
+        self._compiling = ThreadPoolExecutor(1, thread_name_prefix="bosal-constraints")
+        self._validating = ThreadPoolExecutor(1, thread_name_prefix="bosal-validate")
+
+    def close(self) -> None:
+        """Stop compiling; what waits is cancelled."""
+        for pool in (self._compiling, self._validating):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for trial in (self._compile_trial, self._validate_trial):
+            trial.close()
+
+    def prepare(self, vocabulary: Vocabulary) -> Future[Any]:
+        """Do now what the first constraint over a vocabulary would wait for."""
+        return self._compiling.submit(lambda: self._llguidance.prepare(self._spelling(vocabulary)))
+
+    def resolve(self, constraint: Constraint) -> Constraint:
+        """Replace a registered type by the constraint it stands for."""
+        name = constraint.python_type
+        if name is None:
+            return constraint
+        if name not in self.types:
+            raise UnknownName("python type", name, self.types, field="python_type")
+        return self.types[name].with_options(constraint)
+
+    def submit(
+        self, constraint: Constraint, vocabulary: Vocabulary, lead: str = ""
+    ) -> Future[Program]:
+        """Compile a constraint for texts that stand behind `lead`; the future may be shared.
+
+        Raises:
+            UnknownName: no type of that name is registered.
+            CompileQueueFull: too many constraints wait.
+        """
+        constraint = self.resolve(constraint)
+        key = _key(constraint, vocabulary, lead)
+        with self._lock:
+            if (pending := self._pending.get(key)) is not None:
+                return pending
+            future: Future[Program] = Future()
+            if (program := self._programs.get(key)) is not None:
+                self._programs.move_to_end(key)
+                future.set_result(program)
+                return future
+            if (refusal := self._refusals.get(key)) is not None:
+                future.set_exception(refusal)
+                return future
+            if len(self._pending) >= self._max_waiting:
+                raise CompileQueueFull(self._max_waiting)
+            self._pending[key] = future
+        try:
+            self._compiling.submit(self._run, key, constraint, vocabulary, lead)
+        except RuntimeError:  # closed
+            with self._lock:
+                del self._pending[key]
+            raise
+        return future
+
+    def compile(self, constraint: Constraint, vocabulary: Vocabulary, lead: str = "") -> Program:
+        """Compile and wait."""
+        return self.submit(constraint, vocabulary, lead).result()
+
+    def validate(self, schema: str, text: str) -> Future[bool | None]:
+        """Say whether a text is JSON that a schema accepts; None if that took too long."""
+
+        def ask() -> bool | None:
+            request = {"do": "validate", "schema": schema, "text": text}
+            try:
+                answer = self._validate_trial.ask(request, _VALIDATE_SECONDS)
+            except TrialKilled:
+                return None
+            return answer.get("is_valid")
+
+        return self._validating.submit(ask)
+
+    def _run(self, key: str, constraint: Constraint, vocabulary: Vocabulary, lead: str) -> None:
+        future = self._pending[key]
+        try:
+            program = self._build(key, constraint, vocabulary, lead)
+        except InvalidConstraint as refusal:
+            with self._lock:
+                del self._pending[key]
+                self._refusals[key] = refusal
+                if len(self._refusals) > _MAX_REFUSALS:
+                    self._refusals.popitem(last=False)
+            future.set_exception(refusal)
+        except BaseException as error:
+            with self._lock:
+                del self._pending[key]
+            future.set_exception(error)
+        else:
+            with self._lock:
+                del self._pending[key]
+                self._keep(key, program)
+            future.set_result(program)
+
+    def _build(
+        self, key: str, constraint: Constraint, vocabulary: Vocabulary, lead: str
+    ) -> Program:
+        try:
+            return self._llguidance.compile(key, constraint, self._spelling(vocabulary), lead)
+        except InvalidConstraint as error:
+            if error.field is None:
+                error.field = constraint.kind
+            raise
+
+    def _keep(self, key: str, program: Program) -> None:
+        self._programs[key] = program
+        while sum(one.num_bytes for one in self._programs.values()) > self._cache_bytes:
+            self._programs.popitem(last=False)
+
+    def _spelling(self, vocabulary: Vocabulary) -> Spelling:
+        if vocabulary.digest not in self._spellings:
+            self._spellings[vocabulary.digest] = Spelling(vocabulary)
+        return self._spellings[vocabulary.digest]
+
+
+def _key(constraint: Constraint, vocabulary: Vocabulary, lead: str) -> str:
+    content = [constraint.model_dump(mode="json"), vocabulary.digest, lead]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

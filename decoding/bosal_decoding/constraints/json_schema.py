@@ -1,0 +1,165 @@
+"""JSON Schemas before they are compiled: read, bounded, and with regexes of our dialect."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from bosal_decoding.constraints import regex
+from bosal_decoding.constraints.errors import (
+    ConstraintSyntax,
+    ConstraintTooLarge,
+    ConstraintUnsupported,
+    InvalidConstraint,
+)
+from bosal_decoding.constraints.limits import MAX_DEPTH, MAX_ENUM_VALUES
+
+_COUNTS: Final = (
+    "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
+)  # fmt: skip
+# Keywords whose value is data, not a schema.
+_DATA: Final = ("enum", "const", "default", "examples")
+
+
+def read_schema(text: str, *, max_repetition: int) -> dict[str, Any]:
+    """Parse a schema and refuse what is too large, remote or not JSON."""
+    try:
+        schema = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ConstraintTooLarge(f"nested deeper than {MAX_DEPTH}") from None
+    except ValueError as error:
+        raise ConstraintSyntax(f"not JSON: {error}") from None
+    if isinstance(schema, bool):
+        # Spelled out, because the compiler reads objects alone.
+        schema = {} if schema else {"enum": []}
+    if not isinstance(schema, dict):
+        raise ConstraintSyntax("a JSON Schema is an object, true or false")
+    if _depth(schema) > MAX_DEPTH:
+        raise ConstraintTooLarge(f"nested deeper than {MAX_DEPTH}")
+    _check(schema, max_repetition)
+    return schema
+
+
+def with_plain_regexes(schema: Any, *, max_repetition: int) -> Any:
+    """Rewrite every `pattern` so that it means the same to every backend.
+
+    What Python cannot read (`\\\\p{L}`) is left as it is, for the backend to accept or refuse.
+    """
+    if isinstance(schema, list):
+        return [with_plain_regexes(part, max_repetition=max_repetition) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _DATA:
+            found[key] = value
+        elif key == "pattern" and isinstance(value, str):
+            found[key] = _plain(value, max_repetition)
+        elif key == "patternProperties" and isinstance(value, dict):
+            found[key] = {
+                _plain(name, max_repetition): with_plain_regexes(
+                    part, max_repetition=max_repetition
+                )
+                for name, part in value.items()
+            }
+        elif key in ("properties", "$defs", "definitions", "dependentSchemas") and isinstance(
+            value, dict
+        ):
+            # Their keys are names.
+            found[key] = {
+                name: with_plain_regexes(part, max_repetition=max_repetition)
+                for name, part in value.items()
+            }
+        else:
+            found[key] = with_plain_regexes(value, max_repetition=max_repetition)
+    return found
+
+
+def _plain(pattern: str, max_repetition: int) -> str:
+    try:
+        return regex.translate(pattern, max_repetition=max_repetition, search=True)
+    except ConstraintTooLarge:
+        raise
+    except InvalidConstraint:
+        return pattern
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _depth(value: Any) -> int:
+    """Nesting of containers; stops counting just beyond the limit."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH:
+        level = [part for one in level for part in _parts(one)]
+        depth += 1
+    return depth
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from (part for part in value.values() if isinstance(part, dict | list))
+    elif isinstance(value, list):
+        yield from (part for part in value if isinstance(part, dict | list))
+
+
+def _check(value: Any, max_repetition: int) -> None:
+    if isinstance(value, list):
+        for part in value:
+            _check(part, max_repetition)
+    if not isinstance(value, dict):
+        return
+    for key, part in value.items():
+        if key in ("$ref", "$dynamicRef") and isinstance(part, str) and "://" in part:
+            raise ConstraintUnsupported(
+                f"'{key}' to another document is not followed", keywords=[key]
+            )
+        if key == "enum" and isinstance(part, list) and len(part) > MAX_ENUM_VALUES:
+            raise ConstraintTooLarge(
+                f"an enum of {len(part)} values; at most {MAX_ENUM_VALUES} are allowed"
+            )
+        if key in _COUNTS and isinstance(part, int | float) and part > max_repetition:
+            raise ConstraintTooLarge(f"'{key}' of {part}; at most {max_repetition} is allowed")
+        if key not in _DATA:
+            _check(part, max_repetition)
+
+
+_BYTES_PER_TOKEN: Final = 3
+_MAX_JUMP: Final = 256
+
+
+def longest_jump(text: str | None) -> int:
+    """Roughly the most tokens that entering one part of a schema makes necessary."""
+    if text is None:
+        return 0
+    widest = 0
+
+    def skeleton(part: Any) -> int:
+        """Bytes of the smallest value; what is referred to counts where it is defined."""
+        nonlocal widest
+        if isinstance(part, list):
+            return max(map(skeleton, part), default=0)
+        if not isinstance(part, dict):
+            return 4
+        required = part.get("required")
+        names = set(required) if isinstance(required, list) else set()
+        size = 2
+        for key, value in part.items():
+            if key == "properties" and isinstance(value, dict):
+                sizes = {name: skeleton(one) for name, one in value.items()}
+                size += sum(len(name) + 4 + sizes[name] for name in names & sizes.keys())
+            elif key == "items" and isinstance(part.get("minItems"), int):
+                size += skeleton(value) * min(part["minItems"], 1000)
+            elif key == "const":
+                size += len(json.dumps(value))
+            elif isinstance(value, dict):
+                size += max((skeleton(one) for one in value.values()), default=0)
+            elif isinstance(value, list) and key not in _DATA:
+                size += skeleton(value)
+        minimum = part.get("minLength")
+        size += min(minimum, 1000) if isinstance(minimum, int) else 0
+        widest = max(widest, size)
+        return size
+
+    skeleton(json.loads(text))
+    return min(widest // _BYTES_PER_TOKEN, _MAX_JUMP)

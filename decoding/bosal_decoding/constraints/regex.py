@@ -1,0 +1,268 @@
+"""One dialect of regular expressions, and its translation for every backend.
+
+A pattern is read by Python's own parser and means what `re.fullmatch` means with `re.ASCII`:
+`\\d`, `\\w`, `\\s` and `(?i)` are ASCII, `.` is anything but a line feed. What is no regular
+language (look-around, backreferences, `\\b`, atomic groups) is refused by name. The translation
+holds literals, classes of code points, groups, `|` and greedy repetition alone, which mean the
+same everywhere.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from re import _constants as op  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
+from typing import Any, Final
+
+from bosal_decoding.constraints.errors import (
+    ConstraintSyntax,
+    ConstraintTooLarge,
+    ConstraintUnsatisfiable,
+    ConstraintUnsupported,
+)
+from bosal_decoding.constraints.limits import MAX_REPETITION, MAX_TOTAL_REPETITION
+
+Ranges = tuple[tuple[int, int], ...]
+
+_LAST: Final = 0x10FFFF
+_SURROGATES: Final = (0xD800, 0xDFFF)
+_DIGITS: Final[Ranges] = ((0x30, 0x39),)
+_WORD: Final[Ranges] = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
+_SPACE: Final[Ranges] = ((0x09, 0x0D), (0x20, 0x20))
+_LINE_FEED: Final[Ranges] = ((0x0A, 0x0A),)
+_EDGES: Final = (op.AT_BEGINNING, op.AT_BEGINNING_STRING, op.AT_END, op.AT_END_STRING)
+_NAMES: Final = {
+    op.ASSERT: "look-around",
+    op.ASSERT_NOT: "look-around",
+    op.GROUPREF: "a backreference",
+    op.GROUPREF_EXISTS: "a conditional group",
+    op.ATOMIC_GROUP: "an atomic group",
+    op.POSSESSIVE_REPEAT: "a possessive repetition",
+}
+
+
+def translate(pattern: str, *, max_repetition: int = MAX_REPETITION, search: bool = False) -> str:
+    """Write a pattern in the syntax that all backends read alike.
+
+    With `search` anchors at the edges are kept, for a pattern that may match anywhere.
+    """
+    flags = re.ASCII
+    try:
+        tree = parser.parse(_without_set_notation(pattern), flags)
+    except re.error as error:
+        raise ConstraintSyntax(f"not a regular expression: {error}") from None
+    except OverflowError:
+        raise ConstraintTooLarge(f"a repetition of more than {max_repetition}") from None
+    except RecursionError:
+        raise ConstraintTooLarge("groups are nested too deeply") from None
+    flags = tree.state.flags
+    if flags & re.LOCALE:
+        raise ConstraintUnsupported("the flag L is not supported")
+    try:
+        writer = _Writer(max_repetition, keep_anchors=search)
+        return writer.sequence(tree, flags, at_start=True, at_end=True, scale=1)
+    except RecursionError:
+        raise ConstraintTooLarge("groups are nested too deeply") from None
+
+
+def escape(text: str) -> str:
+    """Write a literal text in the common syntax."""
+    return "".join(map(_literal, map(ord, text)))
+
+
+def _without_set_notation(pattern: str) -> str:
+    """Escape within classes what a later Python might read as set operations."""
+    out: list[str] = []
+    inside = False
+    is_first = False
+    index = 0
+    while index < len(pattern):
+        char = pattern[index]
+        if char == "\\":
+            out.append(pattern[index : index + 2])
+            index += 2
+            is_first = False
+            continue
+        if not inside:
+            inside = char == "["
+            is_first = inside
+            out.append(char)
+        elif char == "]" and not is_first:
+            inside = False
+            out.append(char)
+        elif char == "^" and is_first and out[-1] == "[":
+            out.append(char)
+        else:
+            is_second_dash = char == "-" and out[-1] == "-" and not is_first
+            out.append(f"\\{char}" if char in "[&~|" or is_second_dash else char)
+            is_first = False
+        index += 1
+    return "".join(out)
+
+
+class _Writer:
+    def __init__(self, max_repetition: int, *, keep_anchors: bool) -> None:
+        self._max_repetition = max_repetition
+        self._keep_anchors = keep_anchors
+
+    def sequence(
+        self, nodes: Iterable[Any], flags: int, *, at_start: bool, at_end: bool, scale: int
+    ) -> str:
+        items = list(nodes)
+        parts = []
+        for place, (kind, value) in enumerate(items):
+            # An anchor consumes nothing, so what follows one is still at the edge.
+            starts = at_start and all(before is op.AT for before, _ in items[:place])
+            ends = at_end and all(after is op.AT for after, _ in items[place + 1 :])
+            parts.append(self._node(kind, value, flags, starts, ends, scale))
+        return "".join(parts)
+
+    def _node(
+        self, kind: Any, value: Any, flags: int, at_start: bool, at_end: bool, scale: int
+    ) -> str:
+        if kind is op.LITERAL:
+            if flags & re.IGNORECASE and chr(value).isascii() and chr(value).isalpha():
+                return _class(_folded(((value, value),)))
+            return _literal(value)
+        if kind is op.NOT_LITERAL:
+            return _class(_complement(_cased(((value, value),), flags)))
+        if kind is op.ANY:
+            return _class(_complement(() if flags & re.DOTALL else _LINE_FEED))
+        if kind is op.IN:
+            return _class(_members(value, flags))
+        if kind is op.BRANCH:
+            branches = [
+                self.sequence(branch, flags, at_start=at_start, at_end=at_end, scale=scale)
+                for branch in value[1]
+            ]
+            return f"(?:{'|'.join(branches)})"
+        if kind is op.SUBPATTERN:
+            _, added, removed, inner = value
+            flags = (flags | added) & ~removed
+            body = self.sequence(inner, flags, at_start=at_start, at_end=at_end, scale=scale)
+            return f"(?:{body})"
+        if kind in (op.MAX_REPEAT, op.MIN_REPEAT):
+            low, high, inner = value
+            return self._repeat(low, high, inner, flags, scale)
+        if kind is op.AT:
+            return self._anchor(value, flags, at_start, at_end)
+        name = _NAMES.get(kind, str(kind).lower())
+        raise ConstraintUnsupported(f"{name} is no regular language and is not supported")
+
+    def _repeat(self, low: int, high: Any, inner: Any, flags: int, scale: int) -> str:
+        is_bounded = high is not op.MAXREPEAT
+        bound = int(high) if is_bounded else low
+        if bound > self._max_repetition:
+            raise ConstraintTooLarge(
+                f"a repetition of {bound}; at most {self._max_repetition} are allowed"
+            )
+        scale *= max(bound, 1)
+        if scale > MAX_TOTAL_REPETITION:
+            raise ConstraintTooLarge(
+                f"nested repetitions of {scale} together; at most {MAX_TOTAL_REPETITION}"
+            )
+        body = self.sequence(inner, flags, at_start=False, at_end=False, scale=scale)
+        count = {(0, 1): "?"}.get((low, high)) if is_bounded else {0: "*", 1: "+"}.get(low)
+        if count is None:
+            count = f"{{{low},{high}}}" if is_bounded else f"{{{low},}}"
+        return f"(?:{body}){count}"
+
+    def _anchor(self, where: Any, flags: int, at_start: bool, at_end: bool) -> str:
+        if where not in _EDGES:
+            raise ConstraintUnsupported("a word boundary (\\b, \\B) is not supported")
+        if flags & re.MULTILINE:
+            raise ConstraintUnsupported("anchors with the flag m are not supported")
+        is_start = where in _EDGES[:2]
+        if not (at_start if is_start else at_end):
+            raise ConstraintUnsupported("an anchor (^, $) in the middle is not supported")
+        if not self._keep_anchors:
+            return ""
+        return "^" if is_start else "$"
+
+
+def _members(items: Sequence[Any], flags: int) -> Ranges:
+    negated = False
+    ranges: list[tuple[int, int]] = []
+    for kind, value in items:
+        if kind is op.NEGATE:
+            negated = True
+        elif kind is op.LITERAL:
+            ranges.append((value, value))
+        elif kind is op.RANGE:
+            ranges.append((value[0], value[1]))
+        else:
+            ranges.extend(_category(value))
+    found = _cased(_union(ranges), flags)
+    return _complement(found) if negated else found
+
+
+def _category(name: Any) -> Ranges:
+    table = {
+        op.CATEGORY_DIGIT: _DIGITS,
+        op.CATEGORY_WORD: _WORD,
+        op.CATEGORY_SPACE: _SPACE,
+        op.CATEGORY_NOT_DIGIT: _complement(_DIGITS),
+        op.CATEGORY_NOT_WORD: _complement(_WORD),
+        op.CATEGORY_NOT_SPACE: _complement(_SPACE),
+    }
+    return table[name]
+
+
+def _cased(ranges: Ranges, flags: int) -> Ranges:
+    return _folded(ranges) if flags & re.IGNORECASE else ranges
+
+
+def _folded(ranges: Ranges) -> Ranges:
+    """Add the other case of every ASCII letter."""
+    more = []
+    for low, high in ranges:
+        for begin, end, shift in ((0x41, 0x5A, 0x20), (0x61, 0x7A, -0x20)):
+            first, last = max(low, begin), min(high, end)
+            if first <= last:
+                more.append((first + shift, last + shift))
+    return _union([*ranges, *more])
+
+
+def _union(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
+def _complement(ranges: Ranges) -> Ranges:
+    found = []
+    begin = 0
+    for low, high in ranges:
+        if begin < low:
+            found.append((begin, low - 1))
+        begin = high + 1
+    if begin <= _LAST:
+        found.append((begin, _LAST))
+    return tuple(found)
+
+
+def _class(ranges: Ranges) -> str:
+    encodable = []
+    for low, high in ranges:
+        first, last = _SURROGATES
+        encodable += [(low, min(high, first - 1)), (max(low, last + 1), high)]
+    parts = [
+        _literal(low) if low == high else f"{_literal(low)}-{_literal(high)}"
+        for low, high in encodable
+        if low <= high
+    ]
+    if not parts:
+        raise ConstraintUnsatisfiable("a class that holds no character")
+    return f"[{''.join(parts)}]"
+
+
+def _literal(code: int) -> str:
+    if _SURROGATES[0] <= code <= _SURROGATES[1]:
+        raise ConstraintUnsatisfiable("a lone surrogate is no character")
+    char = chr(code)
+    if char.isascii() and char.isalnum():
+        return char
+    return f"\\x{{{code:X}}}"

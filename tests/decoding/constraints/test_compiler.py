@@ -1,0 +1,286 @@
+"""The compile service: kinds, cache, single flight, limits, and a process that is killed."""
+
+import json
+import os
+import signal
+from contextlib import suppress
+from threading import Event
+from time import monotonic
+from typing import Any
+
+import pytest
+from tests.decoding.constraints.conftest import Compile, accepts, legal_tokens
+
+from bosal_decoding.constraints import Constraint
+from bosal_decoding.constraints.compiler import ConstraintCompiler
+from bosal_decoding.constraints.errors import (
+    CompileQueueFull,
+    ConstraintSyntax,
+    ConstraintTooLarge,
+    ConstraintUnsatisfiable,
+    ConstraintUnsupported,
+    InvalidConstraint,
+)
+from bosal_decoding.constraints.trial import TrialKilled, TrialProcess
+from bosal_decoding.errors import InvalidRecipe, UnknownName
+from bosal_decoding.vocabulary import Vocabulary
+
+ARITHMETIC = """
+start: sum
+sum: term (("+" | "-") term)*
+term: NUMBER | "(" sum ")"
+NUMBER: /\\d+/
+"""
+
+
+def constraint(**fields: Any) -> Constraint:
+    return Constraint.read(fields, "constraint")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1+(2-30)", True), ("1+", False), ("(1", False), ("١", False)]
+)
+def test_a_lark_grammar_is_a_language(
+    compile_for: Compile, words: Vocabulary, text: str, expected: bool
+) -> None:
+    assert accepts(compile_for(words, grammar=ARITHMETIC), text, words) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("yes", True), ("no  x", True), ("maybe", False)])
+def test_a_gbnf_grammar_is_one_too(
+    compiled: Compile, byte_level_vocabulary: Vocabulary, text: str, expected: bool
+) -> None:
+    grammar = 'root ::= "yes" | "no" rest?\nrest ::= [ \\t]+ [a-z]'
+    program = compiled(grammar=grammar, syntax="gbnf")
+    assert accepts(program, text, byte_level_vocabulary) == expected
+
+
+def test_choices_may_begin_alike_and_stand_behind_the_lead(
+    compile_for: Compile, words: Vocabulary
+) -> None:
+    choices = ["no", "not sure", "nothing at all", "東京", "😀 yes"]
+    program = compile_for(words, " ", choice=choices)
+    for text in choices:
+        assert accepts(program, f" {text}", words)
+        assert not accepts(program, text, words)
+    assert not accepts(program, " not", words)
+    assert program.close is not None
+    assert words.bytes_of(program.close) == b" no"
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "word"),
+    [
+        ({"grammar": "start: x"}, ConstraintSyntax, "unknown name"),
+        ({"grammar": "start: (", "syntax": "gbnf"}, ConstraintSyntax, "GBNF"),
+        ({"grammar": "root ::= x", "syntax": "gbnf"}, ConstraintSyntax, "GBNF"),
+        ({"grammar": 'root ::= "x" ' + "(" * 3000, "syntax": "gbnf"}, InvalidConstraint, ""),
+        ({"grammar": "start: <|im_end|>"}, ConstraintUnsupported, "im_end"),
+        ({"grammar": "start: <[12]>"}, ConstraintUnsupported, "special token"),
+        ({"grammar": "%llguidance {}\nstart: /a/"}, ConstraintUnsupported, "llguidance"),
+        ({"grammar": "start: /(?=a)b/"}, ConstraintUnsupported, "look-around"),
+        ({"grammar": 'start: "a"\n' + 'r: "b"\n' * 501}, ConstraintTooLarge, "500"),
+        ({"grammar": 'start: "a" & "b"'}, InvalidConstraint, ""),
+        ({"regex": "[a-z]{9999}[a-z]{9999}"}, None, ""),
+    ],
+)
+def test_a_grammar_that_cannot_be_honoured_is_refused_by_name(
+    compiled: Compile, fields: dict[str, Any], error: type[InvalidConstraint] | None, word: str
+) -> None:
+    if error is None:
+        assert compiled(**fields).new_state()
+        return
+    with pytest.raises(error, match=word or "."):
+        compiled(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({}, "exactly one of"),
+        ({"regex": "a", "choice": ["b"]}, "choice and regex"),
+        ({"choice": ["a", "a"]}, "twice"),
+        ({"choice": []}, "at least 1"),
+        ({"regex": "a", "whitespace": "free"}, "json_schema"),
+        ({"regex": "a", "syntax": "gbnf"}, "grammar"),
+        ({"regexp": "a"}, "did you mean 'regex'"),
+        ({"regex": "a", "backend": "outlines"}, "outlines_core"),
+        ({"regex": "x" * 8193}, "8192"),
+        ({"regex": 7}, "string"),
+    ],
+)
+def test_a_document_that_is_no_constraint_is_refused(fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(InvalidRecipe, match=word):
+        constraint(**fields)
+
+
+def test_programs_are_cached_by_content_and_refusals_too(
+    compiler: ConstraintCompiler, byte_level_vocabulary: Vocabulary
+) -> None:
+    first = compiler.compile(constraint(regex="ab+"), byte_level_vocabulary)
+    assert compiler.compile(constraint(regex="ab+"), byte_level_vocabulary) is first
+    assert compiler.compile(constraint(regex="ab+"), byte_level_vocabulary, " ") is not first
+    refused = compiler.submit(constraint(regex="a(?=b)"), byte_level_vocabulary).exception()
+    again = compiler.submit(constraint(regex="a(?=b)"), byte_level_vocabulary)
+    assert again.done()
+    assert again.exception() is refused
+
+
+def test_the_cache_is_bounded_by_bytes(byte_level_vocabulary: Vocabulary) -> None:
+    compiler = ConstraintCompiler(cache_bytes=5 << 20)
+    try:
+        programs = [
+            compiler.compile(constraint(regex=f"a{n}"), byte_level_vocabulary) for n in range(4)
+        ]
+        last = compiler.compile(constraint(regex="a3"), byte_level_vocabulary)
+        assert last is programs[-1]
+        first = compiler.compile(constraint(regex="a0"), byte_level_vocabulary)
+        assert first is not programs[0]
+    finally:
+        compiler.close()
+
+
+def test_one_constraint_is_compiled_once_and_the_queue_is_bounded(
+    byte_level_vocabulary: Vocabulary,
+) -> None:
+    compiler = ConstraintCompiler(max_waiting=2)
+    gate = Event()
+    try:
+        compiler._compiling.submit(gate.wait)
+        first = compiler.submit(constraint(regex="a"), byte_level_vocabulary)
+        assert compiler.submit(constraint(regex="a"), byte_level_vocabulary) is first
+        compiler.submit(constraint(regex="b"), byte_level_vocabulary)
+        with pytest.raises(CompileQueueFull):
+            compiler.submit(constraint(regex="c"), byte_level_vocabulary)
+        gate.set()
+        assert first.result().backend == "llguidance"
+        compiler.compile(constraint(regex="c"), byte_level_vocabulary)
+    finally:
+        gate.set()
+        compiler.close()
+
+
+def test_registered_types_are_resolved_by_name(byte_level_vocabulary: Vocabulary) -> None:
+    compiler = ConstraintCompiler({"answer": constraint(choice=["yes", "no"])})
+    try:
+        program = compiler.compile(constraint(python_type="answer"), byte_level_vocabulary)
+        assert accepts(program, "yes", byte_level_vocabulary)
+        with pytest.raises(UnknownName, match="did you mean 'answer'"):
+            compiler.submit(constraint(python_type="answr"), byte_level_vocabulary)
+    finally:
+        compiler.close()
+
+
+def test_a_text_is_validated_in_a_process_of_its_own(compiler: ConstraintCompiler) -> None:
+    schema = '{"type":"array","uniqueItems":true}'
+    assert compiler.validate(schema, "[1, 2]").result() is True
+    assert compiler.validate(schema, "[1, 1]").result() is False
+    assert compiler.validate(schema, "[1").result() is False
+
+
+def test_a_validation_that_takes_too_long_is_given_up(compiler: ConstraintCompiler) -> None:
+    # Backtracks for ages in a regex engine that holds every other thread up meanwhile.
+    schema = '{"pattern":"^(a|a)*$"}'
+    assert compiler.validate(schema, f'"{"a" * 60}b"').result() is None
+    assert compiler.validate('{"type":"null"}', "null").result() is True
+
+
+def test_a_process_that_does_not_answer_is_killed_and_started_again() -> None:
+    trial = TrialProcess()
+    try:
+        assert trial.ask({"do": "start"}, 10) == {}
+        first = trial.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        started = monotonic()
+        with pytest.raises(TrialKilled):
+            trial.ask({"do": "start"}, 0.2)
+        assert monotonic() - started < 5
+        assert trial.ask({"do": "start"}, 10) == {}
+        assert trial.pid != first
+    finally:
+        trial.close()
+
+
+def test_a_process_that_wants_too_much_memory_gives_an_answer() -> None:
+    trial = TrialProcess(max_bytes=256 << 20)
+    try:
+        schema = {
+            "anyOf": [{"type": "string", "pattern": f"^(.{{0,900}}x{n})*$"} for n in range(60)]
+        }
+        grammar = {"grammars": [{"json_schema": schema}]}
+        with suppress(TrialKilled):
+            trial.ask({"do": "compile", "grammar": json.dumps(grammar), "limits": {}}, 20)
+        assert trial.ask({"do": "start"}, 10) == {}
+    finally:
+        trial.close()
+
+
+WORST: dict[str, dict[str, Any]] = {
+    "long run": {"regex": ".{0,10000}"},
+    "counted tail": {"regex": "[ab]*a[ab]{18}"},
+    "late a": {"regex": ".*a.{12}"},
+    "large enum": {"json_schema": {"enum": [f"value number {n}" for n in range(3000)]}},
+    "three long strings": {
+        "json_schema": {
+            "type": "array",
+            "items": {"type": "string", "maxLength": 500},
+            "minItems": 3,
+            "maxItems": 3,
+        }
+    },
+    "many items": {
+        "json_schema": {
+            "type": "array",
+            "maxItems": 1000,
+            "items": {"type": "object", "properties": {"a": {"type": "integer"}}},
+        }
+    },
+    "forty optional": {
+        "json_schema": {
+            "type": "object",
+            "properties": {f"p{n}": {"type": "integer"} for n in range(40)},
+            "additionalProperties": False,
+        }
+    },
+    "ambiguous": {"grammar": 'start: s\ns: s s | "a" | "b"'},
+    "endless": {"grammar": 'start: "a" start'},
+    "nested": {"json_schema": "[" * 5000},
+}
+
+
+@pytest.mark.parametrize("name", WORST)
+def test_the_worst_cases_are_compiled_or_refused_and_walked(
+    compiled: Compile, byte_level_vocabulary: Vocabulary, name: str
+) -> None:
+    try:
+        program = compiled(**WORST[name])
+    except (ConstraintTooLarge, ConstraintSyntax, ConstraintUnsatisfiable):
+        return
+    state = program.new_state()
+    for _ in range(30):
+        legal = legal_tokens(state, byte_level_vocabulary) - byte_level_vocabulary.eos_ids
+        if not legal or state.failure:
+            break
+        state.advance(max(legal, key=lambda token: len(byte_level_vocabulary.token_bytes[token])))
+    close = state.close_tokens()
+    assert name == "endless" or state.failure or close is not None
+
+
+def test_a_state_goes_back_over_the_end_of_the_text(
+    compiled: Compile, byte_level_vocabulary: Vocabulary
+) -> None:
+    words = byte_level_vocabulary
+    state = compiled(regex="ab?").new_state()
+    letter_a, letter_b = words.token_bytes.index(b"a"), words.token_bytes.index(b"b")
+    state.advance(letter_a)
+    state.advance(0)
+    state.rollback(1)
+    assert legal_tokens(state, words) == {letter_b, 0}
+    copy = state.fork()
+    state.advance(letter_b)
+    assert state.is_finished
+    assert legal_tokens(state, words) == {0}
+    state.rollback(2)
+    assert legal_tokens(state, words) == {letter_a}
+    assert legal_tokens(copy, words) == {letter_b, 0}
