@@ -2,11 +2,12 @@
 
 import typer
 
-from bosal_server import commands
+from bosal_server import commands, key_commands
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.command()(commands.serve)
 app.command()(commands.demo)
 app.add_typer(commands.config, name="config")
+app.add_typer(key_commands.keys, name="keys")
 
 app()

@@ -5,14 +5,19 @@ from typing import Annotated
 
 import typer
 
-from bosal_server import show_config
+from bosal_server import check_server, show_config
 from bosal_server.options import Resolved, with_settings
 
 config = typer.Typer(help="The settings of a server.", no_args_is_help=True)
 
 
 @with_settings
-def serve(resolved: Resolved) -> None:
+def serve(
+    resolved: Resolved,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what would be open to whom, and end.")
+    ] = False,
+) -> None:
     """Serve one or more models over gRPC until Ctrl-C or SIGTERM.
 
     Prints one line when ready. Every option can also be set by its environment variable, and by
@@ -23,8 +28,10 @@ def serve(resolved: Resolved) -> None:
       bosal serve\n
       bosal serve --model Qwen/Qwen3-0.6B-Base --default-recipe rules\n
       bosal serve --model small=./small --model large=./large --recipes ./recipes\n
-      bosal serve --config /etc/bosal/bosal.toml
+      bosal serve --config /etc/bosal/bosal.toml --check
     """
+    if check:
+        raise typer.Exit(check_server.report(resolved))
     # Read by torch when it is imported: threads that spin for work starve the model's.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

@@ -102,6 +102,31 @@ class ServerConfig:
     port: int = setting(50051, "0: any free port.", minimum=0, maximum=65535)
     metrics_host: str = setting("127.0.0.1", "Address of /metrics.")
     metrics_port: int = setting(9464, "0: any free port; -1: none.", minimum=-1, maximum=65535)
+    tls_certificate: Path | None = setting(
+        None, "Certificate chain of the gRPC port, in PEM. Read again on SIGHUP.", must_be="file"
+    )
+    tls_key: Path | None = setting(None, "Its private key, in PEM.", must_be="file")
+    tls_client_ca: Path | None = setting(
+        None, "Clients must bring a certificate of this authority, in PEM.", must_be="file"
+    )
+    key_file: Path | None = setting(
+        None,
+        "API keys, as `bosal keys` writes them; calls must bring one. Read again on SIGHUP.",
+        must_be="file",
+    )
+    allow_insecure: bool = setting(
+        False,
+        "Listen beyond this machine without API keys or without TLS, where something else keeps "
+        "strangers out.",
+    )
+    shared_scaffolds: tuple[str, ...] = setting(
+        (),
+        "Recipe whose scaffold's cached keys and values API keys share; may be repeated. All "
+        "else in the prefix cache belongs to the key that computed it.",
+        metavar="RECIPE",
+        flags=("--shared-scaffold",),
+        parse=tuple,
+    )
     recipes: Path | None = setting(
         None,
         "Folder of recipes (YAML or JSON) to serve beside the shipped ones.",

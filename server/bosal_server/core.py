@@ -3,7 +3,14 @@
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +47,7 @@ from bosal_server.request_errors import (
     ResponseTooLarge,
     located,
 )
+from bosal_server.security.quota import QuotaLedger
 
 # Calls that wait for a thread; each may hold a whole request's text.
 _MAX_PREPARING = 512
@@ -106,6 +114,7 @@ class GenerationCore:
         metrics: Metrics,
         versions: Mapping[str, str],
         explain_share: float = 0.0,
+        shared_scaffolds: Collection[str] = (),
     ) -> None:
         """Serve; a share of requests that do not ask for it is explained for the metrics."""
         self.models = dict(models)
@@ -123,9 +132,12 @@ class GenerationCore:
         self.default_recipe = default_recipe
         self.limits = limits
         self.versions = dict(versions)
+        # Recipes whose scaffold's cache different callers share.
+        self._shared_scaffolds = frozenset(shared_scaffolds)
         self._engine = engine
         self._metrics = metrics
         self._explain_share = explain_share
+        self._quotas = QuotaLedger()
         self._numbers = count()
         self._num_preparing = 0
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="bosal-prepare")
@@ -156,11 +168,24 @@ class GenerationCore:
             logprobs=command.logprobs,
             explain=started.explain or self._sampled(started.plan),
             deadline=command.deadline,
+            key_id=command.caller.key_id,
+            cache_salt=command.caller.cache_salt,
+            shares_scaffold=started.recipe_name in self._shared_scaffolds,
             arrival=arrival,
             metrics=self._metrics.bind(started.model.name, started.recipe_name),
         )
         is_over = False
-        self._engine.submit(request, mailbox)
+        num_tokens = sum(len(prompt.token_ids) for prompt in started.prompts)
+        lease = self._quotas.lease(
+            command.caller,
+            choices=started.num_choices,
+            tokens=num_tokens + started.num_choices * started.max_tokens,
+        )
+        try:
+            self._engine.submit(request, mailbox)
+        except BaseException:
+            lease.end(0)
+            raise
         try:
             yield started
             while not is_over:
@@ -168,11 +193,14 @@ class GenerationCore:
                     if isinstance(event, FailedEvent):
                         is_over = True
                         raise event.error
+                    if isinstance(event, TokensEvent):
+                        num_tokens += len(event.token_ids)
                     is_over = isinstance(event, FinishedEvent)
                     yield event if command.explain else _unexplained(event)
         finally:
             if not is_over:
                 self._engine.cancel(engine_id)
+            lease.end(num_tokens)
 
     async def tokenize_text(self, text: str, model: ServedModel) -> list[int]:
         """Tokenise a text as it stands."""

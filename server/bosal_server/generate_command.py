@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bosal_decoding.scaffolds import Message
+from bosal_server.security.caller import ANYBODY, Caller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +36,4 @@ class GenerateCommand:
     request_id: str = ""
     # On the clock of time.monotonic.
     deadline: float | None = None
+    caller: Caller = ANYBODY

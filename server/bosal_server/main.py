@@ -28,6 +28,9 @@ from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel, load_model
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.rpc.server import RpcServer
+from bosal_server.security import exposure
+from bosal_server.security.access import Access
+from bosal_server.security.tls import TlsCredentials, TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +45,15 @@ def serve(config: ServerConfig) -> int:
     for part in ("bosal_server", "bosal_decoding", "bosal_kernels"):
         logging.getLogger(part).setLevel(config.log_level)
     try:
+        exposure.check(config)
+        access, tls = Access(config.key_file), _tls(config)
         recipes = RecipeStore.load(config.recipes)
         default_recipe = _default_recipe(config, recipes)
         _check_port(config.host, config.port)
         database = Database.open(config.database)
         models = [_load(model, config) for model in config.models or (_embedded(),)]
         with closing(database), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, recipes, default_recipe, models))
+            runner.run(_serve(config, recipes, default_recipe, models, access, tls))
     except (ServerError, DecodingError) as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"error: {error}", markup=False)
@@ -63,6 +68,8 @@ async def _serve(
     recipes: RecipeStore,
     default_recipe: str,
     models: Sequence[LoadedModel],
+    access: Access,
+    tls: TlsCredentials | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     threads = config.threads or max((os.cpu_count() or 1) - 1, 1)
@@ -109,10 +116,12 @@ async def _serve(
         metrics=metrics,
         versions=_versions(),
         explain_share=config.explain_share,
+        shared_scaffolds=config.shared_scaffolds,
     )
-    rpc = RpcServer(core, config, metrics)
+    rpc = RpcServer(core, config, metrics, access, tls)
     with _exported(metrics, config) as metrics_address:
         engine.start()
+        loop.add_signal_handler(signal.SIGHUP, _reload, access, tls)
         try:
             address = await rpc.start()
             _announce(address, metrics_address, core)
@@ -123,6 +132,20 @@ async def _serve(
             await rpc.stop()
             await asyncio.to_thread(engine.stop)
             core.close()
+
+
+def _reload(access: Access, tls: TlsCredentials | None) -> None:
+    """Read keys and certificates again; what cannot be read leaves the old in place."""
+    sources: dict[str, Access | TlsCredentials] = {"keys": access}
+    if tls is not None:
+        sources["certificates"] = tls
+    for what, source in sources.items():
+        try:
+            source.reload()
+        except InvalidConfig as error:
+            log.error("reloading %s: %s; the old ones stay", what, error)
+        else:
+            log.info("reloaded %s", what)
 
 
 async def _drain(rpc: RpcServer, seconds: float, asked_again: asyncio.Event) -> None:
@@ -171,6 +194,15 @@ def _exported(metrics: Metrics, config: ServerConfig) -> Iterator[str | None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _tls(config: ServerConfig) -> TlsCredentials | None:
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    files = TlsFiles(
+        certificate=config.tls_certificate, key=config.tls_key, client_ca=config.tls_client_ca
+    )
+    return TlsCredentials(files)
 
 
 def _default_recipe(config: ServerConfig, recipes: RecipeStore) -> str:

@@ -138,6 +138,9 @@ class Metrics:
         self._errors = self._counter(
             "errors_total", "Calls that ended with an error, by status code.", ("method", "code")
         )
+        self._refused_calls = self._counter(
+            "auth_failures_total", "Calls refused for their key, by reason.", ("reason",)
+        )
         # Read when scraped, so they are right also when no step runs.
         self._running = self._gauge("running_groups", "Choices being decoded.", ())
         self._waiting = self._gauge("waiting_groups", "Choices waiting for admission.", ())
@@ -187,6 +190,10 @@ class Metrics:
     def count_error(self, method: str, code: str) -> None:
         """Count a call that ended with an error."""
         self._errors.labels(method, code).inc()
+
+    def count_refused_call(self, reason: str) -> None:
+        """Count a call whose key was missing, wrong or not for its method."""
+        self._refused_calls.labels(reason).inc()
 
     # The engine's observer; from here on everything is called from the engine's thread.
 

@@ -20,7 +20,13 @@ from bosal_server.settings import Setting, build, settings_of
 
 SETTINGS = tuple(settings_of(ServerConfig))
 # Read by the client's commands.
-CLIENT_VARIABLES = ("BOSAL_SERVER",)
+CLIENT_VARIABLES = (
+    "BOSAL_SERVER",
+    "BOSAL_API_KEY",
+    "BOSAL_TLS_CA",
+    "BOSAL_CLIENT_CERTIFICATE",
+    "BOSAL_CLIENT_KEY",
+)
 # As alike as two names are when one letter is wrong; Kubernetes adds variables of its own.
 _MISSPELLED = 0.92
 
@@ -45,11 +51,16 @@ class Resolved:
     file: Path | None
 
 
-def with_settings(command: Callable[[Resolved], None]) -> Callable[..., None]:
-    """Give a command `--config` and one option for each setting."""
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--config` and one option for each setting.
+
+    It takes what they come to, and options of its own.
+    """
+    own = list(inspect.signature(command).parameters.values())[1:]
 
     def run(context: typer.Context, config: Path | None, **values: Any) -> None:
-        command(_resolve(context, values, config))
+        others = {one.name: values.pop(one.name) for one in own}
+        command(_resolve(context, values, config), **others)
 
     parameters = [
         _parameter("context", typer.Context),
@@ -66,6 +77,7 @@ def with_settings(command: Callable[[Resolved], None]) -> Callable[..., None]:
             ],
             None,
         ),
+        *(_parameter(one.name, one.annotation, one.default) for one in own),
         *(_parameter(one.name, _annotation(one), _default(one)) for one in SETTINGS),
     ]
     # typer reads the options off the signature and off the annotations.

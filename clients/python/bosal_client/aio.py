@@ -31,7 +31,9 @@ class AsyncClient:
         server: str = calls.DEFAULT_SERVER,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str = "",
     ) -> None:
+        self._metadata = calls.metadata(api_key)
         options = calls.channel_options(server)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(server, options)
@@ -51,7 +53,9 @@ class AsyncClient:
         spec = requests.generation_spec(prompt, options)
         stub: generation_pb2_grpc.GenerationServiceAsyncStub
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        call = stub.GenerateStream(pb.GenerateStreamRequest(spec=spec), timeout=timeout)
+        call = stub.GenerateStream(
+            pb.GenerateStreamRequest(spec=spec), timeout=timeout, metadata=self._metadata
+        )
         return AsyncStream(call, spec.request_id)
 
     async def tokenize(
@@ -112,7 +116,7 @@ class AsyncClient:
             call.method, type(call.request).SerializeToString, call.response.FromString
         )
         try:
-            return call.read(await method(call.request, timeout=timeout))
+            return call.read(await method(call.request, timeout=timeout, metadata=self._metadata))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 

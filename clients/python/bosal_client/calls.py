@@ -23,6 +23,7 @@ __all__ = [
     "list_models",
     "list_recipes",
     "list_rules",
+    "metadata",
     "server_info",
     "tokenize",
     "validate",
@@ -67,6 +68,11 @@ def channel_options(server: str) -> list[tuple[str, str | int]]:
         # A proxy named in the environment cannot reach this machine's own loopback.
         options.append(("grpc.enable_http_proxy", 0))
     return options
+
+
+def metadata(api_key: str) -> tuple[tuple[str, str], ...]:
+    """Headers of every call: whose it is."""
+    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
 
 @dataclass(frozen=True, slots=True)

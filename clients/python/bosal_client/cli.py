@@ -1,6 +1,7 @@
 """The command `bosal`: what a client can ask, plus the commands other installed parts add."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import typer
 from bosal_client import errors, render, replay
 from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.client import Client
+from bosal_client.identity import Identity
 from bosal_client.requests import GenerationOptions
 
 __all__ = ["application", "main"]
@@ -27,6 +29,8 @@ _EXIT_CODES: dict[type[errors.BosalError], int] = {
     errors.NotFound: 2,
     errors.Unimplemented: 2,
     errors.Unavailable: 69,
+    errors.Unauthenticated: 77,
+    errors.PermissionDenied: 77,
     errors.InternalError: 70,
     errors.Overloaded: 75,
     errors.DeadlineExceeded: 124,
@@ -36,7 +40,11 @@ _EXIT_CODES: dict[type[errors.BosalError], int] = {
 _HELP = """Base models that follow instructions, by rules over their decoding.
 
 Exit codes: 0 done, 1 failed or a replay differed, 2 a wrong request or command line,
-69 no server answers, 70 the server failed, 75 the server is full, 124 timeout, 130 interrupted.
+69 no server answers, 70 the server failed, 75 the server is full, 77 the API key is missing, wrong
+or not for this, 124 timeout, 130 interrupted.
+
+BOSAL_API_KEY is sent with every call. BOSAL_TLS_CA turns TLS on: a file of authorities in PEM, or
+`system` for this machine's. BOSAL_CLIENT_CERTIFICATE and BOSAL_CLIENT_KEY identify the client.
 
 [bold]Examples[/bold]
 
@@ -248,7 +256,8 @@ def main() -> None:
 def _connected(server: str) -> Iterator[Client]:
     """Open a client; a failure becomes one line on standard error and an exit code."""
     try:
-        with Client(server) as client:
+        identity = Identity.from_environment(os.environ)
+        with Client(server, credentials=identity.credentials(), api_key=identity.api_key) as client:
             yield client
     except errors.BosalError as error:
         render.error(error, server)

@@ -27,7 +27,9 @@ class Client:
         server: str = calls.DEFAULT_SERVER,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str = "",
     ) -> None:
+        self._metadata = calls.metadata(api_key)
         options = calls.channel_options(server)
         if credentials is None:
             self._channel = grpc.insecure_channel(server, options)
@@ -46,7 +48,9 @@ class Client:
         """Return an iterator over token batches as they come."""
         spec = requests.generation_spec(prompt, options)
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        call = stub.GenerateStream(pb.GenerateStreamRequest(spec=spec), timeout=timeout)
+        call = stub.GenerateStream(
+            pb.GenerateStreamRequest(spec=spec), timeout=timeout, metadata=self._metadata
+        )
         return Stream(call, spec.request_id)
 
     def tokenize(
@@ -107,7 +111,7 @@ class Client:
             call.method, type(call.request).SerializeToString, call.response.FromString
         )
         try:
-            return call.read(method(call.request, timeout=timeout))
+            return call.read(method(call.request, timeout=timeout, metadata=self._metadata))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 

@@ -7,6 +7,8 @@ BosalError
 ├── Unavailable          the server cannot be reached or is shutting down
 ├── DeadlineExceeded     the call's timeout passed
 ├── Cancelled            the call was cancelled
+├── Unauthenticated      the server wants a valid API key
+├── PermissionDenied     the API key is not for this call
 ├── Unimplemented        this server cannot do what was asked
 └── InternalError        the server failed; `metadata["request_id"]` finds it in its log
 """
@@ -27,6 +29,8 @@ __all__ = [
     "InvalidRequest",
     "NotFound",
     "Overloaded",
+    "PermissionDenied",
+    "Unauthenticated",
     "Unavailable",
     "Unimplemented",
 ]
@@ -79,6 +83,14 @@ class Cancelled(BosalError):
     """Raised when the call was cancelled before its end."""
 
 
+class Unauthenticated(BosalError):
+    """Raised when the server wants an API key and got none, a wrong one or an expired one."""
+
+
+class PermissionDenied(BosalError):
+    """Raised when the API key lacks the scope of what was asked."""
+
+
 class Unimplemented(BosalError):
     """Raised when this server lacks what was asked of it."""
 
@@ -97,6 +109,8 @@ _BY_CODE: dict[grpc.StatusCode, type[BosalError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
 }
 

@@ -35,7 +35,13 @@ class ActiveRequest:
                 request.request_id,
                 choice,
                 [
-                    Stream(model, prompt.token_ids, prompt.pin_tokens)
+                    Stream(
+                        model,
+                        prompt.token_ids,
+                        prompt.pin_tokens,
+                        cache_salt=request.cache_salt,
+                        shares_scaffold=request.shares_scaffold,
+                    )
                     for model, prompt in zip(request.stream_models, request.prompts, strict=True)
                 ],
                 request.max_tokens,

@@ -120,8 +120,18 @@ class BlockAllocator:
         """Blocks that are neither held nor promised."""
         return self.num_free + self.num_findable - self._reserved
 
-    def hashes(self, token_ids: Sequence[int]) -> list[bytes]:
-        return chain_hashes(token_ids, self.block_size, self.salt)
+    def hashes(
+        self, token_ids: Sequence[int], salt: bytes = b"", *, num_unsalted: int = 0
+    ) -> list[bytes]:
+        """Hash the full blocks; whoever has another salt finds only those of unsalted tokens."""
+        if not salt:
+            return chain_hashes(token_ids, self.block_size, self.salt)
+        num_open = num_unsalted - num_unsalted % self.block_size
+        hashes = chain_hashes(token_ids[:num_open], self.block_size, self.salt)
+        before = hashes[-1] if hashes else self.salt
+        parent = blake2b(before, digest_size=_DIGEST_BYTES, key=salt).digest()
+        rest = token_ids[num_open:]
+        return hashes + chain_hashes(rest, self.block_size, self.salt, parent=parent)
 
     def match(self, hashes: Iterable[bytes]) -> list[int]:
         """Return the blocks, written or pending, of the longest known prefix; holds nothing."""

@@ -18,6 +18,7 @@ class Stream:
 
     __slots__ = (
         "blocks",
+        "cache_salt",
         "cached_tokens",
         "group",
         "hashes",
@@ -28,14 +29,25 @@ class Stream:
         "num_published",
         "prompt",
         "reserved",
+        "shares_scaffold",
     )
 
-    def __init__(self, model: str, prompt: Sequence[int], num_pinned_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        model: str,
+        prompt: Sequence[int],
+        num_pinned_tokens: int = 0,
+        *,
+        cache_salt: bytes = b"",
+        shares_scaffold: bool = False,
+    ) -> None:
         if not prompt:
             raise ValueError("a stream needs at least one prompt token")
         self.model = model
         self.prompt = tuple(prompt)  # the request's own if it is one: choices share it
         self.num_pinned_tokens = num_pinned_tokens
+        self.cache_salt = cache_salt
+        self.shares_scaffold = shares_scaffold
         self.group: StreamGroup
         self.hashes: list[bytes] = []  # of the prompt's full blocks
         self.blocks: list[int] = []
@@ -47,6 +59,11 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.group.output)
+
+    @property
+    def num_unsalted_tokens(self) -> int:
+        """Leading tokens whose keys and values anybody may find."""
+        return self.num_pinned_tokens if self.shares_scaffold else 0
 
     @property
     def num_missing(self) -> int:

@@ -41,6 +41,13 @@ class EngineRequest:
     explain: Counterfactuals | None = None  # what draws are held against, if they are explained
     deadline: float | None = None  # on the clock of time.monotonic
     arrival: float = field(default_factory=monotonic)
+    # Whose turn it is when requests wait: a higher number's first, then each key its fair part.
+    priority: int = 1
+    key_id: str = ""
+    # Keeps the prefix cache of different callers apart; empty: shared by all who have none.
+    cache_salt: bytes = b""
+    # The scaffold's part of the prompts is no secret: whatever the salt, it is shared.
+    shares_scaffold: bool = False
 
     @property
     def stream_models(self) -> tuple[str, ...]:

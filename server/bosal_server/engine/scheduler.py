@@ -16,7 +16,7 @@ Rule 5: a stream never computes a block that another stream is writing: it waits
 from collections import Counter
 from collections.abc import Mapping
 
-from bosal_server.engine.blocks import BlockAllocator, chain_hashes
+from bosal_server.engine.blocks import BlockAllocator
 from bosal_server.engine.group import GroupState, Stream, StreamGroup
 from bosal_server.engine.queues import WaitingQueues
 from bosal_server.engine.scheduler_step import Packer, SchedulerStep
@@ -63,7 +63,9 @@ class Scheduler:
             if not stream.hashes:
                 pool = self.allocators[stream.model]
                 # The last prompt token is always computed: its logits are needed.
-                stream.hashes = pool.hashes(stream.prompt[:-1])
+                stream.hashes = pool.hashes(
+                    stream.prompt[:-1], stream.cache_salt, num_unsalted=stream.num_unsalted_tokens
+                )
         self._waiting.append(group)
 
     def remove(self, group: StreamGroup, *, keep: bool) -> None:
@@ -181,9 +183,9 @@ class Scheduler:
         end = stream.num_computed - stream.num_computed % pool.block_size
         if end <= begin:
             return
-        parent = stream.hashes[-1] if stream.hashes else None
-        tail = stream.tokens(begin, end)
-        hashes = chain_hashes(tail, pool.block_size, pool.salt, parent=parent)
+        hashes = pool.hashes(
+            stream.tokens(0, end), stream.cache_salt, num_unsalted=stream.num_unsalted_tokens
+        )[len(stream.hashes) :]
         for block, content in zip(stream.blocks[len(stream.hashes) :], hashes, strict=False):
             pool.publish(block, content)
 

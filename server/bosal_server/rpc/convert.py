@@ -29,6 +29,7 @@ from bosal_server.request_errors import InvalidRequest, OutOfRange, located
 from bosal_server.rpc import explanations
 from bosal_server.rpc.documents import recipe_document, recipe_message, rule_documents, struct
 from bosal_server.rpc.spelling import token_bytes
+from bosal_server.security.caller import current_caller
 
 _ROLES: dict[int, Literal["user", "assistant"]] = {
     pb.ROLE_USER: "user",
@@ -53,6 +54,7 @@ def generate_command(
         explain=spec.explain,
         request_id=spec.request_id,
         deadline=deadline,
+        caller=current_caller.get(),
     )
 
 

@@ -17,6 +17,8 @@ from bosal_server.metrics import Metrics
 from bosal_server.request_errors import InvalidRequest, ShuttingDown
 from bosal_server.rpc.reader import reader
 from bosal_server.rpc.status import describe
+from bosal_server.security.access import Access
+from bosal_server.security.caller import Caller, current_caller
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +28,15 @@ _OURS = "/bosal.v1."
 class Boundary(grpc.aio.ServerInterceptor):
     """Answers every call of our services with a result or a described status.
 
-    Health checks and reflection pass untouched.
+    A call that may not be made ends before its message is read, whatever its service. Health
+    checks, and reflection for those who may, pass untouched.
     """
 
-    def __init__(self, metrics: Metrics, *, max_request_bytes: int) -> None:
+    def __init__(
+        self, metrics: Metrics, *, max_request_bytes: int, access: Access | None = None
+    ) -> None:
         self._metrics = metrics
+        self._access = access or Access()
         self._max_request_bytes = max_request_bytes
         self._num_running = 0
         self._idle = asyncio.Event()
@@ -52,7 +58,15 @@ class Boundary(grpc.aio.ServerInterceptor):
         # Its type is that of the blocking server's handlers.
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(_OURS):
+        if handler is None:
+            return None
+        try:
+            caller = self._access.caller(method, handler_call_details.invocation_metadata)
+        except ServerError as error:
+            self._metrics.count_refused_call(error.reason)
+            refusal = self._refusal(method.rpartition("/")[2], error)
+            return refusal  # type: ignore[no-any-return]
+        if not method.startswith(_OURS):
             return handler  # type: ignore[no-any-return]
         # A generated handler's deserializer is the message type's bound FromString.
         message_type: type[Message] = handler.request_deserializer.__self__
@@ -60,17 +74,30 @@ class Boundary(grpc.aio.ServerInterceptor):
         name = method.rpartition("/")[2]
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(name, handler.unary_stream), read, handler.response_serializer
+                self._stream(name, handler.unary_stream, caller), read, handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(name, handler.unary_unary), read, handler.response_serializer
+            self._unary(name, handler.unary_unary, caller), read, handler.response_serializer
         )
 
-    def _unary(self, method: str, behavior: Callable[..., Awaitable[Message]]) -> Any:
+    def _refusal(self, method: str, error: ServerError) -> Any:
+        """Make a handler that answers without waiting for the request."""
+
+        async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            self._metrics.count_error(method, error.code)
+            code, text, trailers = describe(error, "")
+            await context.abort(code, text, trailers)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _unary(
+        self, method: str, behavior: Callable[..., Awaitable[Message]], caller: Caller
+    ) -> Any:
         async def answer(
             request: Message | InvalidRequest, context: grpc.aio.ServicerContext[Any, Any]
         ) -> Message:
             self._enter()
+            current_caller.set(caller)
             try:
                 return await behavior(self._accepted(request), context)
             except (Exception, asyncio.CancelledError) as error:
@@ -80,11 +107,14 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         return answer
 
-    def _stream(self, method: str, behavior: Callable[..., AsyncGenerator[Message, None]]) -> Any:
+    def _stream(
+        self, method: str, behavior: Callable[..., AsyncGenerator[Message, None]], caller: Caller
+    ) -> Any:
         async def answer(
             request: Message | InvalidRequest, context: grpc.aio.ServicerContext[Any, Any]
         ) -> None:
             self._enter()
+            current_caller.set(caller)
             try:
                 # Closed here and now, so that a cancelled call stops its generation at once.
                 async with aclosing(behavior(self._accepted(request), context)) as messages:

@@ -22,6 +22,8 @@ from bosal_server.rpc.health import HealthService
 from bosal_server.rpc.interceptors import Boundary
 from bosal_server.rpc.model_service import ModelService
 from bosal_server.rpc.recipe_service import RecipeService
+from bosal_server.security.access import Access
+from bosal_server.security.tls import TlsCredentials
 
 _SERVICES = (
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
@@ -31,6 +33,8 @@ _SERVICES = (
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Our own limit answers with a described error; gRPC's, which ends the call, only guards memory.
 _TRANSPORT_FACTOR = 16
+# Of one call's headers; a key and a trace take a few hundred.
+_MAX_METADATA_BYTES = 8192
 # Time for the last statuses to leave after every call is done.
 _FLUSH_SECONDS = 1.0
 
@@ -38,16 +42,26 @@ _FLUSH_SECONDS = 1.0
 class RpcServer:
     """One listening port. Its methods belong to one event loop."""
 
-    def __init__(self, core: GenerationCore, config: ServerConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        core: GenerationCore,
+        config: ServerConfig,
+        metrics: Metrics,
+        access: Access,
+        tls: TlsCredentials | None,
+    ) -> None:
         max_bytes = config.limits.max_request_bytes
         self._config = config
-        self._boundary = Boundary(metrics, max_request_bytes=max_bytes)
+        self._tls = tls
+        self._boundary = Boundary(metrics, max_request_bytes=max_bytes, access=access)
         self._health = HealthService(_SERVICES)
         self._server = grpc.aio.server(
             interceptors=[self._boundary],
             options=[
                 ("grpc.max_receive_message_length", max_bytes * _TRANSPORT_FACTOR),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
                 # Two servers on one port would each get some of the connections.
                 ("grpc.so_reuseport", 0),
                 # Finds clients that vanished without closing their connection.
@@ -69,7 +83,10 @@ class RpcServer:
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         wanted = f"{host}:{self._config.port}"
         try:
-            port = self._server.add_insecure_port(wanted)
+            if self._tls is None:
+                port = self._server.add_insecure_port(wanted)
+            else:
+                port = self._server.add_secure_port(wanted, self._tls.server_credentials())
         except RuntimeError:
             raise InvalidConfig(f"cannot listen at {wanted}") from None
         await self._server.start()

@@ -219,3 +219,27 @@ def test_releasing_more_than_is_reserved_is_refused() -> None:
     pool = BlockAllocator(2, BLOCK)
     with pytest.raises(AssertionError):
         pool.reserve(3)
+
+
+def test_a_salt_hides_all_but_the_open_tokens() -> None:
+    pool = BlockAllocator(8, 4, b"model")
+    tokens = list(range(12))
+    nobodys, ours, theirs = (pool.hashes(tokens, salt) for salt in (b"", b"ours", b"theirs"))
+    assert not set(nobodys) & set(ours)
+    assert not set(ours) & set(theirs)
+    # Two whole blocks lie within the nine open tokens; what follows differs again.
+    open_ours, open_theirs = (
+        pool.hashes(tokens, salt, num_unsalted=9) for salt in (b"ours", b"theirs")
+    )
+    assert open_ours[:2] == open_theirs[:2] == nobodys[:2]
+    assert len({open_ours[2], open_theirs[2], nobodys[2]}) == 3
+    # Another model's keys and values never match, whatever the salt.
+    assert not set(ours) & set(BlockAllocator(8, 4, b"other").hashes(tokens, b"ours"))
+
+
+def test_a_salted_prefix_of_a_text_is_that_of_the_longer_text() -> None:
+    pool = BlockAllocator(8, 4, b"model")
+    tokens = list(range(20))
+    for num_unsalted in (0, 9, 20):
+        long = pool.hashes(tokens, b"ours", num_unsalted=num_unsalted)
+        assert pool.hashes(tokens[:13], b"ours", num_unsalted=num_unsalted) == long[:3]

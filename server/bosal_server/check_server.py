@@ -1,0 +1,44 @@
+"""`bosal serve --check`: what a configuration would open, to whom, and whether it may start."""
+
+from rich.console import Console
+from rich.table import Table
+
+from bosal_server.config import InvalidConfig
+from bosal_server.options import Resolved
+from bosal_server.security import exposure
+from bosal_server.security.keys import load_keys
+
+
+def report(resolved: Resolved) -> int:
+    """Print the ports and the keys; return 0 if a server could start like this, else 1."""
+    config = resolved.config
+    console = Console(highlight=False)
+    table = Table("port", "address", "reached from", "transport", "open to")
+    for one in exposure.listeners(config):
+        table.add_row(one.what, one.address, one.reach, one.transport, one.access)
+    console.print(table)
+    try:
+        exposure.check(config)
+        if config.key_file is not None:
+            keys = Table("key", "scopes", "choices at once", "tokens per minute", "until")
+            keys.add_column("id", no_wrap=True)
+            for key in load_keys(config.key_file):
+                keys.add_row(
+                    key.name,
+                    ", ".join(sorted(key.scopes)),
+                    _limit(key.max_choices),
+                    _limit(key.tokens_per_minute),
+                    "for ever" if key.expires is None else str(key.expires.date()),
+                    key.id,
+                )
+            console.print(keys)
+    except InvalidConfig as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        return 1
+    if config.trust_remote_code:
+        console.print("Python code that comes with a model is run: --trust-remote-code")
+    return 0
+
+
+def _limit(value: int | None) -> str:
+    return "no limit" if value is None else f"{value:,}"
