@@ -39,6 +39,16 @@ class RuleEffect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OtherDraw:
+    """What another recipe makes of the very same row, history and noise."""
+
+    # None: it leaves nothing to draw.
+    token: int | None
+    # Rules of either recipe without which both draw the same; asked only where they do not.
+    rules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """What one token owes to the model and what to the rules; logarithms are natural."""
 
@@ -57,6 +67,8 @@ class Explanation:
     uncontrolled_token: int
     # The rules that did something, in the recipe's order.
     effects: tuple[RuleEffect, ...]
+    # One for each recipe that this one is compared with.
+    others: tuple[OtherDraw, ...] = ()
 
     @property
     def is_unchanged(self) -> bool:

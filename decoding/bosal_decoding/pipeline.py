@@ -24,6 +24,7 @@ from bosal_kernels import (
     Combined,
     CombineState,
     Control,
+    LegalTokens,
     Selection,
     SlotState,
     combine,
@@ -121,9 +122,13 @@ class Pipeline:
             self._state,
             self._index(slots),
             self._repeats(slots),
-            self._constraints.legal(slots),
+            self._legal(slots),
             combined=combined,
         )
+
+    def _legal(self, slots: Sequence[int]) -> LegalTokens | None:
+        """The constraints' masks of slots."""
+        return self._constraints.legal(slots)
 
     def _combine(self, rows: Tensor, slots: Sequence[int], *, is_masking: bool = True) -> Combined:
         return combine(

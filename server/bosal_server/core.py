@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from time import monotonic
@@ -88,6 +88,8 @@ class Started:
     max_tokens: int
     num_choices: int
     prompts: tuple[Prompt, ...]
+    # On the clock of time.monotonic.
+    arrival: float
     # What draws are held against; None: they are not explained, or for the metrics alone.
     explain: Counterfactuals | None
 
@@ -151,9 +153,21 @@ class GenerationCore:
         Tokens that became ready together come as one event per choice. Closing the iterator
         early cancels the request.
         """
+        started = await self.accept(command)
+        async with aclosing(self.run(started, command)) as events:
+            async for event in events:
+                yield event if command.explain else unexplained(event)
+
+    async def accept(self, command: GenerateCommand) -> Started:
+        """Resolve, check, compile and tokenise a request; nothing runs yet."""
         arrival = monotonic()
         self._check(command)
-        started = await self._beside(lambda: self._accept(command))
+        return await self._beside(lambda: self._accept(command, arrival))
+
+    async def run(
+        self, started: Started, command: GenerateCommand
+    ) -> AsyncGenerator[CoreEvent, None]:
+        """Yield an accepted request itself, then what the engine makes of it."""
         # The client's id may repeat while a call it retries is still being cancelled.
         engine_id = f"{started.request_id}#{next(self._numbers)}"
         mailbox = Mailbox()
@@ -171,7 +185,7 @@ class GenerationCore:
             key_id=command.caller.key_id,
             cache_salt=command.caller.cache_salt,
             shares_scaffold=started.recipe_name in self._shared_scaffolds,
-            arrival=arrival,
+            arrival=started.arrival,
             metrics=self._metrics.bind(started.model.name, started.recipe_name),
         )
         is_over = False
@@ -196,7 +210,7 @@ class GenerationCore:
                     if isinstance(event, TokensEvent):
                         num_tokens += len(event.token_ids)
                     is_over = isinstance(event, FinishedEvent)
-                    yield event if command.explain else _unexplained(event)
+                    yield event
         finally:
             if not is_over:
                 self._engine.cancel(engine_id)
@@ -261,7 +275,7 @@ class GenerationCore:
         if command.logprobs >= 0:
             _within("logprobs.top", command.logprobs, 0, limits.max_top_logprobs)
 
-    def _accept(self, command: GenerateCommand) -> Started:
+    def _accept(self, command: GenerateCommand, arrival: float) -> Started:
         served = self.model(command.model)
         messages, field = self._messages(command.prompt)
         if command.max_tokens is not None:
@@ -277,7 +291,7 @@ class GenerationCore:
         explain = None
         if command.explain:
             with located("explain"):
-                explain = Counterfactuals.of(plan)
+                explain = Counterfactuals.of(plan, self._stream_models)
         # An id and a value, before and after control, of the chosen token and of each other.
         per_token = 4 * (1 + command.logprobs)
         if explain is not None:
@@ -298,6 +312,7 @@ class GenerationCore:
             seed=secrets.randbits(32) if command.seed is None else command.seed,
             max_tokens=max_tokens,
             num_choices=num_choices,
+            arrival=arrival,
             explain=explain,
         )
 
@@ -306,7 +321,7 @@ class GenerationCore:
         if random.random() >= self._explain_share:
             return None
         try:
-            return Counterfactuals.of(plan)
+            return Counterfactuals.of(plan, self._stream_models)
         except DecodingError:
             return None
 
@@ -355,8 +370,10 @@ class GenerationCore:
             return plan.prompts(messages)
 
 
-def _unexplained(event: TokensEvent | FinishedEvent) -> TokensEvent | FinishedEvent:
-    """Take away what was explained for the metrics alone."""
+def unexplained(event: CoreEvent) -> CoreEvent:
+    """Take away what was explained for the server alone."""
+    if isinstance(event, Started):
+        return event
     if isinstance(event, TokensEvent):
         return event if event.explanations is None else replace(event, explanations=None)
     if all(ending.explanation is None for ending in event.endings):

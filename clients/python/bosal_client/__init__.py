@@ -1,7 +1,8 @@
 """Python clients of a Bosal server: `Client` blocks, `AsyncClient` awaits."""
 
-from bosal_client.aio import AsyncClient, AsyncStream
-from bosal_client.client import Client, Stream
+from bosal_client.aio import AsyncClient, AsyncComparisonStream, AsyncStream
+from bosal_client.client import Client, ComparisonStream, Stream
+from bosal_client.comparisons import ComparedRecipe, Comparison, Divergence, RecipeTokens
 from bosal_client.errors import (
     BosalError,
     Cancelled,
@@ -15,6 +16,7 @@ from bosal_client.errors import (
     Unavailable,
     Unimplemented,
 )
+from bosal_client.explanations import Explanation, ExplanationSummary, RuleEffect
 from bosal_client.requests import GenerationOptions, Message, assistant, user
 from bosal_client.results import (
     Choice,
@@ -35,12 +37,19 @@ from bosal_client.results import (
 
 __all__ = [
     "AsyncClient",
+    "AsyncComparisonStream",
     "AsyncStream",
     "BosalError",
     "Cancelled",
     "Choice",
     "Client",
+    "ComparedRecipe",
+    "Comparison",
+    "ComparisonStream",
     "DeadlineExceeded",
+    "Divergence",
+    "Explanation",
+    "ExplanationSummary",
     "Generation",
     "GenerationOptions",
     "InternalError",
@@ -52,7 +61,9 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "Recipe",
+    "RecipeTokens",
     "Rule",
+    "RuleEffect",
     "ServerInfo",
     "Started",
     "Stream",

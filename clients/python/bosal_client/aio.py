@@ -3,7 +3,7 @@
 # ruff: noqa: ASYNC109  `timeout` goes to the server as the call's deadline.
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
@@ -11,11 +11,11 @@ import grpc.aio
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
-from bosal_client import calls, requests, responses, results
+from bosal_client import calls, comparisons, requests, responses, results
 from bosal_client.errors import Cancelled, InternalError, from_rpc_error
 from bosal_client.requests import GenerationOptions, Prompt
 
-__all__ = ["AsyncClient", "AsyncStream"]
+__all__ = ["AsyncClient", "AsyncComparisonStream", "AsyncStream"]
 
 Result = TypeVar("Result")
 
@@ -57,6 +57,20 @@ class AsyncClient:
             pb.GenerateStreamRequest(spec=spec), timeout=timeout, metadata=self._metadata
         )
         return AsyncStream(call, spec.request_id)
+
+    def compare(
+        self,
+        prompt: Prompt,
+        recipes: Iterable[str | Mapping[str, Any] | comparisons.ComparedRecipe],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> "AsyncComparisonStream":
+        """Run one prompt through 2 to 8 recipes under the same noise."""
+        request = comparisons.request(prompt, recipes, options)
+        stub: generation_pb2_grpc.GenerationServiceAsyncStub
+        stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        return AsyncComparisonStream(stub.Compare(request, timeout=timeout), len(request.recipes))
 
     async def tokenize(
         self,
@@ -183,3 +197,46 @@ class AsyncStream:
             # The status follows at once; reading it ends the call on both sides.
             await self._call.read()
         return item
+
+
+class AsyncComparisonStream:
+    """A comparison under way: iterate over tokens and divergences, or await `result()`.
+
+    In `async with`, leaving early cancels it.
+    """
+
+    def __init__(self, call: Any, num_recipes: int) -> None:
+        self._call = call
+        self._transcript = comparisons.Transcript(num_recipes)
+
+    async def __aiter__(
+        self,
+    ) -> AsyncIterator[comparisons.RecipeTokens | comparisons.Divergence]:
+        try:
+            async for message in self._call:
+                item = self._transcript.add(message)
+                if item is not None:
+                    yield item
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        except asyncio.CancelledError:
+            self._call.cancel()
+            raise
+        if not self._transcript.is_over:
+            raise InternalError("the server ended the comparison early")
+
+    async def result(self) -> comparisons.Comparison:
+        """Wait for the end and return everything, what was iterated over included."""
+        async for _ in self:
+            pass
+        return self._transcript.result()
+
+    def cancel(self) -> None:
+        """Stop generating; further reads raise."""
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()

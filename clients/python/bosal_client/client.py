@@ -1,17 +1,17 @@
 """The blocking client."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
-from bosal_client import calls, requests, responses, results
+from bosal_client import calls, comparisons, requests, responses, results
 from bosal_client.errors import Cancelled, InternalError, from_rpc_error
 from bosal_client.requests import GenerationOptions, Prompt
 
-__all__ = ["Client", "Stream"]
+__all__ = ["Client", "ComparisonStream", "Stream"]
 
 Result = TypeVar("Result")
 
@@ -52,6 +52,19 @@ class Client:
             pb.GenerateStreamRequest(spec=spec), timeout=timeout, metadata=self._metadata
         )
         return Stream(call, spec.request_id)
+
+    def compare(
+        self,
+        prompt: Prompt,
+        recipes: Iterable[str | Mapping[str, Any] | comparisons.ComparedRecipe],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> "ComparisonStream":
+        """Run one prompt through 2 to 8 recipes under the same noise."""
+        request = comparisons.request(prompt, recipes, options)
+        stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        return ComparisonStream(stub.Compare(request, timeout=timeout), len(request.recipes))
 
     def tokenize(
         self,
@@ -174,3 +187,41 @@ class Stream:
             for _ in self._call:
                 pass
         return item
+
+
+class ComparisonStream:
+    """A comparison under way: iterate over tokens and divergences, or ask for `result()`.
+
+    In `with`, leaving early cancels it.
+    """
+
+    def __init__(self, call: Any, num_recipes: int) -> None:
+        self._call = call
+        self._transcript = comparisons.Transcript(num_recipes)
+
+    def __iter__(self) -> Iterator[comparisons.RecipeTokens | comparisons.Divergence]:
+        try:
+            for message in self._call:
+                item = self._transcript.add(message)
+                if item is not None:
+                    yield item
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        if not self._transcript.is_over:
+            raise InternalError("the server ended the comparison early")
+
+    def result(self) -> comparisons.Comparison:
+        """Wait for the end and return everything, what was iterated over included."""
+        for _ in self:
+            pass
+        return self._transcript.result()
+
+    def cancel(self) -> None:
+        """Stop generating; further reads raise Cancelled."""
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()

@@ -75,7 +75,7 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
         spec.request_id = options.get("request_id") or uuid.uuid4().hex
     with _holding("spec.model"):
         spec.model = options.get("model", "")
-    _set_recipe(spec, options.get("recipe", ""), "spec")
+    set_recipe(spec, options.get("recipe", ""), "spec")
     _set_input(spec, prompt, "spec")
     spec.overrides.extend(rule_messages(options.get("overrides", ()), "spec.overrides"))
     if "num_choices" in options:
@@ -98,7 +98,7 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
 def prompt_source(prompt: Prompt, recipe: str | Mapping[str, Any]) -> pb.PromptSource:
     """Write the source of a rendered prompt."""
     source = pb.PromptSource()
-    _set_recipe(source, recipe, "prompt")
+    set_recipe(source, recipe, "prompt")
     _set_input(source, prompt, "prompt")
     return source
 
@@ -113,9 +113,12 @@ def _holding(field: str) -> Iterator[None]:
         ) from error
 
 
-def _set_recipe(
-    message: pb.GenerationSpec | pb.PromptSource, recipe: str | Mapping[str, Any], field: str
+def set_recipe(
+    message: pb.GenerationSpec | pb.PromptSource | pb.ComparedRecipe,
+    recipe: str | Mapping[str, Any],
+    field: str,
 ) -> None:
+    """Write a recipe's name or document, if there is one."""
     if isinstance(recipe, str):
         if recipe:
             with _holding(f"{field}.recipe"):

@@ -10,11 +10,14 @@ from bosal_client.documents import plain, recipe_document
 __all__ = [
     "Transcript",
     "event",
+    "finished",
     "generation",
     "model",
     "recipe",
     "rule",
     "server_info",
+    "started",
+    "token_batch",
     "token_sequence",
     "validation",
 ]
@@ -26,18 +29,18 @@ def event(
     """Read one stream event; None for a kind this client is too old to know."""
     match message.WhichOneof("event"):
         case "started":
-            return _started(message.started)
+            return started(message.started)
         case "tokens":
-            return _token_batch(message.tokens)
+            return token_batch(message.tokens)
         case "finished":
-            return _finished(message.finished)
+            return finished(message.finished)
         case _:
             return None
 
 
 def generation(message: pb.GenerateResponse) -> results.Generation:
     return results.Generation(
-        started=_started(message.started),
+        started=started(message.started),
         choices=tuple(
             results.Choice(
                 index=choice.index,
@@ -109,7 +112,7 @@ def _joined(parts: list[results.Logprobs]) -> results.Logprobs:
     )
 
 
-def _started(message: pb.Started) -> results.Started:
+def started(message: pb.Started) -> results.Started:
     return results.Started(
         request_id=message.request_id,
         model=message.model,
@@ -128,7 +131,7 @@ def _started(message: pb.Started) -> results.Started:
     )
 
 
-def _token_batch(message: pb.TokenBatch) -> results.TokenBatch:
+def token_batch(message: pb.TokenBatch) -> results.TokenBatch:
     return results.TokenBatch(
         choice=message.choice,
         first_position=message.first_position,
@@ -139,7 +142,7 @@ def _token_batch(message: pb.TokenBatch) -> results.TokenBatch:
     )
 
 
-def _finished(message: pb.Finished) -> results.Finished:
+def finished(message: pb.Finished) -> results.Finished:
     return results.Finished(
         endings=tuple(
             results.Ending(

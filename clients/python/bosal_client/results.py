@@ -254,6 +254,7 @@ class Limits:
     max_messages: int
     max_running_choices: int
     max_waiting_requests: int
+    max_compared_recipes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

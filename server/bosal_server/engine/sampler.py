@@ -95,7 +95,7 @@ def _select(
     rows = _gather_rows(step, members, logits)
     slots = [group.slot for group in groups]
     explained = [i for i, group in enumerate(groups) if pipeline.is_explained(group.slot)]
-    raw = _base_rows(rows, groups, explained)
+    streams = _stream_rows(rows, groups, explained)
     combined = pipeline.combine(rows, slots)
     controlled = pipeline.apply(combined, slots)
     selection = pipeline.sample(controlled)
@@ -108,8 +108,9 @@ def _select(
     explanations: dict[int, Explanation] = {}
     if drawn:
         if drawn != explained:
-            raw = raw[[explained.index(i) for i in drawn]]
-        found = pipeline.explanations(raw, controlled, drawn, [tokens[i] for i in drawn])
+            kept = [groups[i] for i in explained]
+            streams = _stream_rows(streams, kept, [explained.index(i) for i in drawn])
+        found = pipeline.explanations(streams, controlled, drawn, [tokens[i] for i in drawn])
         explanations = dict(zip(drawn, found, strict=True))
     return [
         Draw(
@@ -124,10 +125,11 @@ def _select(
     ]
 
 
-def _base_rows(rows: Tensor, groups: Sequence[StreamGroup], wanted: Sequence[int]) -> Tensor:
-    """Copy the base stream's rows of some groups, before anything is done to them."""
+def _stream_rows(rows: Tensor, groups: Sequence[StreamGroup], wanted: Sequence[int]) -> Tensor:
+    """Copy the rows of some groups' streams, before anything is done to them."""
     begins = list(accumulate((len(group.streams) for group in groups), initial=0))
-    return rows[torch.tensor([begins[i] for i in wanted], dtype=torch.int64, device=rows.device)]
+    places = [place for i in wanted for place in range(begins[i], begins[i + 1])]
+    return rows[torch.tensor(places, dtype=torch.int64, device=rows.device)]
 
 
 def _gather_rows(

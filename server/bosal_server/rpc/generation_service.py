@@ -9,11 +9,12 @@ import grpc.aio
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
+from bosal_server.comparison import compare
 from bosal_server.core import GenerationCore, Started
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.generate_command import GenerateCommand
 from bosal_server.request_errors import MissingField, NotServed, located
-from bosal_server.rpc import convert
+from bosal_server.rpc import comparisons, convert
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -67,8 +68,11 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Compare(
         self, request: pb.CompareRequest, context: Context
     ) -> AsyncGenerator[pb.CompareResponse, None]:
-        raise NotServed("comparisons")
-        yield pb.CompareResponse()
+        command = comparisons.compare_command(request, _deadline(context), self._core.limits)
+        vocabulary = self._core.model(command.shared.model).vocabulary
+        async with aclosing(compare(self._core, command)) as events:
+            async for event in events:
+                yield comparisons.compare_response(event, self._core.versions, vocabulary)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         raise NotServed("scores")

@@ -7,6 +7,7 @@ import grpc.aio
 from bosal.v1 import model_pb2 as pb
 from bosal.v1 import model_pb2_grpc
 from bosal_decoding import limits as decoding_limits
+from bosal_server.comparison import MAX_RECIPES
 from bosal_server.config import ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.rpc import convert
@@ -49,5 +50,6 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                 max_messages=limits.max_messages,
                 max_running_choices=self._config.max_running,
                 max_waiting_requests=self._config.max_waiting,
+                max_compared_recipes=MAX_RECIPES,
             ),
         )

@@ -1,0 +1,224 @@
+"""The shadows of explained choices: slots of a second pipeline that follow wherever they go.
+
+Their plans are the choice's own less a rule, or another recipe's; they take the same tokens and
+read the same rows, and where the constraint holds they are given the choice's mask.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bosal_decoding.counterfactuals import Counterfactual, Counterfactuals, Other, Without
+from bosal_decoding.pipeline import Pipeline
+from bosal_kernels import Control, LegalTokens
+
+_FIRST_CAPACITY = 16
+
+
+class _ShadowPipeline(Pipeline):
+    """Slots of other plans; the choices themselves hold their constraints."""
+
+    holds_constraints = False
+    # By slot, for the rows at hand.
+    masks: Mapping[int, Tensor] = {}
+
+    def _legal(self, slots: Sequence[int]) -> LegalTokens | None:
+        places = [place for place, slot in enumerate(slots) if slot in self.masks]
+        if not places:
+            return None
+        return LegalTokens(
+            self._index(places), torch.stack([self.masks[slots[place]] for place in places])
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Shadow:
+    """One slot of the second pipeline, with what it takes to begin it again elsewhere."""
+
+    counterfactual: Counterfactual
+    history: Sequence[int]
+    seed: int
+    choice: int
+    slot: int = -1
+    bans: list[tuple[int, int]] = field(default_factory=list)
+    is_in_constraint: bool = False
+
+    def begin(self, pipeline: Pipeline, output: Sequence[int]) -> None:
+        pipeline.add(
+            self.slot,
+            self.counterfactual.plan,
+            history=self.history,
+            seed=self.seed,
+            choice=self.choice,
+        )
+        pipeline.commit([self.slot], [output])
+        for position, token in self.bans:
+            pipeline.ban(self.slot, position, token)
+        pipeline.set_in_constraint([self.slot], [self.is_in_constraint])
+
+
+@dataclass(slots=True, eq=False)
+class Explained:
+    """The shadows of one choice."""
+
+    num_streams: int
+    bare: Shadow
+    without: list[tuple[Without, Shadow]]
+    # Each with the shadow of its plan, and those of its plan less a rule.
+    others: list[tuple[Other, Shadow, list[tuple[Without, Shadow]]]]
+
+    def __iter__(self) -> Iterator[Shadow]:
+        yield self.bare
+        for _, shadow in self.without:
+            yield shadow
+        for _, shadow, without in self.others:
+            yield shadow
+            for _, less in without:
+                yield less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedRows:
+    """The rows of E explained choices at one step, before anything was done to them."""
+
+    # [R, V] of all their streams, choice after choice, the base first.
+    streams: Tensor
+    # Where each choice's streams begin.
+    begins: Sequence[int]
+    # By choice: its mask of legal tokens, if a constraint holds it.
+    masks: Mapping[int, Tensor]
+
+
+class Shadows:
+    """The shadows of a pipeline's explained choices; slots are the pipeline's. One thread only.
+
+    A choice that is not explained costs nothing, and every method ignores it.
+    """
+
+    def __init__(self, vocabulary_size: int, device: torch.device | str = "cpu") -> None:
+        """Follow choices of a model whose head has `vocabulary_size` rows."""
+        self._vocabulary_size = vocabulary_size
+        self._device = torch.device(device)
+        self._explained: dict[int, Explained] = {}
+        self._capacity = 0
+        self._free: list[int] = []
+        self._pipeline = _ShadowPipeline(vocabulary_size, 0, device=device)
+
+    def __getitem__(self, slot: int) -> Explained:
+        return self._explained[slot]
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._explained
+
+    def add(
+        self,
+        slot: int,
+        counterfactuals: Counterfactuals,
+        *,
+        history: Sequence[int],
+        seed: int,
+        choice: int,
+    ) -> None:
+        """Give shadows to the choice that a slot was given to."""
+        self.free(slot)
+
+        def shadow(counterfactual: Counterfactual) -> Shadow:
+            return Shadow(counterfactual, history, seed, choice)
+
+        explained = Explained(
+            counterfactuals.plan.num_streams,
+            shadow(counterfactuals.bare),
+            [(without, shadow(without)) for without in counterfactuals.without],
+            [
+                (other, shadow(other), [(without, shadow(without)) for without in other.without])
+                for other in counterfactuals.others
+            ],
+        )
+        shadows = list(explained)
+        self._make_room(len(shadows))
+        for one in shadows:
+            one.slot = self._free.pop()
+            one.begin(self._pipeline, ())
+        self._explained[slot] = explained
+
+    def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None:
+        """Append the tokens that the choices took."""
+        pairs = [
+            (shadow.slot, tokens)
+            for slot, tokens in zip(slots, token_lists, strict=True)
+            for shadow in self._explained.get(slot, ())
+        ]
+        if pairs:
+            self._pipeline.commit([slot for slot, _ in pairs], [tokens for _, tokens in pairs])
+
+    def rollback(self, slot: int, num_tokens: int) -> None:
+        """Take back the last tokens of a choice."""
+        for shadow in self._explained.get(slot, ()):
+            self._pipeline.rollback(shadow.slot, num_tokens)
+            end = len(self._pipeline.output(shadow.slot))
+            shadow.bans = [ban for ban in shadow.bans if ban[0] <= end]
+
+    def ban(self, slot: int, position: int, token: int) -> None:
+        """Make a token illegal at one position, wherever the rule that bans it is in force."""
+        for shadow in self._explained.get(slot, ()):
+            if shadow.counterfactual.plan.banned_strings:
+                self._pipeline.ban(shadow.slot, position, token)
+                shadow.bans.append((position, token))
+
+    def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None:
+        """Say which of the choices are inside of their constraint."""
+        pairs = [
+            (shadow, inside)
+            for slot, inside in zip(slots, is_inside, strict=True)
+            for shadow in self._explained.get(slot, ())
+        ]
+        for shadow, inside in pairs:
+            shadow.is_in_constraint = inside
+        if pairs:
+            self._pipeline.set_in_constraint(
+                [shadow.slot for shadow, _ in pairs], [inside for _, inside in pairs]
+            )
+
+    def free(self, slot: int) -> None:
+        """Let go of a choice."""
+        for shadow in self._explained.pop(slot, ()):
+            self._pipeline.free(shadow.slot)
+            self._free.append(shadow.slot)
+
+    def control(self, rows: ExplainedRows, asked: Sequence[tuple[int, Shadow]]) -> Control:
+        """Combine, shape and mask as shadows do, each on the rows of its choice, 0 to E - 1."""
+        places = [
+            rows.begins[choice] + stream
+            for choice, shadow in asked
+            for stream in shadow.counterfactual.streams
+        ]
+        slots = [shadow.slot for _, shadow in asked]
+        self._pipeline.masks = {
+            shadow.slot: rows.masks[choice]
+            for choice, shadow in asked
+            if shadow.counterfactual.is_constrained and choice in rows.masks
+        }
+        streams = rows.streams.index_select(
+            0, torch.tensor(places, dtype=torch.int64, device=rows.streams.device)
+        )
+        return self._pipeline.apply(self._pipeline.combine(streams, slots), slots)
+
+    def draw(self, controlled: Control) -> list[int]:
+        """Truncate and draw as shadows do; -1 where nothing is left."""
+        tokens: list[int] = self._pipeline.sample(controlled).tokens.tolist()
+        return tokens
+
+    def _make_room(self, count: int) -> None:
+        """Have `count` free slots: move to a pipeline of at least twice the size if need be."""
+        if len(self._free) >= count:
+            return
+        used = [shadow for explained in self._explained.values() for shadow in explained]
+        outputs = [self._pipeline.output(shadow.slot) for shadow in used]
+        self._capacity = max(2 * self._capacity, _FIRST_CAPACITY, len(used) + count)
+        self._pipeline = _ShadowPipeline(self._vocabulary_size, self._capacity, device=self._device)
+        self._free = list(range(self._capacity - 1, len(used) - 1, -1))
+        for slot, (shadow, output) in enumerate(zip(used, outputs, strict=True)):
+            shadow.slot = slot
+            shadow.begin(self._pipeline, output)

@@ -1,0 +1,90 @@
+"""Comparisons over a real wire."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.live_server import LiveServer
+
+from bosal_client import AsyncClient, Client, ComparedRecipe, Comparison, Divergence, RecipeTokens
+from bosal_client.errors import InvalidRequest, NotFound
+
+WORDS = "The cat sat on the mat"
+PLAIN: dict[str, Any] = {"rules": []}
+NARROW: dict[str, Any] = {"rules": [{"rule": "top_k", "k": 1}]}
+
+
+def test_a_comparison_is_what_each_recipe_alone_would_have_said(client: Client) -> None:
+    again = ComparedRecipe(PLAIN, [{"rule": "top_k", "k": 1}])
+    recipes: list[Any] = [PLAIN, NARROW, again]
+    with client.compare(WORDS, recipes, seed=5, max_tokens=12) as stream:
+        seen = list(stream)
+        comparison = stream.result()
+    alone = [
+        client.generate(WORDS, recipe=recipe, seed=5, max_tokens=12) for recipe in (PLAIN, NARROW)
+    ]
+    tokens = [one.choices[0].token_ids for one in comparison.generations]
+    assert tokens[:2] == [one.choices[0].token_ids for one in alone]
+    assert tokens[2] == tokens[1]
+    batches = [item for item in seen if isinstance(item, RecipeTokens)]
+    for place in range(3):
+        mine = [item.tokens for item in batches if item.recipe == place]
+        assert tuple(token for batch in mine for token in batch.token_ids) == tokens[place]
+    first, second = comparison.divergences
+    assert [item for item in seen if isinstance(item, Divergence)] in (
+        [first, second],
+        [second, first],
+    )
+    assert first.cause == "rule"
+    assert first.rules == ("top_k",)
+    assert first.position == second.position
+    assert first.position is not None
+    assert first.token == tokens[1][first.position]
+    assert first.first_token == tokens[0][first.position]
+    assert first.token_bytes != first.first_token_bytes
+
+
+def test_the_asyncio_client_gives_the_same(server: LiveServer, client: Client) -> None:
+    async def ask() -> Comparison:
+        async with (
+            AsyncClient(server.address) as asking,
+            asking.compare(WORDS, [PLAIN, NARROW], seed=5, max_tokens=8, explain=True) as stream,
+        ):
+            return await stream.result()
+
+    found = asyncio.run(ask())
+    same = client.compare(WORDS, [PLAIN, NARROW], seed=5, max_tokens=8, explain=True).result()
+    assert found.divergences == same.divergences
+    assert [one.choices for one in found.generations] == [one.choices for one in same.generations]
+    assert all(len(one.choices[0].explanations) == 8 for one in found.generations)
+
+
+@pytest.mark.parametrize(
+    ("recipes", "options", "field"),
+    [
+        ([PLAIN], {}, "recipes"),
+        ([PLAIN] * 9, {}, "recipes"),
+        ([PLAIN, PLAIN], {"num_choices": 2}, "spec.num_choices"),
+        ([PLAIN, PLAIN], {"recipe": "plain"}, "spec.recipe"),
+        ([PLAIN, PLAIN], {"overrides": [{"rule": "top_k", "k": 1}]}, "spec.overrides"),
+        (
+            [PLAIN, {"rules": [{"rule": "top_k", "k": "a"}]}],
+            {},
+            "recipes[1].inline_recipe.rules[0].k",
+        ),
+        ([PLAIN, PLAIN], {"max_tokens": 0}, "spec.max_tokens"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_by_field(
+    recipes: list[Any], options: Any, field: str, client: Client
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        client.compare(WORDS, recipes, **options).result()
+    assert refused.value.field == field
+
+
+def test_an_unknown_recipe_is_found_by_its_place(client: Client) -> None:
+    with pytest.raises(NotFound) as refused:
+        client.compare(WORDS, [PLAIN, "stered"]).result()
+    assert refused.value.field == "recipes[1].recipe"
+    assert "steered" in str(refused.value)
