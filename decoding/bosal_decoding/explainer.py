@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bosal_decoding.counterfactuals import Without
 from bosal_decoding.explanation import Explanation, OtherDraw, RuleEffect
+from bosal_decoding.plan import Plan
 from bosal_decoding.rules import RuleStage
 from bosal_decoding.shadows import ExplainedRows, Shadow, Shadows
 from bosal_kernels import Control, row_shift
@@ -21,6 +22,7 @@ class _Question:
     """One leave-one-out row: what would `shadow` make of an explained row?"""
 
     row: int
+    plan: Plan
     without: Without
     shadow: Shadow
     is_drawn: bool
@@ -109,7 +111,7 @@ class Explainer:
         """Ask what every rule did to every row."""
         is_changed = (chosen != uncontrolled).tolist()
         questions = [
-            _Question(row, without, shadow, is_changed[row])
+            _Question(row, self._shadows[slot].plan, without, shadow, is_changed[row])
             for row, slot in enumerate(slots)
             for without, shadow in self._shadows[slot].without
             # What truncates changes no logit: only a draw can tell.
@@ -154,11 +156,29 @@ class Explainer:
                     masked_tokens=count,
                     token_without=token if token >= 0 else None,
                     flips=decides and token == uncontrolled,
+                    stream=self._mover(rows, question, chosen, uncontrolled),
                 )
                 if did_something
                 else None
             )
         return answers
+
+    def _mover(
+        self, rows: ExplainedRows, question: _Question, chosen: int, uncontrolled: int
+    ) -> str:
+        """Name the stream beside the base that did most to lift the token over the other."""
+        plan = question.plan
+        if question.without.stage is not RuleStage.COMBINE or chosen == uncontrolled:
+            return ""
+        assert plan.coupling is not None
+        begin = rows.begins[question.row]
+        gains = plan.coupling.gains(
+            rows.streams[begin : begin + plan.num_streams],
+            self._shadows.num_tokens(question.shadow),
+            chosen,
+            uncontrolled,
+        )
+        return plan.streams[max(range(1, len(gains)), key=gains.__getitem__)].role
 
     @staticmethod
     def _num_masked(controlled: Tensor, without: Control, wave: Sequence[_Question]) -> list[int]:

@@ -36,6 +36,9 @@ class RuleEffect:
     token_without: int | None
     # Without this rule alone the uncontrolled token comes back.
     flips: bool
+    # Of a rule that combines streams, the one that did most to lift the emitted token over the
+    # uncontrolled one, by its role; "" where there is none.
+    stream: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

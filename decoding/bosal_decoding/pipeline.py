@@ -95,6 +95,10 @@ class Pipeline:
         """Begin to fill the constraints' masks of slots, to call before the model runs."""
         self._constraints.start(slots)
 
+    def num_streams(self, slot: int) -> int:
+        """How many rows a slot's group has."""
+        return self._coupling.num_streams(slot)
+
     def combine(self, rows: Tensor, slots: Sequence[int]) -> Combined:
         """Combine the slots' stream rows [R, V], group after group, into one row each [B, V].
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bosal_decoding.counterfactuals import Counterfactual, Counterfactuals, Other, Without
 from bosal_decoding.pipeline import Pipeline
+from bosal_decoding.plan import Plan
 from bosal_kernels import Control, LegalTokens
 
 _FIRST_CAPACITY = 16
@@ -63,11 +64,15 @@ class Shadow:
 class Explained:
     """The shadows of one choice."""
 
-    num_streams: int
+    plan: Plan
     bare: Shadow
     without: list[tuple[Without, Shadow]]
     # Each with the shadow of its plan, and those of its plan less a rule.
     others: list[tuple[Other, Shadow, list[tuple[Without, Shadow]]]]
+
+    @property
+    def num_streams(self) -> int:
+        return self.plan.num_streams
 
     def __iter__(self) -> Iterator[Shadow]:
         yield self.bare
@@ -128,7 +133,7 @@ class Shadows:
             return Shadow(counterfactual, history, seed, choice)
 
         explained = Explained(
-            counterfactuals.plan.num_streams,
+            counterfactuals.plan,
             shadow(counterfactuals.bare),
             [(without, shadow(without)) for without in counterfactuals.without],
             [
@@ -204,6 +209,10 @@ class Shadows:
             0, torch.tensor(places, dtype=torch.int64, device=rows.streams.device)
         )
         return self._pipeline.apply(self._pipeline.combine(streams, slots), slots)
+
+    def num_tokens(self, shadow: Shadow) -> int:
+        """How many tokens a shadow's choice has."""
+        return len(self._pipeline.output(shadow.slot))
 
     def draw(self, controlled: Control) -> list[int]:
         """Truncate and draw as shadows do; -1 where nothing is left."""

@@ -65,6 +65,25 @@ class CombineParams:
     def num_streams(self) -> int:
         return len(self.weights)
 
+    def weights_at(self, position: int) -> tuple[float, ...]:
+        """Every stream's weight behind so many output tokens, before any confidence."""
+        end = self.strength if self.final_strength is None else self.final_strength
+        progress = min(position, self.over) / self.over
+        strength = self.strength + (end - self.strength) * progress
+        return tuple(
+            w + strength * slope for w, slope in zip(self.weights, self.slopes, strict=True)
+        )
+
+    def gains(self, rows: Tensor, position: int, token: int, other: int) -> list[float]:
+        """What each stream's row, of [k, V], adds to `token` over `other`."""
+        x = rows.double()
+        if self.temperatures:
+            x = x / torch.tensor(self.temperatures, device=rows.device)[:, None]
+        if self.space is Space.PROBABILITIES:
+            x = x.softmax(1)
+        gaps = (x[:, token] - x[:, other]).tolist()
+        return [w * gap for w, gap in zip(self.weights_at(position), gaps, strict=True)]
+
     @property
     def is_masking(self) -> bool:
         """Tokens may be removed from the row."""

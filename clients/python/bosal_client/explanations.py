@@ -23,6 +23,8 @@ class RuleEffect:
     token_without_bytes: bytes
     # Removing this rule alone gives the uncontrolled token back.
     flips: bool
+    # Of a rule that combines streams, the one that did most for the token: `unconditional`, …
+    stream: str = ""
 
     def decides(self, token: int) -> bool:
         """Whether removing this rule alone would have changed the token."""
@@ -94,6 +96,7 @@ def read(message: pb.Explanation) -> Explanation:
                 token_without=effect.token_without if effect.HasField("token_without") else None,
                 token_without_bytes=effect.token_without_bytes,
                 flips=effect.flips,
+                stream=effect.stream,
             )
             for effect in message.rules
         ),

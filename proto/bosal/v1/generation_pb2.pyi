@@ -650,6 +650,7 @@ class RuleEffect(_message.Message):
     TOKEN_WITHOUT_FIELD_NUMBER: _builtins.int
     TOKEN_WITHOUT_BYTES_FIELD_NUMBER: _builtins.int
     FLIPS_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
     on_chosen: _builtins.float
     """What the rule added to the logit of the emitted token, and of the uncontrolled one;
@@ -665,6 +666,10 @@ class RuleEffect(_message.Message):
     token_without_bytes: _builtins.bytes
     flips: _builtins.bool
     """Removing this rule alone gives the uncontrolled token back."""
+    stream: _builtins.str
+    """Of a rule that combines streams, the stream that did most to lift the emitted token over
+    the uncontrolled one: `unconditional`, `amateur`, `expert`, …
+    """
     def __init__(
         self,
         *,
@@ -675,10 +680,11 @@ class RuleEffect(_message.Message):
         token_without: _builtins.int | None = ...,
         token_without_bytes: _builtins.bytes = ...,
         flips: _builtins.bool = ...,
+        stream: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_token_without", b"_token_without", "token_without", b"token_without"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_without", b"_token_without", "flips", b"flips", "masked_tokens", b"masked_tokens", "on_chosen", b"on_chosen", "on_uncontrolled", b"on_uncontrolled", "rule", b"rule", "token_without", b"token_without", "token_without_bytes", b"token_without_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_without", b"_token_without", "flips", b"flips", "masked_tokens", b"masked_tokens", "on_chosen", b"on_chosen", "on_uncontrolled", b"on_uncontrolled", "rule", b"rule", "stream", b"stream", "token_without", b"token_without", "token_without_bytes", b"token_without_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__token_without: _TypeAlias = _typing.Literal["token_without"]  # noqa: Y015
     _WhichOneofArgType__token_without: _TypeAlias = _typing.Literal["_token_without", b"_token_without"]  # noqa: Y015

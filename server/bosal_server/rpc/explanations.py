@@ -44,6 +44,7 @@ def _effect(effect: RuleEffect, vocabulary: Vocabulary) -> pb.RuleEffect:
         on_uncontrolled=effect.on_uncontrolled,
         masked_tokens=effect.masked_tokens,
         flips=effect.flips,
+        stream=effect.stream,
     )
     if effect.token_without is not None:
         message.token_without = effect.token_without

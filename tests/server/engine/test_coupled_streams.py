@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.plan import Plan
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
@@ -207,18 +208,21 @@ CASES: list[tuple[str, dict[str, Any], str, Texts, Formula]] = [
 NAMES = [case[0] for case in CASES]
 
 
-def plan_of(loaded: Mapping[str, LoadedModel], *rules: Mapping[str, Any]) -> Plan:
-    base = loaded["base"]
-    models = tuple(
+def models_of(loaded: Mapping[str, LoadedModel]) -> tuple[StreamModel, ...]:
+    return tuple(
         StreamModel(name=name, vocabulary=model.vocabulary, context_tokens=model.context_tokens)
         for name, model in loaded.items()
     )
+
+
+def plan_of(loaded: Mapping[str, LoadedModel], *rules: Mapping[str, Any]) -> Plan:
+    base = loaded["base"]
     document = {"scaffold": {"kind": "raw"}, "rules": [*rules, *GREEDY]}
     return compile_recipe(
         Recipe.parse(document),
         base.vocabulary,
         context_tokens=base.context_tokens,
-        models=models,
+        models=models_of(loaded),
     )
 
 
@@ -414,3 +418,54 @@ def test_a_group_cancelled_in_any_phase_leaves_nothing(
     alone.run()
     assert stays.tokens() == same.tokens()
     assert bench.held_blocks == 0
+
+
+def test_explanations_hold_every_rule_against_the_combined_row(
+    naive: Naive, loaded: dict[str, LoadedModel]
+) -> None:
+    """The combining rule against the base's row; the stream that moved the token is named."""
+    rules = (
+        {"rule": "proxy_tuning", "expert": "expert", "anti_expert": "amateur", "alpha": 2},
+        {"rule": "logit_bias", "ids": {"40": 4.0}},
+    )
+    plan = plan_of(loaded, *rules)
+    bench = bench_of(loaded)
+    answer = submit(bench, plan, SHORT, max_tokens=8, explain=Counterfactuals.of(plan, models_of(loaded)))
+    bench.run()
+    size = loaded["base"].vocabulary.size
+    ids = loaded["base"].vocabulary.encode(SHORT)
+    explained = [one for event in answer.events[:-1] for one in event.explanations]  # type: ignore[union-attr]
+    tokens = answer.tokens()
+    assert len(explained) == len(tokens)
+    streams = set()
+    for position, one in enumerate(explained):
+        text = [*ids, *tokens[:position]]
+        base, expert, amateur = (
+            naive.row(model, text, size) for model in ("base", "expert", "amateur")
+        )
+        assert one is not None
+        # Without any rule, not even the temperature.
+        token, other = tokens[position], one.uncontrolled_token
+        assert one.raw_logprob == pytest.approx(logp(base)[token], abs=1e-4)
+        moved = 2 * (expert - amateur)
+        effects = {effect.rule: effect for effect in one.effects}
+        proxy = effects["proxy_tuning"]
+        assert proxy.on_chosen == pytest.approx(moved[token], abs=1e-3)
+        assert proxy.on_uncontrolled == pytest.approx(moved[other], abs=1e-3)
+        if token != other:
+            shaped = base.copy()
+            shaped[40] += 4
+            assert proxy.token_without == shaped.argmax()
+            gains = {
+                "expert": expert[token] - expert[other],
+                "anti_expert": amateur[other] - amateur[token],
+            }
+            assert proxy.stream == max(gains, key=lambda role: gains[role])
+            streams.add(proxy.stream)
+            assert (
+                "logit_bias" not in effects
+                or effects["logit_bias"].token_without == (base + moved).argmax()
+            )
+        if token == 40:
+            assert effects["logit_bias"].on_chosen == pytest.approx(4, abs=1e-3)
+    assert streams
