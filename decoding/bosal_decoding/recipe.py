@@ -104,6 +104,11 @@ class Recipe(Schema):
             document["constraint"] = self.constraint.set_fields()
         return document
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The served models its rules name, each once."""
+        return tuple(dict.fromkeys(name for rule in self.rules for name in rule.models))
+
     @cached_property
     def version(self) -> str:
         """Content hash of what the recipe does: neither name nor description counts."""

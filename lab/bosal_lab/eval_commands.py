@@ -268,11 +268,12 @@ def plan(
 @app.command()
 def headline(
     server: Annotated[
-        str, typer.Option("--server", "-s", help="Serves base and tuned. Default: one of our own.")
+        str,
+        typer.Option("--server", "-s", help="Serves the five models. Default: one of our own."),
     ] = "",
     models: Annotated[
         Path | None,
-        typer.Option(help="Folder that holds base and tuned. Default: the shipped models."),
+        typer.Option(help="Folder that holds the five models. Default: the shipped ones."),
     ] = None,
     file: Annotated[
         Path, typer.Option("--results", help="Results database; goes on where it was left.")
@@ -299,7 +300,7 @@ def headline(
     """
     with reporting(server):
         from bosal_lab.evaluate import Settings
-        from bosal_lab.headline import BASE, TUNED, dump, measure, write_table
+        from bosal_lab.headline import MODELS, dump, measure, write_table
         from bosal_lab.headline import headline as table
         from bosal_lab.page import page
         from bosal_lab.results import Results
@@ -311,7 +312,7 @@ def headline(
             file,
             server=server,
             models=(
-                {name: _model(name, models) for name in (BASE, TUNED)}
+                {name: _model(name, models) for name in MODELS}
                 if models is not None or not server
                 else {}
             ),

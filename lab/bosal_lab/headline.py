@@ -20,9 +20,22 @@ from bosal_lab.results import Results
 from bosal_lab.summary import Floor, Summary, floor_rows, summaries
 from bosal_server.statistics.intervals import Interval
 
-__all__ = ["PARTS", "TWIN", "dump", "headline", "headline_rows", "measure", "write_table"]
+__all__ = [
+    "COUPLED",
+    "MODELS",
+    "PARTS",
+    "TWIN",
+    "dump",
+    "headline",
+    "headline_rows",
+    "measure",
+    "write_table",
+]
 
 BASE, TUNED = "base", "tuned"
+# Recipes over several streams, and all models that a row needs.
+COUPLED = ("guided", "contrastive", "proxy")
+MODELS = (BASE, TUNED, "amateur", "base-small", "tuned-small")
 # Recipe `rules` consists of these and of what the comparison does not touch.
 PARTS = ("eos_ramp", "token_weights", "used_token_weight")
 # What every row is held against: the aligned model, asked as it was tuned to be and decoded
@@ -55,6 +68,7 @@ def headline_rows(
         *((BASE, document) for document in without),
         (BASE, "in-context"),
         (BASE, "steered"),
+        *((BASE, recipe) for recipe in COUPLED),
         (TUNED, "plain"),
         (TUNED, greedy),
         (TUNED, "steered"),

@@ -92,8 +92,9 @@ class ServerConfig:
 
     models: tuple[ModelConfig, ...] = setting(
         (),
-        "A local directory or a Hugging Face name; may be repeated, the first is the default. "
-        "Without it the embedded model is served.",
+        "A local directory, a Hugging Face name or an embedded model (base, tuned, …); may be "
+        "repeated, the first is the default, and recipes may name the others. Without it the "
+        "embedded base is served, with those of its family that recipes name.",
         metavar="[NAME=]SOURCE",
         flags=("--model", "-m"),
         parse=ModelConfig.parse_all,

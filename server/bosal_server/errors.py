@@ -108,10 +108,20 @@ class RequestTooLarge(EngineError):
     code = "INVALID_ARGUMENT"
 
     def __init__(
-        self, *, what: str, needed: int, limit: int, prompt_tokens: int, max_tokens: int
+        self,
+        *,
+        what: str,
+        needed: int,
+        limit: int,
+        prompt_tokens: int,
+        max_tokens: int,
+        num_streams: int = 1,
     ) -> None:
+        prompts = f"prompt of {prompt_tokens} tokens"
+        if num_streams > 1:
+            prompts = f"a group of {num_streams} streams, {prompt_tokens} prompt tokens in all,"
         super().__init__(
-            f"prompt of {prompt_tokens} tokens with max_tokens {max_tokens} "
+            f"{prompts} with max_tokens {max_tokens} "
             f"needs {needed} {what}, of which there are {limit}",
             field="max_tokens",
             metadata={

@@ -18,6 +18,7 @@ from bosal_decoding.errors import DecodingError
 from bosal_server.config import InvalidConfig, ModelConfig, ServerConfig
 from bosal_server.core import GenerationCore, ServedModel
 from bosal_server.database import Database
+from bosal_server.embedded import is_embedded_default, models_to_serve
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.openvino_cache import default_folder
 from bosal_server.engine.runner_choice import RunnerChoice, choose_runner
@@ -34,7 +35,6 @@ from bosal_server.security.tls import TlsCredentials, TlsFiles
 
 log = logging.getLogger(__name__)
 
-_EMBEDDED = "base"
 # Distributions whose version can change what comes out.
 _DECISIVE = ("bosal", "torch", "transformers", "tokenizers", "openvino")
 
@@ -51,7 +51,8 @@ def serve(config: ServerConfig) -> int:
         default_recipe = _default_recipe(config, recipes)
         _check_port(config.host, config.port)
         database = Database.open(config.database)
-        models = [_load(model, config) for model in config.models or (_embedded(),)]
+        models = [_load(model, config) for model in models_to_serve(config.models, recipes)]
+        _compare(models)
         with closing(database), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(config, recipes, default_recipe, models, access, tls))
     except (ServerError, DecodingError) as error:
@@ -206,7 +207,7 @@ def _tls(config: ServerConfig) -> TlsCredentials | None:
 
 
 def _default_recipe(config: ServerConfig, recipes: RecipeStore) -> str:
-    name = config.default_recipe or ("plain" if config.models else "steered")
+    name = config.default_recipe or ("steered" if is_embedded_default(config.models) else "plain")
     return recipes.get(name).name
 
 
@@ -221,18 +222,6 @@ def _check_port(host: str, port: int) -> None:
             raise InvalidConfig(f"cannot listen at {host}:{port}: {error.strerror}") from None
 
 
-def _embedded() -> ModelConfig:
-    """The model that comes with this package."""
-    import bosal_models
-
-    try:
-        return ModelConfig(name=_EMBEDDED, source=str(bosal_models.path(_EMBEDDED)))
-    except bosal_models.UnknownModelError:
-        raise InvalidConfig(
-            "this installation has no embedded model; name one with --model"
-        ) from None
-
-
 def _load(model: ModelConfig, config: ServerConfig) -> LoadedModel:
     with _progress(f"loading {model.name} from {model.source}"):
         return load_model(
@@ -242,6 +231,22 @@ def _load(model: ModelConfig, config: ServerConfig) -> LoadedModel:
             device=config.device,
             trust_remote_code=config.trust_remote_code,
         )
+
+
+def _compare(models: Sequence[LoadedModel]) -> None:
+    """Say which models' logits can be combined: those whose ids are the same tokens."""
+    first = models[0]
+    for model in models[1:]:
+        token = first.vocabulary.first_difference(model.vocabulary)
+        if token is None:
+            log.info("model %s shares the tokens of %s", model.name, first.name)
+        else:
+            log.info(
+                "model %s has other tokens than %s, from id %d on: they can exchange text only",
+                model.name,
+                first.name,
+                token,
+            )
 
 
 @contextmanager

@@ -328,7 +328,15 @@ def test_bad_overrides_name_their_own_place() -> None:
 
 def test_the_shipped_recipes_are_there_and_name_their_source() -> None:
     recipes = load_shipped()
-    assert sorted(recipes) == ["in-context", "plain", "rules", "steered"]
+    assert sorted(recipes) == [
+        "contrastive",
+        "guided",
+        "in-context",
+        "plain",
+        "proxy",
+        "rules",
+        "steered",
+    ]
     assert all(recipe.description and recipe.name == name for name, recipe in recipes.items())
     assert recipes["plain"].rules == ()
     ramp = recipes["rules"].document()["rules"][0]

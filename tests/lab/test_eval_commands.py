@@ -9,6 +9,7 @@ from tests.lab import records
 from tests.lab.peer import Peer, Question, serving
 from typer.testing import CliRunner, Result
 
+from bosal_decoding.recipe import load_shipped
 from bosal_lab.eval_commands import app
 from bosal_lab.results import Results
 
@@ -180,14 +181,13 @@ def test_the_headline_is_measured_on_a_given_server(
 ) -> None:
     monkeypatch.setattr("bosal_lab.suites.SUITES", {"lab": lambda argument: records.suite(6)})
     out = tmp_path / "headline.json"
-    recipes = ("plain", "rules", "in-context", "steered")
-    with serving(peer := Peer(lambda question: "yes", recipes=recipes)):
+    with serving(peer := Peer(lambda question: "yes", recipes=tuple(load_shipped()))):
         done = eval_command(
             "headline", "-s", peer.address, "--results", tmp_path / "r.sqlite", "-o", out,
             "--html", tmp_path / "page.html",
         )  # fmt: skip
     assert done.exit_code == 0
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    assert len(rows) == 10
+    assert len(rows) == 13
     assert {row["success"]["value"] for row in rows} == {1.0}
     assert (tmp_path / "page.html").is_file()

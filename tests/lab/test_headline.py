@@ -14,13 +14,16 @@ from bosal_lab.headline import PARTS, dump, headline, headline_rows, measure, wr
 from bosal_lab.results import Results
 from bosal_server.statistics import intervals
 
-RECIPES = ("plain", "rules", "in-context", "steered")
+RECIPES = tuple(load_shipped())
 ARMS = [
     "base/plain",
     "base/rules",
     *(f"base/rules-without-{part}" for part in PARTS),
     "base/in-context",
     "base/steered",
+    "base/guided",
+    "base/contrastive",
+    "base/proxy",
     "tuned/plain",
     "tuned/plain-greedy",
     "tuned/steered",

@@ -46,6 +46,11 @@ class Rule(Schema, ABC):
     def contribute(self, draft: Draft) -> None:
         """Write this rule's part of the plan."""
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The served models it names."""
+        return ()
+
     def params(self) -> dict[str, Any]:
         """The parameters in force, defaults filled in; `scope` and `when` only where given."""
         params = self.model_dump(mode="json")

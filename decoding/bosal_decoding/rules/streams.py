@@ -40,6 +40,10 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 _Mass = Annotated[float, Field(gt=0, le=1)]
 
 
+# Parameters that name a served model.
+_ROLES = ("amateur", "expert", "anti_expert", "aligned", "guide")
+
+
 class _Combination(Rule):
     """What rules that combine streams have in common."""
 
@@ -50,6 +54,11 @@ class _Combination(Rule):
     They come back where nothing else is legal."""
     prefilter: _Mass = 1.0
     """Keep only the base's most likely tokens up to this mass; 1 is all."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        given = (getattr(self, role, None) for role in _ROLES)
+        return tuple(name for name in given if name)
 
     def _params(
         self,

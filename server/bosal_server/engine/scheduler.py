@@ -270,6 +270,7 @@ def check_size(
             what="cache blocks",
             needed=num_blocks,
             limit=pool.num_blocks,
-            prompt_tokens=longest,
+            prompt_tokens=sum(prompt_lengths),
             max_tokens=max_tokens,
+            num_streams=len(prompt_lengths),
         )

@@ -430,7 +430,9 @@ def test_explanations_hold_every_rule_against_the_combined_row(
     )
     plan = plan_of(loaded, *rules)
     bench = bench_of(loaded)
-    answer = submit(bench, plan, SHORT, max_tokens=8, explain=Counterfactuals.of(plan, models_of(loaded)))
+    answer = submit(
+        bench, plan, SHORT, max_tokens=8, explain=Counterfactuals.of(plan, models_of(loaded))
+    )
     bench.run()
     size = loaded["base"].vocabulary.size
     ids = loaded["base"].vocabulary.encode(SHORT)
