@@ -9,6 +9,7 @@ DecodingError
 ├── UnknownTokenId         a token id lies outside the vocabulary
 ├── InvalidConversation    the messages cannot be rendered
 ├── InvalidText            a text is not Unicode
+├── UnfitContinuation      a text cannot be spelled behind a prompt
 ├── SpecialTokenInText     a text can only be encoded as a control token
 ├── PromptTooLong          a prompt leaves no room in the context
 ├── InvalidMaxTokens       a number of output tokens is out of range
@@ -153,6 +154,17 @@ class InvalidText(DecodingError):
 
     def __init__(self, *, field: str | None = None) -> None:
         super().__init__("the text holds a lone surrogate, which is not Unicode", field=field)
+
+
+class UnfitContinuation(DecodingError):
+    """Raised when no tokens spell just a given text behind a prompt's own."""
+
+    reason = "UNFIT_CONTINUATION"
+
+    def __init__(self, *, field: str | None = None) -> None:
+        super().__init__(
+            "no tokens spell just this text behind the prompt; give token ids", field=field
+        )
 
 
 class SpecialTokenInText(DecodingError):

@@ -25,10 +25,12 @@ from bosal_kernels import (
     CombineState,
     Control,
     LegalTokens,
+    Logprobs,
     Selection,
     SlotState,
     combine,
     control,
+    score,
     select,
     temperature_of,
 )
@@ -175,6 +177,10 @@ class Pipeline:
     def sample(self, controlled: Control) -> Selection:
         """Truncate and draw one token per row, with the log-probabilities that were asked for."""
         return select(controlled, self._state, controlled.slots)
+
+    def score(self, controlled: Control, tokens: Sequence[int]) -> Logprobs:
+        """Return the log-probabilities of given tokens [B], of the slots that report any."""
+        return score(controlled, self._state, self._index(tokens))
 
     def temperature(self, slots: Sequence[int]) -> Tensor:
         """The temperature [B] at which the rows of slots are drawn; 0 reads as 1."""

@@ -136,12 +136,16 @@ class Plan:
             budget = requested
         if not 1 <= budget <= MAX_TOKENS:
             raise InvalidMaxTokens(budget, MAX_TOKENS)
-        for stream, prompt in enumerate(prompts):
-            self._check_room(len(prompt.token_ids), budget, stream)
+        self.check_room(prompts, budget)
         if self.params.min_tokens > budget:
             why = f"at least {self.params.min_tokens} and at most {budget} tokens"
             raise RuleConflict("min_tokens", "max_tokens", why, field="max_tokens")
         return budget
+
+    def check_room(self, prompts: Sequence[Prompt], num_tokens: int) -> None:
+        """Refuse prompts that leave no room for so many tokens."""
+        for stream, prompt in enumerate(prompts):
+            self._check_room(len(prompt.token_ids), num_tokens, stream)
 
     def slot_params(self, *, seed: int, choice: int, logprobs: int = -1) -> SlotParams:
         """The numbers of one choice."""

@@ -28,7 +28,7 @@ from bosal_kernels.params import (
     TouchedTokens,
 )
 from bosal_kernels.scope import ACTIVE, DELTA, Region, Scope, ScopedValue
-from bosal_kernels.select import Logprobs, Selection, select, temperature_of
+from bosal_kernels.select import Logprobs, Selection, score, select, temperature_of
 from bosal_kernels.shift import RowShift, row_shift
 from bosal_kernels.streams import MAX_STREAMS, Combined, CombineParams, CombineState, Space
 
@@ -69,6 +69,7 @@ __all__ = [
     "control",
     "gumbel",
     "row_shift",
+    "score",
     "select",
     "temperature_of",
 ]

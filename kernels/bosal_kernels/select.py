@@ -1,6 +1,6 @@
 """Chooses one token per row of controlled logits, and reports what the row thought of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -87,6 +87,22 @@ def select(control: Control, state: SlotState, slots: Tensor) -> Selection:
             logprobs = _logprobs(control, control.raw, rows, tokens, temperature)
     return Selection(
         tokens=tokens, yielded=control.yielded, invalid=control.invalid, logprobs=logprobs
+    )
+
+
+def score(control: Control, state: SlotState, tokens: Tensor) -> Logprobs:
+    """Return what the rows of `control` say of given tokens [B]; one that is masked has -inf.
+
+    The slots ask for log-probabilities.
+    """
+    assert control.raw is not None
+    rows = GroupedRows(control.logits, control.group_max, state.scratch(len(tokens)))
+    temperature = temperature_of(state, control.slots)
+    found = _logprobs(control, control.raw, rows, tokens, temperature)
+    # Where nothing is legal neither is the token.
+    return replace(
+        found,
+        controlled_logprob=found.controlled_logprob.nan_to_num(nan=-torch.inf, neginf=-torch.inf),
     )
 
 

@@ -79,6 +79,7 @@ class Limits:
     max_choices: int = setting(16, "Choices of one request.", minimum=1, maximum=1024)
     max_top_logprobs: int = setting(20, "Alternatives per token.", minimum=0, maximum=1000)
     max_messages: int = setting(256, "Messages of a conversation.", minimum=1)
+    max_scored_tokens: int = setting(4096, "Tokens of one scored continuation.", minimum=1)
     max_request_id_chars: int = 128
 
 

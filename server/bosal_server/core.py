@@ -47,6 +47,7 @@ from bosal_server.request_errors import (
     ResponseTooLarge,
     located,
 )
+from bosal_server.scoring import given_tokens
 from bosal_server.security.quota import QuotaLedger
 
 # Calls that wait for a thread; each may hold a whole request's text.
@@ -88,6 +89,8 @@ class Started:
     max_tokens: int
     num_choices: int
     prompts: tuple[Prompt, ...]
+    # Tokens to score instead of generating any.
+    continuation: tuple[int, ...]
     # On the clock of time.monotonic.
     arrival: float
     # What draws are held against; None: they are not explained, or for the metrics alone.
@@ -180,7 +183,8 @@ class GenerationCore:
             max_tokens=started.max_tokens,
             num_choices=started.num_choices,
             logprobs=command.logprobs,
-            explain=started.explain or self._sampled(started.plan),
+            continuation=started.continuation,
+            explain=started.explain or self._sampled(started),
             deadline=command.deadline,
             key_id=command.caller.key_id,
             cache_salt=command.caller.cache_salt,
@@ -285,8 +289,14 @@ class GenerationCore:
             recipe = recipe.with_overrides(command.overrides)
         plan = self._plan(served, recipe, command.prompt.recipe)
         prompts = self._prompts(plan, messages, field)
-        with _at("max_tokens"):
-            max_tokens = plan.output_budget(prompts, command.max_tokens)
+        continuation: tuple[int, ...] = ()
+        if command.continuation is None:
+            with _at("max_tokens"):
+                max_tokens = plan.output_budget(prompts, command.max_tokens)
+        else:
+            limit = self.limits.max_scored_tokens
+            continuation = given_tokens(plan, prompts, command.continuation, limit=limit)
+            max_tokens = len(continuation)
         num_choices = command.num_choices or 1
         explain = None
         if command.explain:
@@ -312,16 +322,17 @@ class GenerationCore:
             seed=secrets.randbits(32) if command.seed is None else command.seed,
             max_tokens=max_tokens,
             num_choices=num_choices,
+            continuation=continuation,
             arrival=arrival,
             explain=explain,
         )
 
-    def _sampled(self, plan: Plan) -> Counterfactuals | None:
+    def _sampled(self, started: Started) -> Counterfactuals | None:
         """Explain a request for the metrics now and then; who did not ask is never refused."""
-        if random.random() >= self._explain_share:
+        if started.continuation or random.random() >= self._explain_share:
             return None
         try:
-            return Counterfactuals.of(plan, self._stream_models)
+            return Counterfactuals.of(started.plan, self._stream_models)
         except DecodingError:
             return None
 

@@ -33,6 +33,8 @@ class GenerateCommand:
     logprobs: int = -1
     # Whether every token is to be explained.
     explain: bool = False
+    # An answer to score, as text or tokens, instead of generating one.
+    continuation: str | Sequence[int] | None = None
     request_id: str = ""
     # On the clock of time.monotonic.
     deadline: float | None = None

@@ -44,6 +44,7 @@ def test_the_public_names_are_these() -> None:
         "control",
         "gumbel",
         "row_shift",
+        "score",
         "select",
         "temperature_of",
     ]

@@ -3,7 +3,7 @@
 # ruff: noqa: ASYNC109  `timeout` goes to the server as the call's deadline.
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
@@ -71,6 +71,28 @@ class AsyncClient:
         stub: generation_pb2_grpc.GenerationServiceAsyncStub
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         return AsyncComparisonStream(stub.Compare(request, timeout=timeout), len(request.recipes))
+
+    async def score(
+        self,
+        prompt: Prompt,
+        continuation: str | Sequence[int],
+        *,
+        recipe: str | Mapping[str, Any] = "",
+        overrides: Iterable[Mapping[str, Any]] = (),
+        model: str = "",
+        logprobs: int = 0,
+        timeout: float | None = None,
+    ) -> results.Score:
+        """Return the log-probabilities of an answer, given as text or as tokens."""
+        call = calls.score(
+            prompt,
+            continuation,
+            recipe=recipe,
+            overrides=overrides,
+            model=model,
+            logprobs=logprobs,
+        )
+        return await self._run(call, timeout)
 
     async def tokenize(
         self,

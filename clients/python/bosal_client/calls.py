@@ -1,7 +1,7 @@
 """The calls both clients make: where each goes, what it sends, how its answer is read."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +23,7 @@ __all__ = [
     "list_models",
     "list_recipes",
     "list_rules",
+    "score",
     "metadata",
     "server_info",
     "tokenize",
@@ -92,6 +93,30 @@ def generate(prompt: Prompt, options: GenerationOptions) -> Call[results.Generat
         pb.GenerateRequest(spec=requests.generation_spec(prompt, options)),
         pb.GenerateResponse,
         responses.generation,
+    )
+
+
+def score(
+    prompt: Prompt,
+    continuation: str | Sequence[int],
+    *,
+    recipe: str | Mapping[str, Any],
+    overrides: Iterable[Mapping[str, Any]],
+    model: str,
+    logprobs: int,
+) -> Call[results.Score]:
+    return Call(
+        "/bosal.v1.GenerationService/Score",
+        requests.score_request(
+            prompt,
+            continuation,
+            recipe=recipe,
+            overrides=overrides,
+            model=model,
+            logprobs=logprobs,
+        ),
+        pb.ScoreResponse,
+        responses.score,
     )
 
 

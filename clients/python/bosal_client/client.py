@@ -1,6 +1,6 @@
 """The blocking client."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
@@ -65,6 +65,28 @@ class Client:
         request = comparisons.request(prompt, recipes, options)
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         return ComparisonStream(stub.Compare(request, timeout=timeout), len(request.recipes))
+
+    def score(
+        self,
+        prompt: Prompt,
+        continuation: str | Sequence[int],
+        *,
+        recipe: str | Mapping[str, Any] = "",
+        overrides: Iterable[Mapping[str, Any]] = (),
+        model: str = "",
+        logprobs: int = 0,
+        timeout: float | None = None,
+    ) -> results.Score:
+        """Return the log-probabilities of an answer, given as text or as tokens."""
+        call = calls.score(
+            prompt,
+            continuation,
+            recipe=recipe,
+            overrides=overrides,
+            model=model,
+            logprobs=logprobs,
+        )
+        return self._run(call, timeout)
 
     def tokenize(
         self,

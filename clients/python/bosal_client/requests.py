@@ -103,6 +103,33 @@ def prompt_source(prompt: Prompt, recipe: str | Mapping[str, Any]) -> pb.PromptS
     return source
 
 
+def score_request(
+    prompt: Prompt,
+    continuation: str | Sequence[int],
+    *,
+    recipe: str | Mapping[str, Any] = "",
+    overrides: Iterable[Mapping[str, Any]] = (),
+    model: str = "",
+    logprobs: int = 0,
+) -> pb.ScoreRequest:
+    """Write a request to score an answer, given as text or as tokens."""
+    request = pb.ScoreRequest(request_id=uuid.uuid4().hex)
+    request.prompt.CopyFrom(prompt_source(prompt, recipe))
+    with _holding("model"):
+        request.model = model
+    request.overrides.extend(rule_messages(overrides, "overrides"))
+    with _holding("logprobs.top"):
+        request.logprobs.top = logprobs
+    if isinstance(continuation, str):
+        with _holding("text"):
+            request.text = continuation
+    else:
+        with _holding("token_ids"):
+            request.token_ids.ids.extend(continuation)
+            request.token_ids.SetInParent()
+    return request
+
+
 @contextmanager
 def _holding(field: str) -> Iterator[None]:
     try:

@@ -15,6 +15,7 @@ __all__ = [
     "model",
     "recipe",
     "rule",
+    "score",
     "server_info",
     "started",
     "token_batch",
@@ -225,6 +226,21 @@ def _timings(message: pb.Timings) -> results.Timings:
 
 def _seconds(duration: duration_pb2.Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
+
+
+def score(message: pb.ScoreResponse) -> results.Score:
+    return results.Score(
+        request_id=message.request_id,
+        model=message.model,
+        model_digest=message.model_digest,
+        recipe_name=message.recipe_name,
+        recipe_version=message.recipe_version,
+        token_ids=tuple(message.token_ids),
+        logprobs=_logprobs(message.logprobs),
+        raw_logprob=message.raw_logprob,
+        controlled_logprob=message.controlled_logprob,
+        usage=_usage(message.usage),
+    )
 
 
 def token_sequence(message: pb.TokenSequence) -> results.TokenSequence:

@@ -17,6 +17,7 @@ __all__ = [
     "Model",
     "Recipe",
     "Rule",
+    "Score",
     "ServerInfo",
     "Started",
     "Timings",
@@ -176,6 +177,23 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """The log-probabilities of a given answer; the sums are over its tokens."""
+
+    request_id: str
+    model: str
+    model_digest: str
+    recipe_name: str
+    recipe_version: str
+    token_ids: tuple[int, ...]
+    # Controlled is -inf where a rule forbids the token.
+    logprobs: Logprobs
+    raw_logprob: float
+    controlled_logprob: float
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSequence:
     """A text as one model reads it."""
 
@@ -255,6 +273,7 @@ class Limits:
     max_running_choices: int
     max_waiting_requests: int
     max_compared_recipes: int
+    max_scored_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

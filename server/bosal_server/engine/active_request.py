@@ -10,6 +10,7 @@ from bosal_server.engine.request import (
     Timings,
     Usage,
 )
+from bosal_server.engine.scoring import Scoring
 
 
 class ActiveRequest:
@@ -45,6 +46,7 @@ class ActiveRequest:
                     for model, prompt in zip(request.stream_models, request.prompts, strict=True)
                 ],
                 request.max_tokens,
+                Scoring(request.continuation) if request.continuation else None,
             )
             for choice in range(request.num_choices)
         ]

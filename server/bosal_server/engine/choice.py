@@ -11,9 +11,9 @@ from bosal_server.engine.detokenizer import Detokenizer
 from bosal_server.engine.request import (
     ChoiceEnding,
     FinishReason,
+    PositionLogprobs,
     TokenLogprobs,
     TokensEvent,
-    TopTokens,
 )
 
 # A choice that runs into its banned strings this often keeps what it draws.
@@ -26,18 +26,6 @@ class Rollback:
 
     position: int
     token: int
-
-
-@dataclass(frozen=True, slots=True)
-class PositionLogprobs:
-    """What one position's draw reports."""
-
-    raw: float
-    raw_rank: int
-    controlled: float
-    controlled_rank: int
-    top_raw: TopTokens
-    top_controlled: TopTokens
 
 
 class ChoiceOutput:
@@ -93,7 +81,8 @@ class ChoiceOutput:
         self._held_ids.append(token)
         self._explanations.append(explanation)
         if logprobs is not None:
-            self._append_logprobs(logprobs)
+            assert self._logprobs is not None
+            self._logprobs.append(logprobs)
         is_eos = token in self._eos_ids
         # The head of a model may have rows for which its tokenizer has no token.
         spelling = b"" if is_eos or token >= len(self._token_bytes) else self._token_bytes[token]
@@ -192,12 +181,3 @@ class ChoiceOutput:
             self._summary,
             None if self._interventions is None else sum(self._interventions),
         )
-
-    def _append_logprobs(self, one: PositionLogprobs) -> None:
-        assert self._logprobs is not None
-        self._logprobs.raw.append(one.raw)
-        self._logprobs.raw_rank.append(one.raw_rank)
-        self._logprobs.controlled.append(one.controlled)
-        self._logprobs.controlled_rank.append(one.controlled_rank)
-        self._logprobs.top_raw.append(one.top_raw)
-        self._logprobs.top_controlled.append(one.top_controlled)

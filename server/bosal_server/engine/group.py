@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from enum import Enum, auto
 
+from bosal_server.engine.scoring import Scoring
+
 
 class GroupState(Enum):
     """Where a group is in its life."""
@@ -92,15 +94,22 @@ class StreamGroup:
         "choice",
         "max_tokens",
         "models",
+        "num_rows",
         "output",
         "request_id",
+        "scoring",
         "slot",
         "state",
         "streams",
     )
 
     def __init__(
-        self, request_id: str, choice: int, streams: Sequence[Stream], max_tokens: int
+        self,
+        request_id: str,
+        choice: int,
+        streams: Sequence[Stream],
+        max_tokens: int,
+        scoring: Scoring | None = None,
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -108,6 +117,10 @@ class StreamGroup:
         self.models = tuple(dict.fromkeys(stream.model for stream in streams))
         self.max_tokens = max_tokens
         self.output: list[int] = []
+        # Rows of logits that each stream gives in its next step, of its last tokens.
+        self.num_rows = 1
+        # The tokens it is given instead of drawing them.
+        self.scoring = scoring
         self.slot = -1
         self.state = GroupState.WAITING
         for stream in self.streams:

@@ -74,7 +74,7 @@ class _Comparison:
         if actual.shape != expected.shape:
             shapes = f"{list(actual.shape)}, not {list(expected.shape)}"
             raise OpenVinoRefused(f"the self-check failed: logits are {shapes}")
-        ended = [part[0] for part, chunk in zip(parts, chunks, strict=True) if chunk.wants_logits]
+        ended = [part[0] for part, chunk in zip(parts, chunks, strict=True) if chunk.num_logits]
         for sequence, want, got in zip(ended, expected, actual, strict=True):
             token = int(want.argmax())
             self._compare(want, got, token)

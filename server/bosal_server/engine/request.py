@@ -38,6 +38,7 @@ class EngineRequest:
     max_tokens: int
     num_choices: int = 1
     logprobs: int = -1  # -1 off, 0 the chosen token alone, n with the best n
+    continuation: tuple[int, ...] = ()  # tokens to score instead of drawing any
     explain: Counterfactuals | None = None  # what draws are held against, if they are explained
     deadline: float | None = None  # on the clock of time.monotonic
     arrival: float = field(default_factory=monotonic)
@@ -63,6 +64,18 @@ class TopTokens:
     logprobs: list[float]
 
 
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """What one position's draw reports."""
+
+    raw: float
+    raw_rank: int
+    controlled: float
+    controlled_rank: int
+    top_raw: TopTokens
+    top_controlled: TopTokens
+
+
 @dataclass(slots=True)
 class TokenLogprobs:
     """Log-probabilities parallel to the tokens they come with."""
@@ -73,6 +86,14 @@ class TokenLogprobs:
     controlled_rank: list[int] = field(default_factory=list)
     top_raw: list[TopTokens] = field(default_factory=list)
     top_controlled: list[TopTokens] = field(default_factory=list)
+
+    def append(self, one: PositionLogprobs) -> None:
+        self.raw.append(one.raw)
+        self.raw_rank.append(one.raw_rank)
+        self.controlled.append(one.controlled)
+        self.controlled_rank.append(one.controlled_rank)
+        self.top_raw.append(one.top_raw)
+        self.top_controlled.append(one.top_controlled)
 
     def take(self, count: int) -> "TokenLogprobs":
         """Remove and return the first positions."""

@@ -13,9 +13,8 @@ from bosal_decoding.explanation import Explanation
 from bosal_decoding.pipeline import yielded_rules
 from bosal_kernels import Logprobs
 from bosal_kernels import TopTokens as TopTable
-from bosal_server.engine.choice import PositionLogprobs
 from bosal_server.engine.group import StreamGroup
-from bosal_server.engine.request import TopTokens
+from bosal_server.engine.request import PositionLogprobs, TokenLogprobs, TopTokens
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.scheduler_step import SchedulerStep
 
@@ -66,6 +65,30 @@ class Sampler:
                 tokens.append([drawn.token])
         pipeline.commit(slots, tokens)
         return draws
+
+    def score(
+        self,
+        step: SchedulerStep,
+        member: int,
+        tokens: Sequence[int],
+        logits: Mapping[str, Tensor],
+    ) -> TokenLogprobs | None:
+        """Score and commit given tokens, one for each row of a ready group; None if one is faulty.
+
+        Rules act position by position, as if the tokens had been drawn.
+        """
+        group = step.ready[member]
+        pipeline = self._pipelines[group.streams[0].model]
+        found = TokenLogprobs()
+        for place, token in enumerate(tokens):
+            rows = _gather_rows(step, [member], logits, offset=place).clone()
+            controlled = pipeline.apply(pipeline.combine(rows, [group.slot]), [group.slot])
+            if bool(controlled.invalid[0]):
+                return None
+            (one,) = _by_row(pipeline.score(controlled, [token])).values()
+            found.append(one)
+            pipeline.commit([group.slot], [[token]])
+        return found
 
     def _draw_alone(
         self, pipeline: ExplainingPipeline, step: SchedulerStep, members: Sequence[int]
@@ -133,11 +156,14 @@ def _stream_rows(rows: Tensor, groups: Sequence[StreamGroup], wanted: Sequence[i
 
 
 def _gather_rows(
-    step: SchedulerStep, members: Sequence[int], logits: Mapping[str, Tensor]
+    step: SchedulerStep, members: Sequence[int], logits: Mapping[str, Tensor], *, offset: int = 0
 ) -> Tensor:
-    """Return the rows of the ready groups `members`, group after group, stream after stream."""
+    """Return the rows of the ready groups `members`, group after group, stream after stream.
+
+    Of a group with several rows a stream, those at `offset`.
+    """
     places = [
-        (stream.model, row)
+        (stream.model, row + offset)
         for i in members
         for stream, row in zip(step.ready[i].streams, step.rows[i], strict=True)
     ]

@@ -195,7 +195,7 @@ class Scheduler:
         rows = []
         for stream in group.streams:
             num_tokens += stream.num_missing
-            rows.append(self._add(packer, stream, len(stream), wants_logits=True))
+            rows.append(self._add(packer, stream, len(stream), num_logits=group.num_rows))
         packer.step.ready.append(group)
         packer.step.rows.append(tuple(rows))
         return num_tokens
@@ -214,14 +214,14 @@ class Scheduler:
             end = min(limit, len(stream) - 1, stream.num_computed + budget - num_tokens)
             if end > stream.num_computed:
                 num_tokens += end - stream.num_computed
-                self._add(packer, stream, end, wants_logits=False)
+                self._add(packer, stream, end, num_logits=0)
         return num_tokens
 
-    def _add(self, packer: Packer, stream: Stream, end: int, *, wants_logits: bool) -> int:
+    def _add(self, packer: Packer, stream: Stream, end: int, *, num_logits: int) -> int:
         num_blocks = -(-end // self._block_sizes[stream.model])
         while len(stream.blocks) < num_blocks:
             self._allocate(stream)
-        return packer.add(stream, end, wants_logits=wants_logits)
+        return packer.add(stream, end, num_logits=num_logits)
 
     def _computable(self, stream: Stream, budget: int) -> int:
         """Skip what others have written; return up to where this stream may compute now."""

@@ -14,8 +14,8 @@ class SchedulerStep:
 
     plans: dict[str, StepPlan] = field(default_factory=dict)
     scheduled: list[tuple[Stream, int]] = field(default_factory=list)
-    ready: list[StreamGroup] = field(default_factory=list)  # these get logits, one row a stream
-    rows: list[tuple[int, ...]] = field(default_factory=list)  # row in each stream's model
+    ready: list[StreamGroup] = field(default_factory=list)  # these get logits, `num_rows` a stream
+    rows: list[tuple[int, ...]] = field(default_factory=list)  # first row in each stream's model
     prefill_tokens: Counter[str] = field(default_factory=Counter)  # by model
     decode_rows: Counter[str] = field(default_factory=Counter)
 
@@ -34,19 +34,18 @@ class Packer:
         self._chunks: dict[str, list[Chunk]] = {}
         self._num_rows: Counter[str] = Counter()
 
-    def add(self, stream: Stream, end: int, *, wants_logits: bool) -> int:
-        """Schedule a stream's tokens up to `end`; return its row of logits, if it wants one."""
+    def add(self, stream: Stream, end: int, *, num_logits: int) -> int:
+        """Schedule a stream's tokens up to `end`; return its first row of logits, if it has any."""
         begin = stream.num_computed
         if stream.group.state is GroupState.DECODING:
             self.step.decode_rows[stream.model] += 1
         else:
             self.step.prefill_tokens[stream.model] += end - begin
-        chunk = Chunk(stream.tokens(begin, end), begin, stream.blocks, wants_logits)
+        chunk = Chunk(stream.tokens(begin, end), begin, stream.blocks, num_logits)
         self._chunks.setdefault(stream.model, []).append(chunk)
         self.step.scheduled.append((stream, end - begin))
         row = self._num_rows[stream.model]
-        if wants_logits:
-            self._num_rows[stream.model] += 1
+        self._num_rows[stream.model] += num_logits
         return row
 
     def pack(self, block_sizes: Mapping[str, int]) -> SchedulerStep:

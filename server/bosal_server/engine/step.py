@@ -17,7 +17,7 @@ class Chunk:
     token_ids: Sequence[int]
     past_len: int
     blocks: Sequence[int]
-    wants_logits: bool  # of its last token
+    num_logits: int  # of its last tokens; 0 for none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +49,7 @@ class StepPlan:
             blocks = chunk.blocks
             tables.extend(blocks if len(blocks) == num_blocks else blocks[:num_blocks])
             table_begins.append(len(tables))
-            if chunk.wants_logits:
-                logits_rows.append(len(ids) - 1)
+            logits_rows.extend(range(len(ids) - chunk.num_logits, len(ids)))
         past = np.array([chunk.past_len for chunk in chunks], np.int32)
         begins = np.zeros(len(chunks) + 1, np.int32)
         np.cumsum(lengths, out=begins[1:])

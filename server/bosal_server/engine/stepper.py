@@ -15,7 +15,13 @@ from bosal_server.engine.blocks import BlockAllocator
 from bosal_server.engine.group import GroupState, StreamGroup
 from bosal_server.engine.observer import BlockStats, EngineObserver, EngineStats
 from bosal_server.engine.reporter import Reporter
-from bosal_server.engine.request import EngineEvent, FailedEvent, FinishedEvent, FinishReason
+from bosal_server.engine.request import (
+    EngineEvent,
+    FailedEvent,
+    FinishedEvent,
+    FinishReason,
+    TokensEvent,
+)
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.sampler import Draw, Sampler
 from bosal_server.engine.scheduler import Scheduler
@@ -201,7 +207,11 @@ class Stepper:
         """Draw each ready group's token and hand it on; return the seconds spent in control."""
         members: dict[str, list[int]] = {}
         for i, group in enumerate(step.ready):
-            if group.state is not GroupState.GONE:
+            if group.state is GroupState.GONE:
+                continue
+            if group.scoring is not None:
+                self._score(step, i, logits)
+            else:
                 members.setdefault(group.streams[0].model, []).append(i)
         seconds: dict[str, float] = {}
         for name, indices in members.items():
@@ -254,6 +264,36 @@ class Stepper:
             self._remove(group, keep=True)
             endings = active.endings
             if endings is not None:
+                self._finish(active, active.finished(endings, now))
+
+    def _score(self, step: SchedulerStep, member: int, logits: Mapping[str, Tensor]) -> None:
+        """Take the log-probabilities of a group's given tokens, and feed it the next ones."""
+        group = step.ready[member]
+        active = self._requests[group.request_id]
+        scoring = group.scoring
+        assert scoring is not None
+        with self._isolated(active):
+            tokens = scoring.scored(group.num_rows)
+            logprobs = self._sampler.score(step, member, tokens, logits)
+            if logprobs is None:
+                _LOG.error("request %s: the model gave no usable logits", group.request_id)
+                self._fail(active, InternalFault())
+                return
+            now = monotonic()
+            first = scoring.num_scored
+            event = TokensEvent(group.choice, first, list(tokens), "", logprobs)
+            self._events.append((active.sink, event))
+            output = active.outputs[group.choice]
+            output.num_tokens += len(tokens)
+            active.note_token(output, now)
+            feed = scoring.advance(len(tokens))
+            group.commit(feed)
+            group.num_rows = len(feed)
+            if not feed:
+                output.end_without_token(FinishReason.MAX_TOKENS)
+                self._remove(group, keep=True)
+                endings = active.endings
+                assert endings is not None
                 self._finish(active, active.finished(endings, now))
 
     def _roll_back(self, group: StreamGroup, position: int, token: int) -> None:

@@ -13,8 +13,8 @@ from bosal_server.comparison import compare
 from bosal_server.core import GenerationCore, Started
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.generate_command import GenerateCommand
-from bosal_server.request_errors import MissingField, NotServed, located
-from bosal_server.rpc import comparisons, convert
+from bosal_server.request_errors import MissingField, located
+from bosal_server.rpc import comparisons, convert, scores
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -75,7 +75,23 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 yield comparisons.compare_response(event, self._core.versions, vocabulary)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        raise NotServed("scores")
+        command = scores.score_command(request, _deadline(context), self._core.limits)
+        events = []
+        started: Started | None = None
+        finished: FinishedEvent | None = None
+        with scores.at_prompt():
+            async with aclosing(self._core.generate(command)) as run:
+                async for event in run:
+                    match event:
+                        case Started():
+                            started = event
+                        case TokensEvent():
+                            events.append(event)
+                        case FinishedEvent():
+                            finished = event
+        assert started is not None
+        assert finished is not None
+        return scores.score_response(started, events, finished)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         model = self._core.model(request.model)

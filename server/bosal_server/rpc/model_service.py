@@ -51,5 +51,6 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                 max_running_choices=self._config.max_running,
                 max_waiting_requests=self._config.max_waiting,
                 max_compared_recipes=MAX_RECIPES,
+                max_scored_tokens=limits.max_scored_tokens,
             ),
         )

@@ -7,8 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bosal_decoding.plan import Plan
-from bosal_server.engine.choice import ChoiceOutput, PositionLogprobs, Rollback
-from bosal_server.engine.request import ChoiceEnding, FinishReason, TokensEvent, TopTokens
+from bosal_server.engine.choice import ChoiceOutput, Rollback
+from bosal_server.engine.request import (
+    ChoiceEnding,
+    FinishReason,
+    PositionLogprobs,
+    TokensEvent,
+    TopTokens,
+)
 from bosal_server.model import LoadedModel
 
 MakePlan = Callable[..., Plan]

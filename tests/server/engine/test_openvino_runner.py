@@ -129,14 +129,14 @@ def test_any_steps_give_the_logits_of_the_torch_runner(
             assert float((actual - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
-def one_chunk(size: int, *, wants_logits: bool = True) -> Chunk:
-    return Chunk(list(range(3, 3 + size)), 0, [0, 1, 2], wants_logits)
+def one_chunk(size: int, *, num_logits: int = 1) -> Chunk:
+    return Chunk(list(range(3, 3 + size)), 0, [0, 1, 2], num_logits)
 
 
 def test_no_wanted_row_still_writes_the_blocks(runner: OpenVinoRunner) -> None:
     whole = runner.forward(StepPlan.pack([one_chunk(41)], 32)).clone()
     runner.resize(NUM_BLOCKS)
-    nothing = runner.forward(StepPlan.pack([one_chunk(40, wants_logits=False)], 32))
+    nothing = runner.forward(StepPlan.pack([one_chunk(40, num_logits=0)], 32))
     assert nothing.shape == (0, runner.vocab_size)
     last = runner.forward(StepPlan.pack([Chunk([43], 40, [0, 1, 2], True)], 32))
     torch.testing.assert_close(last, whole)

@@ -1,0 +1,47 @@
+"""Answers given to be scored: which tokens they are."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from bosal_decoding.continuation import continuation_ids
+from bosal_decoding.errors import DecodingError, UnknownTokenId
+from bosal_decoding.plan import Plan, Prompt
+from bosal_server.request_errors import MissingField, NotServed, OutOfRange
+
+
+def given_tokens(
+    plan: Plan, prompts: Sequence[Prompt], given: str | Sequence[int], *, limit: int
+) -> tuple[int, ...]:
+    """Return the tokens of an answer to score, behind a plan's prompts.
+
+    Raises:
+        DecodingError, ServerError: naming `text` or `token_ids`.
+    """
+    field = "text" if isinstance(given, str) else "token_ids"
+    if plan.recipe.constraint is not None:
+        raise NotServed("scores under a constraint", field="prompt")
+    if not given:
+        raise MissingField(field, "there is nothing to score")
+    with _at(field):
+        if isinstance(given, str):
+            tokens = continuation_ids(plan, prompts[0], given)
+        else:
+            tokens = tuple(given)
+            for place, token in enumerate(tokens):
+                if token >= plan.vocabulary.size:
+                    where = f"token_ids.ids[{place}]"
+                    raise UnknownTokenId(token, plan.vocabulary.size, field=where)
+        if len(tokens) > limit:
+            raise OutOfRange(field, len(tokens), low=1, high=limit)
+        plan.check_room(prompts, len(tokens))
+    return tokens
+
+
+@contextmanager
+def _at(field: str) -> Iterator[None]:
+    try:
+        yield
+    except DecodingError as error:
+        if error.field is None:
+            error.field = field
+        raise
