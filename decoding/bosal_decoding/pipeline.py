@@ -90,7 +90,7 @@ class Pipeline:
             self._ngrams[slot] = NgramIndex(plan.no_repeat_ngram, history)
         self._constraints.free(slot)
         if program is not None:
-            self._constraints.add(slot, program, max_tokens)
+            self._constraints.add(slot, program, max_tokens, plan.eos_ids)
             self.set_in_constraint([slot], [True])
 
     def start_masks(self, slots: Sequence[int]) -> None:
@@ -215,12 +215,22 @@ class Pipeline:
                 self._ngrams[slot].drop_last(num_tokens)
             self._constraints.rollback(slot, num_tokens)
 
-    def settle(self, slot: int, *, is_end: bool) -> Verdict:
-        """What the constraint says of a slot after its last token, which may have ended the text.
+    def settle(self, slot: int) -> Verdict:
+        """What the constraint says of a slot after its last token.
 
         After RETRACT, `retract` takes that token back and forces a completion that fits.
         """
-        return self._constraints.settle(slot, is_end=is_end)
+        return self._constraints.settle(slot)
+
+    def take_forced(self, slot: int) -> list[int]:
+        """Commit the tokens that must follow in a slot, all at once, and return them.
+
+        Who does not take them gets them one by one, as the only legal token of each step.
+        """
+        tokens = self._constraints.forced(slot)
+        if tokens:
+            self.commit([slot], [tokens])
+        return tokens
 
     def retract(self, slot: int) -> bool:
         """Take back the last token of a slot whose constraint asked for it.
@@ -232,9 +242,9 @@ class Pipeline:
         self._constraints.force(slot, close)
         return not close
 
-    def is_forced(self, slot: int) -> bool:
-        """Whether the next token of a slot is not the model's choice."""
-        return self._constraints.is_forced(slot)
+    def was_forced(self, slot: int) -> bool:
+        """Whether the last token of a slot was not the model's choice."""
+        return self._constraints.was_forced(slot)
 
     def blocked(self, slot: int) -> Verdict:
         """Whether it was the constraint that left a slot without a legal token."""

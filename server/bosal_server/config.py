@@ -140,6 +140,14 @@ class ServerConfig:
         "the server ends. Default: bosal/bosal.db in the user's data directory.",
         metavar="FILE|URL|temporary",
     )
+    python_types: tuple[str, ...] = setting(
+        (),
+        "A Python type (pydantic model, Literal, Enum, …) that constraints may name; may be "
+        "repeated. Its module is imported.",
+        metavar="NAME=MODULE:OBJECT",
+        flags=("--python-type",),
+        parse=tuple,
+    )
     default_recipe: str | None = setting(
         None,
         "Serves requests that name none. Default: steered for the embedded model, else plain.",

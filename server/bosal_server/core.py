@@ -20,15 +20,21 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.constraints import read_constraint
+from bosal_decoding.constraints.compiler import ConstraintCompiler
+from bosal_decoding.constraints.errors import ConstraintUnsupported
+from bosal_decoding.constraints.program import Program
 from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.errors import DecodingError
 from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.plan import Plan, Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
+from bosal_decoding.schema import join_field
 from bosal_decoding.streams import StreamModel
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.config import Limits
+from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.engine.loop import EngineLoop
 from bosal_server.engine.request import (
     FailedEvent,
@@ -95,6 +101,8 @@ class Started:
     arrival: float
     # What draws are held against; None: they are not explained, or for the metrics alone.
     explain: Counterfactuals | None
+    # The plan's constraint, compiled.
+    program: Program | None = None
 
 
 CoreEvent = Started | TokensEvent | FinishedEvent
@@ -120,6 +128,7 @@ class GenerationCore:
         versions: Mapping[str, str],
         explain_share: float = 0.0,
         shared_scaffolds: Collection[str] = (),
+        constraints: ConstraintCompiler | None = None,
     ) -> None:
         """Serve; a share of requests that do not ask for it is explained for the metrics."""
         self.models = dict(models)
@@ -143,12 +152,14 @@ class GenerationCore:
         self._metrics = metrics
         self._explain_share = explain_share
         self._quotas = QuotaLedger()
+        self.constraints = ConstraintDesk(constraints or ConstraintCompiler())
         self._numbers = count()
         self._num_preparing = 0
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="bosal-prepare")
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
+        self.constraints.close()
 
     async def generate(self, command: GenerateCommand) -> AsyncGenerator[CoreEvent, None]:
         """Yield Started, then tokens as they come, then the end; an error is raised.
@@ -165,12 +176,14 @@ class GenerationCore:
         """Resolve, check, compile and tokenise a request; nothing runs yet."""
         arrival = monotonic()
         self._check(command)
-        return await self._beside(lambda: self._accept(command, arrival))
+        started = await self._beside(lambda: self._accept(command, arrival))
+        return await self._with_program(started, command)
 
     async def run(
         self, started: Started, command: GenerateCommand
     ) -> AsyncGenerator[CoreEvent, None]:
         """Yield an accepted request itself, then what the engine makes of it."""
+        judge = self.constraints.judge(started.program)
         # The client's id may repeat while a call it retries is still being cancelled.
         engine_id = f"{started.request_id}#{next(self._numbers)}"
         mailbox = Mailbox()
@@ -184,6 +197,7 @@ class GenerationCore:
             num_choices=started.num_choices,
             logprobs=command.logprobs,
             continuation=started.continuation,
+            program=started.program,
             explain=started.explain or self._sampled(started),
             deadline=command.deadline,
             key_id=command.caller.key_id,
@@ -214,6 +228,10 @@ class GenerationCore:
                     if isinstance(event, TokensEvent):
                         num_tokens += len(event.token_ids)
                     is_over = isinstance(event, FinishedEvent)
+                    if judge is not None and isinstance(event, TokensEvent):
+                        judge.note(event)
+                    elif judge is not None and isinstance(event, FinishedEvent):
+                        event = await judge.judged(event)
                     yield event
         finally:
             if not is_over:
@@ -243,9 +261,11 @@ class GenerationCore:
 
     async def validate(self, document: Mapping[str, Any], model: ServedModel) -> Plan:
         """Compile a recipe document for a model."""
-        return await self._beside(
+        plan = await self._beside(
             lambda: self._compile(model, Recipe.parse(document)),
         )
+        await self.constraints.program(plan, "constraint")
+        return plan
 
     def model(self, name: str) -> ServedModel:
         """Return a model by name; "" is the default."""
@@ -279,6 +299,16 @@ class GenerationCore:
         if command.logprobs >= 0:
             _within("logprobs.top", command.logprobs, 0, limits.max_top_logprobs)
 
+    async def _with_program(self, started: Started, command: GenerateCommand) -> Started:
+        """Compile the constraint of an accepted request."""
+        where = "constraint"
+        if command.constraint is None:
+            is_named = isinstance(command.prompt.recipe, str)
+            where = join_field("recipe" if is_named else "inline_recipe", where)
+        program = await self.constraints.program(started.plan, where)
+        self.constraints.check_budget(program, started.max_tokens)
+        return replace(started, program=program)
+
     def _accept(self, command: GenerateCommand, arrival: float) -> Started:
         served = self.model(command.model)
         messages, field = self._messages(command.prompt)
@@ -287,6 +317,8 @@ class GenerationCore:
         name, recipe = self._recipe(command.prompt.recipe)
         if command.overrides:
             recipe = recipe.with_overrides(command.overrides)
+        if command.constraint is not None:
+            recipe = recipe.with_constraint(read_constraint(command.constraint, "constraint"))
         plan = self._plan(served, recipe, command.prompt.recipe)
         prompts = self._prompts(plan, messages, field)
         continuation: tuple[int, ...] = ()
@@ -294,6 +326,10 @@ class GenerationCore:
             with _at("max_tokens"):
                 max_tokens = plan.output_budget(prompts, command.max_tokens)
         else:
+            if recipe.constraint is not None:
+                raise ConstraintUnsupported(
+                    "a given text cannot be scored under a constraint", field="constraint"
+                )
             limit = self.limits.max_scored_tokens
             continuation = given_tokens(plan, prompts, command.continuation, limit=limit)
             max_tokens = len(continuation)

@@ -31,6 +31,8 @@ class GenerateCommand:
     seed: int | None = None
     # -1: none; 0: the chosen token; n: and the best n.
     logprobs: int = -1
+    # A document that takes the place of the recipe's constraint.
+    constraint: Mapping[str, Any] | None = None
     # Whether every token is to be explained.
     explain: bool = False
     # An answer to score, as text or tokens, instead of generating one.

@@ -14,6 +14,9 @@ from importlib.util import find_spec
 import prometheus_client
 from rich.console import Console
 
+from bosal_decoding.constraints import Constraint
+from bosal_decoding.constraints.compiler import ConstraintCompiler
+from bosal_decoding.constraints.frontend import load_types
 from bosal_decoding.errors import DecodingError
 from bosal_server.config import InvalidConfig, ModelConfig, ServerConfig
 from bosal_server.core import GenerationCore, ServedModel
@@ -36,7 +39,7 @@ from bosal_server.security.tls import TlsCredentials, TlsFiles
 log = logging.getLogger(__name__)
 
 # Distributions whose version can change what comes out.
-_DECISIVE = ("bosal", "torch", "transformers", "tokenizers", "openvino")
+_DECISIVE = ("bosal", "torch", "transformers", "tokenizers", "openvino", "llguidance")
 
 
 def serve(config: ServerConfig) -> int:
@@ -48,13 +51,14 @@ def serve(config: ServerConfig) -> int:
         exposure.check(config)
         access, tls = Access(config.key_file), _tls(config)
         recipes = RecipeStore.load(config.recipes)
+        types = load_types(config.python_types)
         default_recipe = _default_recipe(config, recipes)
         _check_port(config.host, config.port)
         database = Database.open(config.database)
         models = [_load(model, config) for model in models_to_serve(config.models, recipes)]
         _compare(models)
         with closing(database), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, recipes, default_recipe, models, access, tls))
+            runner.run(_serve(config, recipes, default_recipe, models, access, tls, types))
     except (ServerError, DecodingError) as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"error: {error}", markup=False)
@@ -71,6 +75,7 @@ async def _serve(
     models: Sequence[LoadedModel],
     access: Access,
     tls: TlsCredentials | None,
+    types: Mapping[str, Constraint],
 ) -> None:
     loop = asyncio.get_running_loop()
     threads = config.threads or max((os.cpu_count() or 1) - 1, 1)
@@ -108,6 +113,9 @@ async def _serve(
         observer=metrics,
     )
     metrics.watch(engine.stats, choices)
+    constraints = ConstraintCompiler(types)
+    for model in models:
+        constraints.prepare(model.vocabulary)
     core = GenerationCore(
         models={model.name: _served(model, choices[model.name]) for model in models},
         recipes=recipes,
@@ -118,6 +126,7 @@ async def _serve(
         versions=_versions(),
         explain_share=config.explain_share,
         shared_scaffolds=config.shared_scaffolds,
+        constraints=constraints,
     )
     rpc = RpcServer(core, config, metrics, access, tls)
     with _exported(metrics, config) as metrics_address:

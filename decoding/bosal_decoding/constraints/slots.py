@@ -13,13 +13,15 @@ from time import thread_time
 
 import torch
 
-from bosal_decoding.constraints.limits import MAX_SLOW_FILLS, SLOW_FILL_SECONDS
+from bosal_decoding.constraints.limits import MAX_FORCED_TOKENS, MAX_SLOW_FILLS, SLOW_FILL_SECONDS
 from bosal_decoding.constraints.program import MaskRow, Program, State
 from bosal_decoding.constraints.spelling import bit_of
 from bosal_kernels import LegalTokens
 
 # Far from the budget the length of a completion is looked at this often.
 _LOOK_EVERY = 16
+# Forced tokens may be more than a completion has, which takes the longest that fit.
+_FORCED_ROOM = 2 * MAX_FORCED_TOKENS
 # Brackets and quotes that one token may open.
 _LEAST_GROWTH = 8
 
@@ -38,17 +40,18 @@ class Verdict(Enum):
 class ConstrainedSlot:
     """One choice's state, and how it will end within its budget."""
 
-    def __init__(self, program: Program, max_tokens: int) -> None:
-        self.program = program
+    def __init__(self, program: Program, max_tokens: int, ends: frozenset[int]) -> None:
+        self._ends = ends
         self.state: State = program.new_state()
         self.is_filled = False
         self.num_slow_fills = 0
         self.is_closing = False
         self._max_tokens = max_tokens
         self._num_tokens = 0
-        self._is_ended = False
+        self._is_end = False
+        self.was_forced = False
         # Tokens that must come next, whatever the model thinks.
-        self._queue: list[int] = []
+        self.queue: list[int] = []
         # A completion from the state as it is; None where none was found or looked for.
         self._close: list[int] | None = list(program.close) if program.close is not None else None
         self._close_before: list[int] | None = None
@@ -60,9 +63,9 @@ class ConstrainedSlot:
     def fill(self, row: MaskRow) -> None:
         """Write the legal tokens; measured in processor time, which a busy machine does not add."""
         started = thread_time()
-        if self._queue:
+        if self.queue:
             row[:] = 0
-            row[self._queue[0] >> 5] = bit_of(self._queue[0])
+            row[self.queue[0] >> 5] = bit_of(self.queue[0])
         else:
             self.state.allowed(row)
         self.num_slow_fills += thread_time() - started > SLOW_FILL_SECONDS
@@ -72,8 +75,10 @@ class ConstrainedSlot:
         for token in tokens:
             self.state.advance(token)
             self._num_tokens += 1
-            if self._queue:
-                del self._queue[0]
+            self._is_end = token in self._ends
+            self.was_forced = bool(self.queue)
+            if self.queue:
+                del self.queue[0]
             # The completion known before goes on to be one while it is followed.
             follows = bool(self._close) and self._close[0] == token  # type: ignore[index]
             self._close_before = self._close
@@ -83,7 +88,8 @@ class ConstrainedSlot:
     def rollback(self, num_tokens: int) -> None:
         self.state.rollback(num_tokens)
         self._num_tokens -= num_tokens
-        self._queue = []
+        self._is_end = False
+        self.queue = []
         self.is_closing = False
         self._close = self._close_before = None
         self._rest = 0
@@ -97,26 +103,34 @@ class ConstrainedSlot:
 
     def force(self, tokens: Sequence[int]) -> None:
         """Let these tokens come next, whatever the model thinks."""
-        self._queue = list(tokens)
+        self.queue = list(tokens)
         self.is_closing = True
         self._close = list(tokens)
 
-    def settle(self, *, is_end: bool) -> Verdict:
-        """Judge the place after the last token; `is_end` says that it ended the text."""
+    def settle(self) -> Verdict:
+        """Judge the place after the last token."""
         if self.state.failure or self.num_slow_fills >= MAX_SLOW_FILLS:
             return Verdict.TOO_SLOW
-        if is_end:
+        if self._is_end:
             return Verdict.GO_ON
-        if self.is_closing and not self._queue:
+        if self.is_closing and not self.queue:
             return Verdict.CLOSED
         if self.state.is_finished:
             return Verdict.COMPLETE
         remaining = self._max_tokens - self._num_tokens
-        if self.is_closing:
+        if self.queue:
             return Verdict.GO_ON
         if remaining == 0 and self.state.is_accepting:
             return Verdict.CLOSED
-        return self._look_ahead(remaining)
+        verdict = self._look_ahead(remaining)
+        if verdict is Verdict.GO_ON and not self.queue:
+            self._fast_forward(remaining)
+        return verdict
+
+    def _fast_forward(self, remaining: int) -> None:
+        """Queue the tokens that spell what must follow, where the budget is not near."""
+        if remaining > 2 * len(self._known or ()) + _FORCED_ROOM:
+            self.queue = self.state.forced_tokens()
 
     def _look_ahead(self, remaining: int) -> Verdict:
         """See to it that the text can still be completed within the budget."""
@@ -166,10 +180,10 @@ class ConstraintSlots:
     def is_used(self) -> bool:
         return bool(self._slots)
 
-    def add(self, slot: int, program: Program, max_tokens: int) -> None:
-        """Hold a fresh choice to a program."""
+    def add(self, slot: int, program: Program, max_tokens: int, ends: frozenset[int]) -> None:
+        """Hold a fresh choice to a program; `ends` are the tokens that end a text."""
         self._join()
-        self._slots[slot] = ConstrainedSlot(program, max_tokens)
+        self._slots[slot] = ConstrainedSlot(program, max_tokens, ends)
 
     def free(self, slot: int) -> None:
         if slot in self._slots:
@@ -218,16 +232,20 @@ class ConstraintSlots:
         self._join()
         self._slots[slot].force(tokens)
 
-    def settle(self, slot: int, *, is_end: bool) -> Verdict:
+    def settle(self, slot: int) -> Verdict:
         """Judge a slot after its last token."""
         if slot not in self._slots:
             return Verdict.GO_ON
         self._join()
-        return self._slots[slot].settle(is_end=is_end)
+        return self._slots[slot].settle()
 
-    def is_forced(self, slot: int) -> bool:
-        """Whether the token a slot takes next is not the model's choice."""
-        return slot in self._slots and self._slots[slot].is_closing
+    def was_forced(self, slot: int) -> bool:
+        """Whether a slot's last token was not the model's choice."""
+        return slot in self._slots and self._slots[slot].was_forced
+
+    def forced(self, slot: int) -> list[int]:
+        """Return the tokens that must come next in a slot."""
+        return list(self._slots[slot].queue) if slot in self._slots else []
 
     def blocked(self, slot: int) -> Verdict:
         """Say whether it was the constraint that left a slot without a legal token."""

@@ -52,6 +52,10 @@ class TrialProcess:
                 raise TrialKilled(str(error)) from None
 
     def close(self) -> None:
+        # Whoever waits for an answer gets none, and lets go of the lock.
+        process = self._process
+        if process is not None:
+            process.kill()
         with self._lock:
             self._kill()
 

@@ -77,9 +77,13 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_MAX_TOKENS: _FinishReason.ValueType  # 4
     FINISH_REASON_MAX_TIME: _FinishReason.ValueType  # 5
     FINISH_REASON_CONSTRAINT_COMPLETE: _FinishReason.ValueType  # 6
+    """The text satisfies the constraint and nothing may follow."""
     FINISH_REASON_CONSTRAINT_CLOSED: _FinishReason.ValueType  # 7
+    """The text satisfies the constraint; max_tokens left no room for more."""
     FINISH_REASON_CONSTRAINT_DEAD_END: _FinishReason.ValueType  # 8
+    """No token is legal."""
     FINISH_REASON_CONSTRAINT_TOO_SLOW: _FinishReason.ValueType  # 9
+    """The constraint takes too long to follow."""
     FINISH_REASON_RULE_CONFLICT: _FinishReason.ValueType  # 10
     FINISH_REASON_LOOP: _FinishReason.ValueType  # 11
 
@@ -92,9 +96,13 @@ FINISH_REASON_STOP_RULE: FinishReason.ValueType  # 3
 FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 4
 FINISH_REASON_MAX_TIME: FinishReason.ValueType  # 5
 FINISH_REASON_CONSTRAINT_COMPLETE: FinishReason.ValueType  # 6
+"""The text satisfies the constraint and nothing may follow."""
 FINISH_REASON_CONSTRAINT_CLOSED: FinishReason.ValueType  # 7
+"""The text satisfies the constraint; max_tokens left no room for more."""
 FINISH_REASON_CONSTRAINT_DEAD_END: FinishReason.ValueType  # 8
+"""No token is legal."""
 FINISH_REASON_CONSTRAINT_TOO_SLOW: FinishReason.ValueType  # 9
+"""The constraint takes too long to follow."""
 FINISH_REASON_RULE_CONFLICT: FinishReason.ValueType  # 10
 FINISH_REASON_LOOP: FinishReason.ValueType  # 11
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
@@ -187,6 +195,7 @@ class GenerationSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Empty: the server's default model."""
@@ -222,6 +231,10 @@ class GenerationSpec(_message.Message):
     def logprobs(self) -> Global___LogprobOptions:
         """Unset: no log-probabilities."""
 
+    @_builtins.property
+    def constraint(self) -> _recipe_pb2.Constraint:
+        """Takes the place of the recipe's constraint."""
+
     def __init__(
         self,
         *,
@@ -236,11 +249,12 @@ class GenerationSpec(_message.Message):
         seed: _builtins.int | None = ...,
         logprobs: Global___LogprobOptions | None = ...,
         request_id: _builtins.str = ...,
+        constraint: _recipe_pb2.Constraint | None = ...,
         explain: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "conversation", b"conversation", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "num_choices", b"num_choices", "recipe", b"recipe", "recipe_source", b"recipe_source", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "constraint", b"constraint", "conversation", b"conversation", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "num_choices", b"num_choices", "recipe", b"recipe", "recipe_source", b"recipe_source", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "conversation", b"conversation", "explain", b"explain", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "num_choices", b"num_choices", "overrides", b"overrides", "recipe", b"recipe", "recipe_source", b"recipe_source", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "constraint", b"constraint", "conversation", b"conversation", "explain", b"explain", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "num_choices", b"num_choices", "overrides", b"overrides", "recipe", b"recipe", "recipe_source", b"recipe_source", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -371,6 +385,7 @@ class Choice(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     ENDING_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    FORCED_POSITIONS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     text: _builtins.str
     @_builtins.property
@@ -383,6 +398,10 @@ class Choice(_message.Message):
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
         """One per token if the request asks for them."""
 
+    @_builtins.property
+    def forced_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Output positions of tokens that the constraint dictated: the model was not asked."""
+
     def __init__(
         self,
         *,
@@ -392,10 +411,11 @@ class Choice(_message.Message):
         logprobs: Global___Logprobs | None = ...,
         ending: Global___Ending | None = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        forced_positions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "explanations", b"explanations", "index", b"index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "explanations", b"explanations", "forced_positions", b"forced_positions", "index", b"index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,6 +491,7 @@ class Started(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     model_digest: _builtins.str
@@ -495,6 +516,10 @@ class Started(_message.Message):
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Versions that decide the output: bosal, torch, transformers, …"""
 
+    @_builtins.property
+    def constraint(self) -> Global___CompiledConstraint:
+        """Set if the output is constrained."""
+
     def __init__(
         self,
         *,
@@ -512,14 +537,49 @@ class Started(_message.Message):
         dtype: _builtins.str = ...,
         device: _builtins.str = ...,
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        constraint: Global___CompiledConstraint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "num_choices", b"num_choices", "prompt_tokens", b"prompt_tokens", "recipe", b"recipe", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "runner", b"runner", "seed", b"seed", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "device", b"device", "dtype", b"dtype", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "num_choices", b"num_choices", "prompt_tokens", b"prompt_tokens", "recipe", b"recipe", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "runner", b"runner", "seed", b"seed", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Started: _TypeAlias = Started  # noqa: Y015
+
+@_typing.final
+class CompiledConstraint(_message.Message):
+    """CompiledConstraint says what became of a constraint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    IGNORED_KEYWORDS_FIELD_NUMBER: _builtins.int
+    SHORTEST_TOKENS_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    """The matcher that enforces it."""
+    shortest_tokens: _builtins.int
+    """Tokens of a short complete text; unset where none was found."""
+    @_builtins.property
+    def ignored_keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """JSON Schema keywords left out because the request allows it."""
+
+    def __init__(
+        self,
+        *,
+        backend: _builtins.str = ...,
+        ignored_keywords: _abc.Iterable[_builtins.str] | None = ...,
+        shortest_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shortest_tokens", b"_shortest_tokens", "shortest_tokens", b"shortest_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shortest_tokens", b"_shortest_tokens", "backend", b"backend", "ignored_keywords", b"ignored_keywords", "shortest_tokens", b"shortest_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__shortest_tokens: _TypeAlias = _typing.Literal["shortest_tokens"]  # noqa: Y015
+    _WhichOneofArgType__shortest_tokens: _TypeAlias = _typing.Literal["_shortest_tokens", b"_shortest_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shortest_tokens) -> _WhichOneofReturnType__shortest_tokens | None: ...
+
+Global___CompiledConstraint: _TypeAlias = CompiledConstraint  # noqa: Y015
 
 @_typing.final
 class TokenBatch(_message.Message):
@@ -535,6 +595,7 @@ class TokenBatch(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    FORCED_POSITIONS_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     first_position: _builtins.int
     """Output position of the first token."""
@@ -551,6 +612,10 @@ class TokenBatch(_message.Message):
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
         """One per token if the request asks for them."""
 
+    @_builtins.property
+    def forced_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Output positions in this batch of tokens that the constraint dictated: the model was not asked."""
+
     def __init__(
         self,
         *,
@@ -560,10 +625,11 @@ class TokenBatch(_message.Message):
         text: _builtins.str = ...,
         logprobs: Global___Logprobs | None = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        forced_positions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "explanations", b"explanations", "first_position", b"first_position", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "explanations", b"explanations", "first_position", b"first_position", "forced_positions", b"forced_positions", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -819,6 +885,7 @@ class Ending(_message.Message):
     YIELDED_RULES_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    SCHEMA_VALID_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     reason: Global___FinishReason.ValueType
     matched_stop: _builtins.str
@@ -826,6 +893,10 @@ class Ending(_message.Message):
     output_tokens: _builtins.int
     interventions: _builtins.int
     """Tokens at which the recipe's other streams had a say. Unset for a recipe of one stream."""
+    schema_valid: _builtins.bool
+    """Whether the text is JSON that the schema accepts. Set if the constraint is a schema and the
+    text is complete.
+    """
     @_builtins.property
     def yielded_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Rules that had to yield because nothing legal was left, in the order of the step contract."""
@@ -844,14 +915,20 @@ class Ending(_message.Message):
         yielded_rules: _abc.Iterable[_builtins.str] | None = ...,
         explanation: Global___ExplanationSummary | None = ...,
         interventions: _builtins.int | None = ...,
+        schema_valid: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_interventions", b"_interventions", "explanation", b"explanation", "interventions", b"interventions"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_interventions", b"_interventions", "_schema_valid", b"_schema_valid", "explanation", b"explanation", "interventions", b"interventions", "schema_valid", b"schema_valid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interventions", b"_interventions", "choice", b"choice", "explanation", b"explanation", "interventions", b"interventions", "matched_stop", b"matched_stop", "output_tokens", b"output_tokens", "reason", b"reason", "yielded_rules", b"yielded_rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interventions", b"_interventions", "_schema_valid", b"_schema_valid", "choice", b"choice", "explanation", b"explanation", "interventions", b"interventions", "matched_stop", b"matched_stop", "output_tokens", b"output_tokens", "reason", b"reason", "schema_valid", b"schema_valid", "yielded_rules", b"yielded_rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__interventions: _TypeAlias = _typing.Literal["interventions"]  # noqa: Y015
     _WhichOneofArgType__interventions: _TypeAlias = _typing.Literal["_interventions", b"_interventions"]  # noqa: Y015
+    _WhichOneofReturnType__schema_valid: _TypeAlias = _typing.Literal["schema_valid"]  # noqa: Y015
+    _WhichOneofArgType__schema_valid: _TypeAlias = _typing.Literal["_schema_valid", b"_schema_valid"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__interventions) -> _WhichOneofReturnType__interventions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schema_valid) -> _WhichOneofReturnType__schema_valid | None: ...
 
 Global___Ending: _TypeAlias = Ending  # noqa: Y015
 

@@ -155,6 +155,7 @@ class GetServerInfoResponse(_message.Message):
     DEFAULT_MODEL_FIELD_NUMBER: _builtins.int
     DEFAULT_RECIPE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     default_model: _builtins.str
     default_recipe: _builtins.str
@@ -164,6 +165,8 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___Limits: ...
+    @_builtins.property
+    def constraints(self) -> Global___ConstraintSupport: ...
     def __init__(
         self,
         *,
@@ -172,14 +175,51 @@ class GetServerInfoResponse(_message.Message):
         default_model: _builtins.str = ...,
         default_recipe: _builtins.str = ...,
         limits: Global___Limits | None = ...,
+        constraints: Global___ConstraintSupport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_model", b"default_model", "default_recipe", b"default_recipe", "limits", b"limits", "version", b"version", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "default_model", b"default_model", "default_recipe", b"default_recipe", "limits", b"limits", "version", b"version", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class ConstraintSupport(_message.Message):
+    """ConstraintSupport says what a constraint may be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    BACKENDS_FIELD_NUMBER: _builtins.int
+    PYTHON_TYPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`choice`, `regex`, `json_schema`, …"""
+
+    @_builtins.property
+    def backends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Installed matchers, the default first."""
+
+    @_builtins.property
+    def python_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names that `python_type` takes."""
+
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        backends: _abc.Iterable[_builtins.str] | None = ...,
+        python_types: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "kinds", b"kinds", "python_types", b"python_types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConstraintSupport: _TypeAlias = ConstraintSupport  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
@@ -197,6 +237,10 @@ class Limits(_message.Message):
     MAX_WAITING_REQUESTS_FIELD_NUMBER: _builtins.int
     MAX_COMPARED_RECIPES_FIELD_NUMBER: _builtins.int
     MAX_SCORED_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_CONSTRAINT_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_CONSTRAINT_DEPTH_FIELD_NUMBER: _builtins.int
+    MAX_CONSTRAINT_REPETITION_FIELD_NUMBER: _builtins.int
+    MAX_CONSTRAINT_COMPILE_SECONDS_FIELD_NUMBER: _builtins.int
     max_request_bytes: _builtins.int
     max_choices: _builtins.int
     max_top_logprobs: _builtins.int
@@ -211,6 +255,14 @@ class Limits(_message.Message):
     """Recipes in one comparison."""
     max_scored_tokens: _builtins.int
     """Tokens of one scored continuation."""
+    max_constraint_bytes: _builtins.int
+    """Bytes of a schema or grammar."""
+    max_constraint_depth: _builtins.int
+    """Nesting of a schema."""
+    max_constraint_repetition: _builtins.int
+    """Bound of one repetition."""
+    max_constraint_compile_seconds: _builtins.float
+    """Seconds a constraint may take to compile."""
     def __init__(
         self,
         *,
@@ -224,10 +276,14 @@ class Limits(_message.Message):
         max_waiting_requests: _builtins.int = ...,
         max_compared_recipes: _builtins.int = ...,
         max_scored_tokens: _builtins.int = ...,
+        max_constraint_bytes: _builtins.int = ...,
+        max_constraint_depth: _builtins.int = ...,
+        max_constraint_repetition: _builtins.int = ...,
+        max_constraint_compile_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_choices", b"max_choices", "max_compared_recipes", b"max_compared_recipes", "max_messages", b"max_messages", "max_request_bytes", b"max_request_bytes", "max_rules", b"max_rules", "max_running_choices", b"max_running_choices", "max_scored_tokens", b"max_scored_tokens", "max_stop_strings", b"max_stop_strings", "max_top_logprobs", b"max_top_logprobs", "max_waiting_requests", b"max_waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_choices", b"max_choices", "max_compared_recipes", b"max_compared_recipes", "max_constraint_bytes", b"max_constraint_bytes", "max_constraint_compile_seconds", b"max_constraint_compile_seconds", "max_constraint_depth", b"max_constraint_depth", "max_constraint_repetition", b"max_constraint_repetition", "max_messages", b"max_messages", "max_request_bytes", b"max_request_bytes", "max_rules", b"max_rules", "max_running_choices", b"max_running_choices", "max_scored_tokens", b"max_scored_tokens", "max_stop_strings", b"max_stop_strings", "max_top_logprobs", b"max_top_logprobs", "max_waiting_requests", b"max_waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

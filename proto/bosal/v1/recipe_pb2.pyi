@@ -21,9 +21,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Recipe(_message.Message):
-    """Recipe is a named, immutable document: scaffold, rules, stop conditions.
+    """Recipe is a named, immutable document: scaffold, rules, constraint, stop conditions.
     The same document written as YAML or JSON has the same fields and the same version.
-    Fields 10 to 19 are kept free for the constraint and its options.
+    Fields 11 to 19 are kept free for options of the constraint.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -32,6 +32,7 @@ class Recipe(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     SCAFFOLD_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Letters, digits, '-', '_' and '.', at most 64. Not part of the version."""
     description: _builtins.str
@@ -42,6 +43,10 @@ class Recipe(_message.Message):
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rule]:
         """Ordered. The step contract fixes the stages; this order holds within a stage."""
 
+    @_builtins.property
+    def constraint(self) -> Global___Constraint:
+        """Unset: any text."""
+
     def __init__(
         self,
         *,
@@ -49,14 +54,118 @@ class Recipe(_message.Message):
         description: _builtins.str = ...,
         scaffold: Global___Scaffold | None = ...,
         rules: _abc.Iterable[Global___Rule] | None = ...,
+        constraint: Global___Constraint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scaffold", b"scaffold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "scaffold", b"scaffold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "rules", b"rules", "scaffold", b"scaffold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "description", b"description", "name", b"name", "rules", b"rules", "scaffold", b"scaffold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Recipe: _TypeAlias = Recipe  # noqa: Y015
+
+@_typing.final
+class Constraint(_message.Message):
+    """Constraint is a hard language that the whole output belongs to, or the ending says why not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICE_FIELD_NUMBER: _builtins.int
+    REGEX_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    PYTHON_TYPE_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    WHITESPACE_FIELD_NUMBER: _builtins.int
+    ALLOW_UNSUPPORTED_FIELD_NUMBER: _builtins.int
+    regex: _builtins.str
+    """The whole output matches it, in the dialect of docs/constraints.md."""
+    json_schema: _builtins.str
+    """JSON that this JSON Schema accepts, as JSON text: the order of its properties is the
+    order in which they are written.
+    """
+    python_type: _builtins.str
+    """A value of a type that the server's operator has registered under this name."""
+    backend: _builtins.str
+    """`llguidance` (empty means it), `outlines_core` or `xgrammar`."""
+    whitespace: _builtins.str
+    """Blanks between the parts of JSON: `bounded` (empty means it: at most four), `compact`, `free`."""
+    allow_unsupported: _builtins.bool
+    """Leave out JSON Schema keywords that cannot be enforced, name them in Started, and validate
+    the finished text.
+    """
+    @_builtins.property
+    def choice(self) -> Global___ChoiceList:
+        """One of these texts."""
+
+    @_builtins.property
+    def grammar(self) -> Global___Grammar: ...
+    def __init__(
+        self,
+        *,
+        choice: Global___ChoiceList | None = ...,
+        regex: _builtins.str = ...,
+        json_schema: _builtins.str = ...,
+        grammar: Global___Grammar | None = ...,
+        python_type: _builtins.str = ...,
+        backend: _builtins.str = ...,
+        whitespace: _builtins.str = ...,
+        allow_unsupported: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "grammar", b"grammar", "json_schema", b"json_schema", "kind", b"kind", "python_type", b"python_type", "regex", b"regex"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unsupported", b"allow_unsupported", "backend", b"backend", "choice", b"choice", "grammar", b"grammar", "json_schema", b"json_schema", "kind", b"kind", "python_type", b"python_type", "regex", b"regex", "whitespace", b"whitespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["choice", "regex", "json_schema", "grammar", "python_type"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
+
+@_typing.final
+class ChoiceList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChoiceList: _TypeAlias = ChoiceList  # noqa: Y015
+
+@_typing.final
+class Grammar(_message.Message):
+    """Grammar is a context-free grammar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    SYNTAX_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    syntax: _builtins.str
+    """`lark` (empty means it) or `gbnf`."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        syntax: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["syntax", b"syntax", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Grammar: _TypeAlias = Grammar  # noqa: Y015
 
 @_typing.final
 class Scaffold(_message.Message):

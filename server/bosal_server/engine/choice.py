@@ -1,6 +1,6 @@
 """One choice's output on its way to the caller: stop rules, text, and what is held back."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,6 +65,7 @@ class ChoiceOutput:
         self._yielded: dict[str, None] = {}
         # By output position, where there are other streams: they had a say.
         self._interventions: list[bool] | None = [] if plan.num_streams > 1 else None
+        self._forced: list[int] = []  # output positions among the held tokens
 
     def accept(
         self,
@@ -73,8 +74,15 @@ class ChoiceOutput:
         explanation: Explanation | None = None,
         *,
         is_intervention: bool = False,
+        is_forced: bool = False,
+        reason: FinishReason | None = None,
     ) -> Rollback | None:
-        """Take the next token; sets `ending` if it is the last. A Rollback has been done here."""
+        """Take the next token; sets `ending` if it is the last. A Rollback has been done here.
+
+        `is_forced` marks a token that the constraint dictated, `reason` one that it ends with.
+        """
+        if is_forced:
+            self._forced.append(self.num_tokens)
         self.num_tokens += 1
         if self._interventions is not None:
             self._interventions.append(is_intervention)
@@ -100,7 +108,9 @@ class ChoiceOutput:
             if isinstance(match, StopMatch):
                 self._end(FinishReason.STOP_STRING, match.string.decode(errors="replace"))
                 return None
-        if is_eos:
+        if reason is not None:
+            self._end(reason)
+        elif is_eos:
             self._end(FinishReason.STOP_TOKEN)
         elif self.num_tokens >= self._max_tokens:
             self._end(FinishReason.MAX_TOKENS)
@@ -127,10 +137,13 @@ class ChoiceOutput:
         logprobs = self._logprobs.take(count) if self._logprobs is not None else None
         explanations = self._explanations[:count]
         del self._explanations[:count]
+        num_forced = bisect_left(self._forced, first + count)
+        forced = tuple(self._forced[:num_forced])
+        del self._forced[:num_forced]
         if self._summary is None:
-            return TokensEvent(self.choice, first, ids, text, logprobs)
+            return TokensEvent(self.choice, first, ids, text, logprobs, None, forced)
         self._summary.add(one for one in explanations if one is not None)
-        return TokensEvent(self.choice, first, ids, text, logprobs, explanations)
+        return TokensEvent(self.choice, first, ids, text, logprobs, explanations, forced)
 
     def _take_text(self) -> str:
         if self._stop is not None:
@@ -165,6 +178,7 @@ class ChoiceOutput:
         del self._explanations[-count:]
         self._num_bytes = len(self._stop)
         self.num_tokens = position
+        del self._forced[bisect_left(self._forced, position) :]
         if self._interventions is not None:
             del self._interventions[position:]
         if self._logprobs is not None:

@@ -91,6 +91,8 @@ class EngineLoop:
             raise UnknownModel(request.model, self._models)
         if request.plan.vocabulary != model.vocabulary:
             raise ValueError(f"the plan was not compiled for model '{request.model}'")
+        if (request.program is None) != (request.plan.recipe.constraint is None):
+            raise ValueError("a plan with a constraint goes with its program, another with none")
         self._check_size(request)
         active = ActiveRequest(request, sink)
         with self._lock:
@@ -143,6 +145,7 @@ class EngineLoop:
                 self._turn()
             self._stepper.fail_all(EngineStopped())
         self._flush()
+        self._stepper.close()
         for model in self._models.values():
             model.runner.close()
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
 
+from bosal_decoding.constraints.program import Program
 from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.explanation import Explanation, ExplanationSummary
 from bosal_decoding.plan import Plan, Prompt
@@ -39,6 +40,7 @@ class EngineRequest:
     num_choices: int = 1
     logprobs: int = -1  # -1 off, 0 the chosen token alone, n with the best n
     continuation: tuple[int, ...] = ()  # tokens to score instead of drawing any
+    program: Program | None = None  # the plan's constraint, compiled
     explain: Counterfactuals | None = None  # what draws are held against, if they are explained
     deadline: float | None = None  # on the clock of time.monotonic
     arrival: float = field(default_factory=monotonic)
@@ -129,6 +131,8 @@ class TokensEvent:
     logprobs: TokenLogprobs | None = None
     # Parallel to the tokens if the request is explained; None for a token that was not drawn.
     explanations: list[Explanation | None] | None = None
+    # Output positions of tokens that the constraint dictated.
+    forced_positions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,8 @@ class ChoiceEnding:
     explanation: ExplanationSummary | None = None
     # Tokens at which the other streams had a say; None for a choice of one stream.
     interventions: int | None = None
+    # Whether the text is what the constraint's schema accepts; None if nobody looked.
+    schema_valid: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from time import monotonic, perf_counter
 
 from torch import Tensor
 
+from bosal_decoding.constraints.slots import Verdict
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.engine.active_request import ActiveRequest
@@ -35,6 +36,17 @@ from bosal_server.errors import (
 )
 
 _LOG = logging.getLogger(__name__)
+
+_NO_TOKEN = {
+    Verdict.GO_ON: FinishReason.RULE_CONFLICT,
+    Verdict.DEAD_END: FinishReason.CONSTRAINT_DEAD_END,
+    Verdict.TOO_SLOW: FinishReason.CONSTRAINT_TOO_SLOW,
+}
+_ENDS = {
+    Verdict.COMPLETE: FinishReason.CONSTRAINT_COMPLETE,
+    Verdict.CLOSED: FinishReason.CONSTRAINT_CLOSED,
+    Verdict.TOO_SLOW: FinishReason.CONSTRAINT_TOO_SLOW,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +151,7 @@ class Stepper:
             if self._scheduler.has_work:
                 raise RuntimeError("requests are waiting but nothing can be scheduled")
             return
+        self._start_masks(step)
         logits, forward_seconds = self._forward(step)
         self._reporter.prefixes(step)
         self._scheduler.complete(step)
@@ -179,6 +192,8 @@ class Stepper:
                     seed=request.seed,
                     choice=group.choice,
                     logprobs=request.logprobs,
+                    program=request.program,
+                    max_tokens=request.max_tokens,
                 )
                 if request.explain is not None:
                     pipeline.explain(
@@ -188,6 +203,19 @@ class Stepper:
                         seed=request.seed,
                         choice=group.choice,
                     )
+
+    def _start_masks(self, step: SchedulerStep) -> None:
+        """Have the constraints' masks filled while the models run."""
+        slots: dict[str, list[int]] = {}
+        for group in step.ready:
+            slots.setdefault(group.streams[0].model, []).append(group.slot)
+        for name, here in slots.items():
+            self._pipelines[name].start_masks(here)
+
+    def close(self) -> None:
+        """Let go of what the pipelines hold beyond memory."""
+        for pipeline in self._pipelines.values():
+            pipeline.close()
 
     def _forward(self, step: SchedulerStep) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Run every model's batch; a model that fails takes down its groups only."""
@@ -245,18 +273,10 @@ class Stepper:
         if drawn.yielded:
             output.note_yielded(drawn.yielded)
         if drawn.token < 0:
-            output.end_without_token(FinishReason.RULE_CONFLICT)
+            pipeline = self._pipelines[group.streams[0].model]
+            output.end_without_token(_NO_TOKEN[pipeline.blocked(group.slot)])
         else:
-            group.commit([drawn.token])
-            active.note_token(output, now)
-            rollback = output.accept(
-                drawn.token,
-                drawn.logprobs,
-                drawn.explanation,
-                is_intervention=drawn.is_intervention,
-            )
-            if rollback is not None:
-                self._roll_back(group, rollback.position, rollback.token)
+            self._take(active, group, drawn, now)
         event = output.take()
         if event is not None:
             self._events.append((active.sink, event))
@@ -295,6 +315,45 @@ class Stepper:
                 endings = active.endings
                 assert endings is not None
                 self._finish(active, active.finished(endings, now))
+
+    def _take(self, active: ActiveRequest, group: StreamGroup, drawn: Draw, now: float) -> None:
+        """Hand a drawn token to the choice, and those that the constraint dictates after it."""
+        output = active.outputs[group.choice]
+        pipeline = self._pipelines[group.streams[0].model]
+        group.commit([drawn.token])
+        verdict = pipeline.settle(group.slot)
+        num_tokens = len(group.output)
+        if verdict in _ENDS and num_tokens < active.request.plan.params.min_tokens:
+            output.note_yielded(["min_tokens"])
+        if verdict is Verdict.RETRACT:
+            group.rollback(1)
+            if pipeline.retract(group.slot):
+                output.end_without_token(FinishReason.CONSTRAINT_CLOSED)
+            return
+        active.note_token(output, now)
+        rollback = output.accept(
+            drawn.token,
+            drawn.logprobs,
+            drawn.explanation,
+            is_intervention=drawn.is_intervention,
+            is_forced=pipeline.was_forced(group.slot),
+            reason=_ENDS.get(verdict),
+        )
+        # Where every token is asked about, each has a step of its own.
+        is_asked = active.request.logprobs >= 0 or active.request.explain is not None
+        forced = [] if is_asked or rollback or output.ending else pipeline.take_forced(group.slot)
+        if forced:
+            group.commit(forced)
+            verdict = pipeline.settle(group.slot)
+        for place, token in enumerate(forced, start=1):
+            is_last = place == len(forced)
+            rollback = output.accept(
+                token, is_forced=True, reason=_ENDS.get(verdict) if is_last else None
+            )
+            if rollback is not None or output.ending is not None:
+                break
+        if rollback is not None:
+            self._roll_back(group, rollback.position, rollback.token)
 
     def _roll_back(self, group: StreamGroup, position: int, token: int) -> None:
         pipeline = self._pipelines[group.streams[0].model]

@@ -27,6 +27,7 @@ from bosal_server.engine.request import (
 from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.request_errors import InvalidRequest, OutOfRange, located
 from bosal_server.rpc import explanations
+from bosal_server.rpc.constraints import compiled_constraint, constraint_document
 from bosal_server.rpc.documents import recipe_document, recipe_message, rule_documents, struct
 from bosal_server.rpc.spelling import token_bytes
 from bosal_server.security.caller import current_caller
@@ -51,6 +52,7 @@ def generate_command(
         max_tokens=spec.max_tokens if spec.HasField("max_tokens") else None,
         seed=spec.seed if spec.HasField("seed") else None,
         logprobs=spec.logprobs.top if spec.HasField("logprobs") else -1,
+        constraint=(constraint_document(spec.constraint) if spec.HasField("constraint") else None),
         explain=spec.explain,
         request_id=spec.request_id,
         deadline=deadline,
@@ -89,7 +91,7 @@ def _messages(conversation: pb.Conversation, limits: Limits) -> list[Message]:
 
 def started(event: Started, versions: dict[str, str]) -> pb.Started:
     recipe = event.plan.recipe
-    return pb.Started(
+    message = pb.Started(
         request_id=event.request_id,
         model=event.model.name,
         model_digest=event.model.digest,
@@ -105,6 +107,9 @@ def started(event: Started, versions: dict[str, str]) -> pb.Started:
         device=event.model.device,
         versions=versions,
     )
+    if event.program is not None:
+        message.constraint.CopyFrom(compiled_constraint(event.program))
+    return message
 
 
 def token_batch(event: TokensEvent, vocabulary: Vocabulary) -> pb.TokenBatch:
@@ -113,6 +118,7 @@ def token_batch(event: TokensEvent, vocabulary: Vocabulary) -> pb.TokenBatch:
         first_position=event.first_position,
         token_ids=event.token_ids,
         text=event.text,
+        forced_positions=event.forced_positions,
     )
     if event.logprobs is not None:
         batch.logprobs.CopyFrom(_logprobs(event.logprobs, event.token_ids, vocabulary))
@@ -136,6 +142,7 @@ def choice(end: ChoiceEnding, batches: Sequence[TokensEvent], vocabulary: Vocabu
     )
     for batch in batches:
         message.token_ids.extend(batch.token_ids)
+        message.forced_positions.extend(batch.forced_positions)
         if batch.logprobs is not None:
             # Merging concatenates the parallel lists.
             message.logprobs.MergeFrom(_logprobs(batch.logprobs, batch.token_ids, vocabulary))
@@ -151,6 +158,7 @@ def ending(end: ChoiceEnding) -> pb.Ending:
         matched_stop=end.matched_stop,
         output_tokens=end.output_tokens,
         yielded_rules=end.yielded_rules,
+        schema_valid=end.schema_valid,
         interventions=end.interventions,
     )
     if end.explanation is not None:

@@ -8,6 +8,7 @@ from google.protobuf import struct_pb2
 from bosal.v1 import recipe_pb2
 from bosal_decoding.limits import MAX_DOCUMENT_BYTES, MAX_RULES
 from bosal_server.request_errors import InvalidRequest
+from bosal_server.rpc.constraints import constraint_document, constraint_message
 
 # Beyond this a double no longer tells whole numbers apart.
 _MAX_EXACT = 2**53
@@ -30,6 +31,8 @@ def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
         document["scaffold"] = _merged(kind, message.scaffold.params, "scaffold")
     if message.rules:
         document["rules"] = rule_documents(message.rules, "rules")
+    if message.HasField("constraint"):
+        document["constraint"] = constraint_document(message.constraint)
     return document
 
 
@@ -62,6 +65,8 @@ def recipe_message(document: Mapping[str, Any]) -> recipe_pb2.Recipe:
         scaffold = document["scaffold"]
         message.scaffold.kind = scaffold["kind"]
         message.scaffold.params.CopyFrom(struct(_without(scaffold, "kind")))
+    if "constraint" in document:
+        message.constraint.CopyFrom(constraint_message(document["constraint"]))
     return message
 
 

@@ -10,7 +10,7 @@ from bosal_decoding import limits as decoding_limits
 from bosal_server.comparison import MAX_RECIPES
 from bosal_server.config import ServerConfig
 from bosal_server.core import GenerationCore
-from bosal_server.rpc import convert
+from bosal_server.rpc import constraints, convert
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -36,11 +36,12 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
         limits = self._config.limits
-        return pb.GetServerInfoResponse(
+        response = pb.GetServerInfoResponse(
             version=self._core.versions["bosal"],
             versions=self._core.versions,
             default_model=self._core.default_model,
             default_recipe=self._core.default_recipe,
+            constraints=constraints.support(self._core.constraints.compiler),
             limits=pb.Limits(
                 max_request_bytes=limits.max_request_bytes,
                 max_choices=limits.max_choices,
@@ -54,3 +55,5 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                 max_scored_tokens=limits.max_scored_tokens,
             ),
         )
+        constraints.add_limits(response.limits)
+        return response

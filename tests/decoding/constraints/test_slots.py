@@ -74,7 +74,7 @@ class Guess:
                 return self.pipeline.blocked(1).name, self.text
             self.pipeline.commit([1], [[token]])
             is_end = token in self.vocabulary.eos_ids
-            verdict = self.pipeline.settle(1, is_end=is_end)
+            verdict = self.pipeline.settle(1)
             if verdict is Verdict.RETRACT:
                 if self.pipeline.retract(1):
                     return "CLOSED", self.text

@@ -1,0 +1,94 @@
+"""Constraints beside an event loop: compiled before a request is queued, checked at its end."""
+
+import asyncio
+import copy
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from bosal_decoding.constraints.compiler import ConstraintCompiler
+from bosal_decoding.constraints.errors import ConstraintNeedsTokens, InvalidConstraint
+from bosal_decoding.constraints.program import Program
+from bosal_decoding.plan import Plan
+from bosal_server.engine.request import ChoiceEnding, FinishedEvent, FinishReason, TokensEvent
+from bosal_server.request_errors import located
+
+Result = TypeVar("Result")
+
+# The text was not cut off.
+_WHOLE: Final = frozenset(
+    {FinishReason.CONSTRAINT_COMPLETE, FinishReason.CONSTRAINT_CLOSED, FinishReason.STOP_TOKEN}
+)
+
+
+class ConstraintDesk:
+    """Where a request gets its program; belongs to one event loop, which it never holds up."""
+
+    def __init__(self, compiler: ConstraintCompiler) -> None:
+        self.compiler = compiler
+
+    def close(self) -> None:
+        self.compiler.close()
+
+    async def program(self, plan: Plan, where: str) -> Program | None:
+        """Compile a plan's constraint, found at `where` in the request; None if it has none.
+
+        Raises:
+            InvalidConstraint: it cannot be honoured.
+            UnknownName: its Python type is not registered.
+        """
+        constraint = plan.recipe.constraint
+        if constraint is None:
+            return None
+        with located(where):
+            try:
+                lead = plan.recipe.scaffold.lead
+                return await _result(self.compiler.submit(constraint, plan.vocabulary, lead))
+            except InvalidConstraint as refusal:
+                # The same refusal may answer others, whose requests name other fields.
+                raise copy.copy(refusal) from None
+
+    def check_budget(self, program: Program | None, max_tokens: int) -> None:
+        """Refuse a constraint that is known not to fit the output.
+
+        Raises:
+            ConstraintNeedsTokens: with both numbers.
+        """
+        if program is not None and program.close is not None and len(program.close) > max_tokens:
+            raise ConstraintNeedsTokens(len(program.close), max_tokens)
+
+    def judge(self, program: Program | None) -> "SchemaJudge | None":
+        """Return who validates the texts of a request, if its constraint is a schema."""
+        if program is None or program.json_schema is None:
+            return None
+        return SchemaJudge(self.compiler, program.json_schema)
+
+
+class SchemaJudge:
+    """Collects the texts of one request and validates them once they are whole."""
+
+    def __init__(self, compiler: ConstraintCompiler, schema: str) -> None:
+        self._compiler = compiler
+        self._schema = schema
+        self._texts: dict[int, list[str]] = {}
+
+    def note(self, event: TokensEvent) -> None:
+        self._texts.setdefault(event.choice, []).append(event.text)
+
+    async def judged(self, event: FinishedEvent) -> FinishedEvent:
+        """Return the endings with what was found; unset where a text is not whole."""
+        return replace(event, endings=tuple([await self._judged(one) for one in event.endings]))
+
+    async def _judged(self, ending: ChoiceEnding) -> ChoiceEnding:
+        if ending.reason not in _WHOLE:
+            return ending
+        text = "".join(self._texts.get(ending.choice, ()))
+        is_valid = await _result(self._compiler.validate(self._schema, text))
+        return replace(ending, schema_valid=is_valid)
+
+
+async def _result(future: Future[Result]) -> Result:
+    """Await a future that others may await too: being cancelled here does not cancel it."""
+    inner = asyncio.wrap_future(future)
+    inner.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(inner)
