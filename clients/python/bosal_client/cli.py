@@ -1,41 +1,34 @@
 """The command `bosal`: what a client can ask, plus the commands other installed parts add."""
 
-import json
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bosal_client import errors, render, replay
 from bosal_client.calls import DEFAULT_SERVER
-from bosal_client.client import Client
-from bosal_client.identity import Identity
+from bosal_client.compare_command import compare
+from bosal_client.explain_command import explain
+from bosal_client.invocation import (
+    AsJson,
+    Assignments,
+    MaxTokens,
+    Model,
+    Prompt,
+    Recipe,
+    Seed,
+    Server,
+    Timeout,
+    connected,
+    overrides,
+    prompt_text,
+    show,
+)
 from bosal_client.requests import GenerationOptions
+from bosal_client.score_command import score
 
 __all__ = ["application", "main"]
-
-Server = Annotated[
-    str, typer.Option("--server", "-s", envvar="BOSAL_SERVER", help="Address of the server.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_EXIT_CODES: dict[type[errors.BosalError], int] = {
-    errors.InvalidRequest: 2,
-    errors.NotFound: 2,
-    errors.Unimplemented: 2,
-    errors.Unavailable: 69,
-    errors.Unauthenticated: 77,
-    errors.PermissionDenied: 77,
-    errors.InternalError: 70,
-    errors.Overloaded: 75,
-    errors.DeadlineExceeded: 124,
-    errors.Cancelled: 130,
-}
 
 _HELP = """Base models that follow instructions, by rules over their decoding.
 
@@ -55,29 +48,12 @@ BOSAL_API_KEY is sent with every call. BOSAL_TLS_CA turns TLS on: a file of auth
 
 
 def generate(
-    prompt: Annotated[
-        str | None,
-        typer.Argument(help="What to ask; '-' or nothing reads standard input."),
-    ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option("--recipe", "-r", help="NAME or NAME@VERSION. Default: the server's."),
-    ] = "",
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A served model. Default: the server's.")
-    ] = "",
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="RULE.PARAM=VALUE",
-            help="Override a rule's parameter; may be repeated. VALUE is JSON or text.",
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=0, help="Longest answer, in tokens.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes the answer repeatable.")] = None,
+    prompt: Prompt = None,
+    recipe: Recipe = "",
+    model: Model = "",
+    assignments: Assignments = None,
+    max_tokens: MaxTokens = None,
+    seed: Seed = None,
     num_choices: Annotated[
         int | None, typer.Option("--n", "-n", min=0, help="Number of independent answers.")
     ] = None,
@@ -85,9 +61,7 @@ def generate(
         int | None,
         typer.Option(min=0, help="With --json: log-probabilities and N alternatives per token."),
     ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(min=0, help="Give up after this many seconds.")
-    ] = None,
+    timeout: Timeout = None,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -100,10 +74,10 @@ def generate(
       bosal generate "Name a river." --set temperature.value=0 --seed 7\n
       bosal generate "Name a river." --json > record.json
     """
-    asked = _prompt(prompt)
+    asked = prompt_text(prompt)
     options = GenerationOptions(recipe=recipe, model=model)
     if assignments:
-        options["overrides"] = _overrides(assignments)
+        options["overrides"] = overrides(assignments)
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
     if seed is not None:
@@ -113,7 +87,7 @@ def generate(
     if logprobs is not None:
         options["logprobs"] = logprobs
     is_live = not as_json and (num_choices or 1) == 1
-    with _connected(server) as client, client.stream(asked, timeout=timeout, **options) as stream:
+    with connected(server) as client, client.stream(asked, timeout=timeout, **options) as stream:
         ends_line = True
         try:
             for batch in stream:
@@ -145,13 +119,13 @@ def recipes(
       bosal recipes\n
       bosal recipes steered > mine.yaml
     """
-    with _connected(server) as client:
+    with connected(server) as client:
         if name is not None:
             found = client.recipe(name)
-            _show(asdict(found)) if as_json else render.recipe(found)
+            show(asdict(found)) if as_json else render.recipe(found)
             return
         every = client.recipes()
-    _show([asdict(one) for one in every]) if as_json else render.recipes(every)
+    show([asdict(one) for one in every]) if as_json else render.recipes(every)
 
 
 def rules(
@@ -166,14 +140,14 @@ def rules(
       bosal rules\n
       bosal rules eos_ramp
     """
-    with _connected(server) as client:
+    with connected(server) as client:
         every = {one.rule: one for one in client.rules()}
         if name is not None and name not in every:
             raise errors.NotFound(f"no rule is named '{name}'; the rules are {', '.join(every)}")
     if name is not None:
-        _show(asdict(every[name])) if as_json else render.rule(every[name])
+        show(asdict(every[name])) if as_json else render.rule(every[name])
         return
-    _show([asdict(one) for one in every.values()]) if as_json else render.rules(every.values())
+    show([asdict(one) for one in every.values()]) if as_json else render.rules(every.values())
 
 
 def models(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
@@ -184,9 +158,9 @@ def models(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
       bosal models\n
       bosal models --server 10.0.0.7:50051
     """
-    with _connected(server) as client:
+    with connected(server) as client:
         every = client.models()
-    _show([asdict(one) for one in every]) if as_json else render.models(every)
+    show([asdict(one) for one in every]) if as_json else render.models(every)
 
 
 def replay_record(
@@ -194,9 +168,7 @@ def replay_record(
         typer.FileBinaryRead,
         typer.Argument(help="What `bosal generate --json` wrote; '-' for standard input."),
     ],
-    timeout: Annotated[
-        float | None, typer.Option(min=0, help="Give up after this many seconds.")
-    ] = None,
+    timeout: Timeout = None,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Issue a recorded request again and compare the tokens; exit 1 if they differ.
@@ -210,7 +182,7 @@ def replay_record(
         recorded = replay.Record.parse(record.read())
     except replay.InvalidRecord as error:
         raise typer.BadParameter(str(error), param_hint="RECORD") from error
-    with _connected(server) as client:
+    with connected(server) as client:
         replayed = recorded.replay(client, timeout=timeout)
     for change in replayed.changes():
         render.warning(change)
@@ -239,7 +211,7 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for command in (generate, recipes, rules, models):
+    for command in (generate, explain, compare, score, recipes, rules, models):
         app.command()(command)
     app.command("replay")(replay_record)
     for entry in sorted(entry_points(group="bosal.commands"), key=lambda entry: entry.name):
@@ -250,20 +222,6 @@ def application() -> typer.Typer:
 def main() -> None:
     """Run the command line."""
     application()()
-
-
-@contextmanager
-def _connected(server: str) -> Iterator[Client]:
-    """Open a client; a failure becomes one line on standard error and an exit code."""
-    try:
-        identity = Identity.from_environment(os.environ)
-        with Client(server, credentials=identity.credentials(), api_key=identity.api_key) as client:
-            yield client
-    except errors.BosalError as error:
-        render.error(error, server)
-        raise typer.Exit(_EXIT_CODES.get(type(error), 1)) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(_EXIT_CODES[errors.Cancelled]) from None
 
 
 def _add(app: typer.Typer, entry: EntryPoint) -> None:
@@ -285,41 +243,3 @@ def _add(app: typer.Typer, entry: EntryPoint) -> None:
         app.add_typer(command, name=entry.name)
     else:
         app.command(entry.name)(command)
-
-
-def _prompt(argument: str | None) -> str:
-    if argument not in (None, "-"):
-        return argument
-    if argument is None and sys.stdin.isatty():
-        raise typer.BadParameter("give an instruction, or pipe one in", param_hint="PROMPT")
-    try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise typer.BadParameter(
-            f"standard input is not UTF-8 (byte {error.start})", param_hint="-"
-        ) from error
-
-
-def _overrides(assignments: Sequence[str]) -> list[dict[str, Any]]:
-    """Read `rule.param=value` items; those of one rule go together."""
-    rules: dict[str, dict[str, Any]] = {}
-    for item in assignments:
-        target, equals, value = item.partition("=")
-        rule, dot, param = target.partition(".")
-        if not (equals and dot and rule and param):
-            raise typer.BadParameter(
-                f"{item!r} is not of the form RULE.PARAM=VALUE", param_hint="--set"
-            )
-        rules.setdefault(rule, {"rule": rule})[param] = _value(value)
-    return list(rules.values())
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _show(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -16,10 +16,12 @@ __all__ = [
     "error",
     "footer",
     "models",
+    "printable",
     "recipe",
     "recipes",
     "rule",
     "rules",
+    "table",
     "text",
     "warning",
 ]
@@ -31,8 +33,13 @@ del _CONTROL[ord("\n")], _CONTROL[ord("\t")]
 
 def text(part: str) -> None:
     """Write generated text at once; control characters never reach a terminal."""
-    sys.stdout.write(part.translate(_CONTROL) if sys.stdout.isatty() else part)
+    sys.stdout.write(printable(part) if sys.stdout.isatty() else part)
     sys.stdout.flush()
+
+
+def printable(part: str) -> str:
+    """Take from a text what could steer a terminal."""
+    return part.translate(_CONTROL)
 
 
 def error(failure: BosalError | Exception, server: str = "") -> None:
@@ -76,7 +83,7 @@ def footer(generation: results.Generation) -> None:
 
 
 def recipes(found: Iterable[results.Recipe]) -> None:
-    _table(
+    table(
         ("recipe", "version", "", "description"),
         [
             (one.name, one.version, "default" if one.is_default else "", one.description)
@@ -104,7 +111,7 @@ def _flow(value: Any) -> str:
 
 
 def rules(found: Iterable[results.Rule]) -> None:
-    _table(
+    table(
         ("rule", "stage", "parameters", "summary"),
         [(one.rule, one.stage, ", ".join(_own_params(one)), one.summary) for one in found],
     )
@@ -158,7 +165,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def models(found: Iterable[results.Model]) -> None:
-    _table(
+    table(
         ("model", "", "architecture", "parameters", "context", "runner", "cache tokens"),
         [
             (
@@ -182,14 +189,15 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; in a pipe a line per row, cells apart by tabs, without the header."""
     if not sys.stdout.isatty():
         for row in rows:
             sys.stdout.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in header:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

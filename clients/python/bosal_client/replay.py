@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -12,7 +13,7 @@ from bosal_client.client import Client
 from bosal_client.errors import InvalidRequest
 from bosal_client.requests import GenerationOptions, generation_spec
 
-__all__ = ["Difference", "InvalidRecord", "Record", "Replay", "dump"]
+__all__ = ["Difference", "InvalidRecord", "Record", "Replay", "dump", "plain"]
 
 
 class InvalidRecord(ValueError):
@@ -23,13 +24,20 @@ def dump(prompt: str, logprobs: int | None, generation: results.Generation) -> s
     """Write a request and its result as the JSON that `Record.parse` reads."""
     request = {"prompt": prompt, "logprobs": logprobs}
     document = {"request": request, **asdict(generation)}
-    return json.dumps(document, indent=2, ensure_ascii=False, default=_base64)
+    return json.dumps(plain(document), indent=2, ensure_ascii=False)
 
 
-def _base64(value: object) -> str:
+def plain(value: Any) -> Any:
+    """Give a result the form JSON has for it: bytes in base64, infinities by name."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,77 @@
+"""The command `bosal explain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bosal_client import explanation_page, explanation_view, render, replay
+from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.invocation import (
+    AsJson,
+    Assignments,
+    MaxTokens,
+    Model,
+    Prompt,
+    Recipe,
+    Seed,
+    Server,
+    Timeout,
+    connected,
+    overrides,
+    prompt_text,
+)
+from bosal_client.requests import GenerationOptions
+
+__all__ = ["explain"]
+
+
+def explain(
+    prompt: Prompt = None,
+    recipe: Recipe = "",
+    model: Model = "",
+    assignments: Assignments = None,
+    max_tokens: MaxTokens = None,
+    seed: Seed = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page that needs nothing else."),
+    ] = None,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Generate, and show which tokens the rules changed and by which rule.
+
+    On a terminal the text is coloured by the rank that the model itself gave each token: plain is
+    its first choice, yellow the second or third, red further down; underlined is what the same
+    draw would not have given without the recipe's rules. In a pipe: a line per token.
+
+    [bold]Examples[/bold]
+
+      bosal explain "Name a river."\n
+      bosal explain "Name a river." --recipe rules --html river.html\n
+      bosal explain "Name a river." | grep eos_ramp
+    """
+    asked = prompt_text(prompt)
+    options = GenerationOptions(recipe=recipe, model=model, explain=True, logprobs=0)
+    if assignments:
+        options["overrides"] = overrides(assignments)
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    if seed is not None:
+        options["seed"] = seed
+    with connected(server) as client:
+        generation = client.generate(asked, timeout=timeout, **options)
+    if page is not None:
+        try:
+            page.write_text(explanation_page.page(asked, generation), encoding="utf-8")
+        except OSError as error:
+            raise typer.BadParameter(
+                f"cannot write {page}: {error.strerror}", param_hint="--html"
+            ) from None
+    if as_json:
+        typer.echo(replay.dump(asked, 0, generation))
+    elif page is None:
+        explanation_view.show(generation)
+        render.footer(generation)

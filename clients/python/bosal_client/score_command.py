@@ -1,0 +1,75 @@
+"""The command `bosal score`."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from bosal_client import results
+from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.invocation import (
+    AsJson,
+    Assignments,
+    Model,
+    Recipe,
+    Server,
+    Timeout,
+    connected,
+    overrides,
+    show,
+)
+from bosal_client.render import table
+from bosal_client.replay import plain
+from bosal_client.spelled import quoted
+
+__all__ = ["score"]
+
+
+def score(
+    prompt: Annotated[str, typer.Argument(help="What is asked.")],
+    answer: Annotated[str, typer.Argument(help="The answer to score.")],
+    recipe: Recipe = "",
+    model: Model = "",
+    assignments: Assignments = None,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Print the log-probability of an answer, token by token, before and after the rules.
+
+    [bold]Examples[/bold]
+
+      bosal score "Name a river." "The Rhine."\n
+      bosal score "Name a river." "The Rhine." --recipe plain --json
+    """
+    with connected(server) as client:
+        found = client.score(
+            prompt,
+            answer,
+            recipe=recipe,
+            model=model,
+            overrides=overrides(assignments or ()),
+            timeout=timeout,
+        )
+    if as_json:
+        show(plain(asdict(found)))
+        return
+    table(("token", "raw", "rank", "controlled", "rank"), _rows(found))
+
+
+def _rows(found: results.Score) -> list[tuple[str, ...]]:
+    logprobs = found.logprobs
+    columns = zip(
+        logprobs.token_bytes,
+        logprobs.raw,
+        logprobs.raw_rank,
+        logprobs.controlled,
+        logprobs.controlled_rank,
+        strict=True,
+    )
+    rows = [
+        (quoted(spelling), f"{raw:.4f}", str(rank), f"{controlled:.4f}", str(controlled_rank))
+        for spelling, raw, rank, controlled, controlled_rank in columns
+    ]
+    total = ("", f"{found.raw_logprob:.4f}", "", f"{found.controlled_logprob:.4f}", "")
+    return [*rows, total]
