@@ -4,13 +4,14 @@ from functools import lru_cache
 from typing import Final
 
 from bosal_decoding.errors import PromptTooLong, RuleConflict, shorten
+from bosal_decoding.nudging import GuidePlan
 from bosal_decoding.plan import CompiledRule, Plan, common_prefix, tokens_within
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import Draft
 from bosal_decoding.scaffolds import Message, Rendered, Scaffold
 from bosal_decoding.schema import join_field
 from bosal_decoding.stopping import StringAutomaton
-from bosal_decoding.streams import BASE_ROLE, SamePrompt, StreamModel, StreamPlan
+from bosal_decoding.streams import BASE_ROLE, SamePrompt, StreamModel, StreamPlan, StreamSpec
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import Scope, SlotParams
 
@@ -68,6 +69,7 @@ def _compile(
         )
     _check_conflicts(recipe, draft)
     pinned, scaffold_tokens = _scaffold_tokens(recipe.scaffold, vocabulary, context_tokens)
+    streams = _streams(recipe.scaffold, draft, context_tokens, pinned)
     return Plan(
         recipe=recipe,
         vocabulary=vocabulary,
@@ -85,7 +87,8 @@ def _compile(
         stops=StringAutomaton(draft.stop_strings),
         bans=StringAutomaton(draft.banned_strings),
         max_tokens=draft.max_tokens,
-        streams=_streams(recipe.scaffold, draft, context_tokens, pinned),
+        streams=streams,
+        guide=_guide(recipe.scaffold, draft, streams),
         coupling=draft.coupling,
         rules=tuple(compiled),
         notes=tuple(draft.notes),
@@ -106,27 +109,45 @@ def _streams(
     )
     plans = [base]
     for spec in draft.streams:
-        model = draft.models[spec.model] if spec.model else None
-        vocabulary = model.vocabulary if model else draft.vocabulary
-        room = model.context_tokens if model else context_tokens
-        frame = spec.prompt.scaffold_of(scaffold)
-        if frame is None:
-            own: tuple[int, ...] = ()
-        elif frame is scaffold and vocabulary == draft.vocabulary:
-            own = pinned
-        else:
-            own = _scaffold_tokens(frame, vocabulary, room, stream=len(plans))[0]
-        plans.append(
-            StreamPlan(
-                role=spec.role,
-                model=spec.model,
-                vocabulary=vocabulary,
-                context_tokens=room,
-                prompt=spec.prompt,
-                pinned_ids=own,
-            )
-        )
+        plans.append(_stream(spec, scaffold, draft, base, stream=len(plans)))
     return tuple(plans)
+
+
+def _stream(
+    spec: StreamSpec, scaffold: Scaffold, draft: Draft, base: StreamPlan, *, stream: int
+) -> StreamPlan:
+    model = draft.models[spec.model] if spec.model else None
+    vocabulary = model.vocabulary if model else base.vocabulary
+    room = model.context_tokens if model else base.context_tokens
+    frame = spec.prompt.scaffold_of(scaffold)
+    if frame is None:
+        pinned: tuple[int, ...] = ()
+    elif frame is scaffold and vocabulary == base.vocabulary:
+        pinned = base.pinned_ids
+    else:
+        pinned = _scaffold_tokens(frame, vocabulary, room, stream=stream)[0]
+    return StreamPlan(
+        role=spec.role,
+        model=spec.model,
+        vocabulary=vocabulary,
+        context_tokens=room,
+        prompt=spec.prompt,
+        pinned_ids=pinned,
+    )
+
+
+def _guide(scaffold: Scaffold, draft: Draft, streams: tuple[StreamPlan, ...]) -> GuidePlan | None:
+    if draft.guide is None:
+        return None
+    frame = draft.guide.prompt.scaffold_of(scaffold)
+    assert frame is not None
+    return GuidePlan(
+        stream=_stream(draft.guide, scaffold, draft, streams[0], stream=len(streams)),
+        top1_below=draft.nudges_below,
+        reserve_bytes=draft.guide_bytes,
+        lead=scaffold.lead,
+        guide_lead=frame.lead,
+    )
 
 
 def _check_conflicts(recipe: Recipe, draft: Draft) -> None:

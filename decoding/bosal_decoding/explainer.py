@@ -170,7 +170,8 @@ class Explainer:
         plan = question.plan
         if question.without.stage is not RuleStage.COMBINE or chosen == uncontrolled:
             return ""
-        assert plan.coupling is not None
+        if plan.coupling is None:
+            return ""
         begin = rows.begins[question.row]
         gains = plan.coupling.gains(
             rows.streams[begin : begin + plan.num_streams],

@@ -28,6 +28,7 @@ from bosal_kernels import (
     Logprobs,
     Selection,
     SlotState,
+    certainty,
     combine,
     control,
     score,
@@ -174,9 +175,20 @@ class Pipeline:
         ):
             ours[where] = theirs
 
-    def sample(self, controlled: Control) -> Selection:
-        """Truncate and draw one token per row, with the log-probabilities that were asked for."""
-        return select(controlled, self._state, controlled.slots)
+    def sample(self, controlled: Control, forced: Sequence[int] | None = None) -> Selection:
+        """Truncate and draw one token per row, with the log-probabilities that were asked for.
+
+        A forced token, -1 for none, is taken instead where it is legal.
+        """
+        tokens = None if forced is None else self._index(forced)
+        return select(controlled, self._state, controlled.slots, tokens)
+
+    def certainty(self, combined: Combined, places: Sequence[int]) -> tuple[list[float], list[int]]:
+        """Of the base's rows at some places, the greatest probability and its token."""
+        where = combined.base[self._index(places)]
+        top1, _ = certainty(combined.streams, self._state, where)
+        best = combined.streams.index_select(0, where).argmax(1)
+        return top1.tolist(), best.tolist()
 
     def score(self, controlled: Control, tokens: Sequence[int]) -> Logprobs:
         """Return the log-probabilities of given tokens [B], of the slots that report any."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from bosal_decoding.errors import InvalidConversation, InvalidMaxTokens, PromptTooLong, RuleConflict
 from bosal_decoding.limits import DEFAULT_MAX_TOKENS, MAX_TOKENS
+from bosal_decoding.nudging import GuidePlan
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.stopping import StringAutomaton, TextStop
@@ -68,6 +69,8 @@ class Plan:
     streams: tuple[StreamPlan, ...]
     # How their rows become one; None for a single stream.
     coupling: CombineParams | None
+    # Who nudges; its prompt comes behind those of the streams.
+    guide: GuidePlan | None
     rules: tuple[CompiledRule, ...]
     notes: tuple[str, ...]
     # Tokens the base's prompt has beyond the user's text.
@@ -76,6 +79,11 @@ class Plan:
     @property
     def version(self) -> str:
         return self.recipe.version
+
+    @property
+    def all_streams(self) -> tuple[StreamPlan, ...]:
+        """The streams and the guide."""
+        return self.streams if self.guide is None else (*self.streams, self.guide.stream)
 
     @property
     def num_streams(self) -> int:
@@ -101,7 +109,7 @@ class Plan:
     def prompts(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
         """Render and tokenise a conversation, one prompt per stream."""
         prompts: list[Prompt] = []
-        for index, stream in enumerate(self.streams):
+        for index, stream in enumerate(self.all_streams):
             rendered = stream.prompt.render(self.recipe.scaffold, messages)
             text = "" if rendered is None else rendered.text
             ids, offsets = stream.vocabulary.encode_with_offsets(text) if text else ([], [])
@@ -129,7 +137,7 @@ class Plan:
         if requested is None:
             room = min(
                 stream.context_tokens - len(prompt.token_ids)
-                for stream, prompt in zip(self.streams, prompts, strict=True)
+                for stream, prompt in zip(self.streams, prompts, strict=False)
             )
             budget = min(self.max_tokens or DEFAULT_MAX_TOKENS, room)
         else:
@@ -144,7 +152,7 @@ class Plan:
 
     def check_room(self, prompts: Sequence[Prompt], num_tokens: int) -> None:
         """Refuse prompts that leave no room for so many tokens."""
-        for stream, prompt in enumerate(prompts):
+        for stream, prompt in enumerate(prompts[: self.num_streams]):
             self._check_room(len(prompt.token_ids), num_tokens, stream)
 
     def slot_params(self, *, seed: int, choice: int, logprobs: int = -1) -> SlotParams:
@@ -175,7 +183,7 @@ class Plan:
         return TextStop(self.stops, self.bans)
 
     def _check_room(self, prompt_tokens: int, max_tokens: int, stream: int) -> None:
-        room = self.streams[stream].context_tokens
+        room = self.all_streams[stream].context_tokens
         if prompt_tokens + max_tokens > room:
             raise PromptTooLong(prompt_tokens, max_tokens, room, stream=stream)
 

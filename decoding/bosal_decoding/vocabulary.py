@@ -125,6 +125,10 @@ class Vocabulary:
         _utf8(text)
         return list(self._encoder.encode(text, add_special_tokens=False).ids)
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Tokenise a text that other text precedes: no BOS."""
+        return self.encode(text)[len(self._bos) :]
+
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a whole text, with the characters each token covers (BOS covers none)."""
         _utf8(text)

@@ -27,6 +27,7 @@ from bosal_kernels.params import (
     TokenFlag,
     TouchedTokens,
 )
+from bosal_kernels.resolve import certainty
 from bosal_kernels.scope import ACTIVE, DELTA, Region, Scope, ScopedValue
 from bosal_kernels.select import Logprobs, Selection, score, select, temperature_of
 from bosal_kernels.shift import RowShift, row_shift
@@ -64,6 +65,7 @@ __all__ = [
     "TokenFlag",
     "TopTokens",
     "TouchedTokens",
+    "certainty",
     "choice_key",
     "combine",
     "control",

@@ -49,13 +49,15 @@ class Selection:
     logprobs: Logprobs | None
 
 
-def select(control: Control, state: SlotState, slots: Tensor) -> Selection:
+def select(
+    control: Control, state: SlotState, slots: Tensor, forced: Tensor | None = None
+) -> Selection:
     """Choose a token for every row of `control`, whose slots are `slots` [B].
 
     token = argmax over the kept set of (z - max z) / T + g, lowest id on ties, where the chain of
     the slot decides the kept set and the noise g is a function of (key, position, token) alone;
     T = 0 is the argmax of z. Rows never influence each other: a row's token and log-probabilities
-    are the same bits in any batch.
+    are the same bits in any batch. A token of `forced` [B], -1 for none, is taken where legal.
     """
     stages = state.chain_stage[slots]
     is_temperature = stages == Stage.TEMPERATURE
@@ -82,9 +84,13 @@ def select(control: Control, state: SlotState, slots: Tensor) -> Selection:
             )
             truncation.run(stages[sampled], values[sampled], state.chain_second[slots[sampled]])
             tokens[sampled] = Draw(truncation).tokens()
-        if control.raw is not None:
-            temperature = temperature_of(state, slots)
-            logprobs = _logprobs(control, control.raw, rows, tokens, temperature)
+    if forced is not None:
+        place = forced.clamp(min=0)[:, None]
+        is_legal = control.logits.gather(1, place)[:, 0] > -torch.inf
+        tokens = torch.where((forced >= 0) & is_live & is_legal, forced, tokens)
+    if control.raw is not None:
+        temperature = temperature_of(state, slots)
+        logprobs = _logprobs(control, control.raw, rows, tokens, temperature)
     return Selection(
         tokens=tokens, yielded=control.yielded, invalid=control.invalid, logprobs=logprobs
     )

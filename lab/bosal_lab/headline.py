@@ -34,7 +34,7 @@ __all__ = [
 
 BASE, TUNED = "base", "tuned"
 # Recipes over several streams, and all models that a row needs.
-COUPLED = ("guided", "contrastive", "proxy")
+COUPLED = ("guided", "contrastive", "proxy", "nudged")
 MODELS = (BASE, TUNED, "amateur", "base-small", "tuned-small")
 # Recipe `rules` consists of these and of what the comparison does not touch.
 PARTS = ("eos_ramp", "token_weights", "used_token_weight")

@@ -332,6 +332,7 @@ def test_the_shipped_recipes_are_there_and_name_their_source() -> None:
         "contrastive",
         "guided",
         "in-context",
+        "nudged",
         "plain",
         "proxy",
         "rules",

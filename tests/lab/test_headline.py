@@ -24,6 +24,7 @@ ARMS = [
     "base/guided",
     "base/contrastive",
     "base/proxy",
+    "base/nudged",
     "tuned/plain",
     "tuned/plain-greedy",
     "tuned/steered",

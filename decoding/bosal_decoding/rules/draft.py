@@ -30,6 +30,10 @@ class Draft:
     streams: tuple[StreamSpec, ...] = ()
     coupling: CombineParams | None = None
     coupled_by: str = ""
+    # Who nudges, below which certainty, and the bytes of the answer it can follow.
+    guide: StreamSpec | None = None
+    nudges_below: float = 0.0
+    guide_bytes: int = 0
     has_constraint: bool = False
     # Fields of SlotParams, by name.
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -92,6 +96,12 @@ class Draft:
             if stream.model:
                 self._check_tokens(stream.model, join_field(self.path, stream.role))
         self.coupled_by, self.streams, self.coupling = rule, tuple(streams), params
+
+    def nudge(self, guide: StreamSpec, top1_below: float, reserve_bytes: int) -> None:
+        """Take words of a guide, of any tokenizer, where the base is unsure."""
+        if guide.model:
+            self.model(guide.model, join_field(self.path, guide.role))
+        self.guide, self.nudges_below, self.guide_bytes = guide, top1_below, reserve_bytes
 
     def model(self, name: str, field: str) -> StreamModel:
         """Return a served model."""

@@ -32,9 +32,9 @@ def _is_scaffold(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-_ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
 _Prompt = Annotated[str, Field(min_length=1), at_most_bytes(MAX_EXAMPLE_BYTES)]
-_ScaffoldEntry = Annotated[dict[str, Any], AfterValidator(_is_scaffold)]
+ScaffoldEntry = Annotated[dict[str, Any], AfterValidator(_is_scaffold)]
 _Strength = Annotated[float, Field(ge=-100, le=100)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Mass = Annotated[float, Field(gt=0, le=1)]
@@ -81,7 +81,8 @@ class _Combination(Rule):
         )
 
 
-def _in_scaffold(entry: dict[str, Any] | None) -> PromptVariant:
+def in_scaffold(entry: dict[str, Any] | None) -> PromptVariant:
+    """The request's prompt in a scaffold of its own, or in the recipe's."""
     return SamePrompt(None if entry is None else _scaffold(entry))
 
 
@@ -167,7 +168,7 @@ class Contrastive(_Combination):
         "2023, arXiv:2309.09117"
     )
 
-    amateur: _ModelName | None = None
+    amateur: ModelName | None = None
     """The weaker model, as the server calls it; unset is the same model under `amateur_prompt` or
     `amateur_instruction`."""
     beta: _Strength = 1.0
@@ -228,24 +229,24 @@ class ProxyTuning(_Combination):
     formula = "z + alpha (z_expert - z_anti_expert)"
     source = "Liu et al. 2024, arXiv:2401.08565 (proxy-tuning)"
 
-    expert: _ModelName
+    expert: ModelName
     """The small tuned model, as the server calls it."""
-    anti_expert: _ModelName
+    anti_expert: ModelName
     """The same small model untuned, as the server calls it."""
     alpha: _Strength = 1.0
     """How far; 1 in the paper."""
-    expert_scaffold: _ScaffoldEntry | None = None
+    expert_scaffold: ScaffoldEntry | None = None
     """The form the expert was tuned on; unset is the recipe's."""
-    anti_expert_scaffold: _ScaffoldEntry | None = None
+    anti_expert_scaffold: ScaffoldEntry | None = None
     """The form of the anti-expert's prompt; unset is the recipe's."""
 
     def contribute(self, draft: Draft) -> None:
         streams = [
-            StreamSpec(role="expert", model=self.expert, prompt=_in_scaffold(self.expert_scaffold)),
+            StreamSpec(role="expert", model=self.expert, prompt=in_scaffold(self.expert_scaffold)),
             StreamSpec(
                 role="anti_expert",
                 model=self.anti_expert,
-                prompt=_in_scaffold(self.anti_expert_scaffold),
+                prompt=in_scaffold(self.anti_expert_scaffold),
             ),
         ]
         params = self._params(draft, Space.LOGITS, (1, 0, 0), (0, 1, -1), self.alpha)
@@ -261,17 +262,17 @@ class ExpertAntiexpert(_Combination):
     )
     source = "Liu et al. 2021, arXiv:2105.03023 (DExperts)"
 
-    expert: _ModelName | None = None
+    expert: ModelName | None = None
     """The model to steer towards, as the server calls it."""
-    anti_expert: _ModelName | None = None
+    anti_expert: ModelName | None = None
     """The model to steer away from, as the server calls it."""
     alpha: _Strength = 2.0
     """How far; 2 and 3.2 in the paper."""
     prefilter: _Mass = 0.9
     """Keep only the base's most likely tokens up to this mass; 1 is all."""
-    expert_scaffold: _ScaffoldEntry | None = None
+    expert_scaffold: ScaffoldEntry | None = None
     """The form of the expert's prompt; unset is the recipe's."""
-    anti_expert_scaffold: _ScaffoldEntry | None = None
+    anti_expert_scaffold: ScaffoldEntry | None = None
     """The form of the anti-expert's prompt; unset is the recipe's."""
 
     @model_validator(mode="after")
@@ -289,7 +290,7 @@ class ExpertAntiexpert(_Combination):
             ("anti_expert", self.anti_expert, self.anti_expert_scaffold, -1.0),
         ):
             if model is not None:
-                streams.append(StreamSpec(role=role, model=model, prompt=_in_scaffold(scaffold)))
+                streams.append(StreamSpec(role=role, model=model, prompt=in_scaffold(scaffold)))
                 slopes.append(slope)
         weights = (1.0, *(0.0 for _ in streams))
         params = self._params(draft, Space.LOGITS, weights, tuple(slopes), self.alpha)
@@ -302,16 +303,16 @@ class Realign(_Combination):
     formula = "z = (1 - weight) z + weight z_aligned"
     source = "Liu et al. 2024, arXiv:2402.02992 (decoding-time realignment)"
 
-    aligned: _ModelName
+    aligned: ModelName
     """The aligned model, as the server calls it."""
     weight: _Strength = 1.0
     """How far: 0 is this model, 1 the aligned one, more is beyond it."""
-    aligned_scaffold: _ScaffoldEntry | None = None
+    aligned_scaffold: ScaffoldEntry | None = None
     """The form the aligned model was tuned on; unset is the recipe's."""
 
     def contribute(self, draft: Draft) -> None:
         stream = StreamSpec(
-            role="aligned", model=self.aligned, prompt=_in_scaffold(self.aligned_scaffold)
+            role="aligned", model=self.aligned, prompt=in_scaffold(self.aligned_scaffold)
         )
         params = self._params(draft, Space.LOGITS, (1, 0), (-1, 1), self.weight)
         draft.couple(self.name, [stream], params)
@@ -326,9 +327,9 @@ class Blend(_Combination):
     )
     source = "Gan, Li and Luo 2026, arXiv:2606.11201 (BlendIn)"
 
-    guide: _ModelName | None = None
+    guide: ModelName | None = None
     """The guiding model, as the server calls it; unset is the same model in `guide_scaffold`."""
-    guide_scaffold: _ScaffoldEntry | None = None
+    guide_scaffold: ScaffoldEntry | None = None
     """The form of the guide's prompt; unset is the recipe's."""
     weight: _Share = 1.0
     """The guide's share, before its confidence."""
@@ -353,6 +354,6 @@ class Blend(_Combination):
             by_confidence=self.by_confidence,
         )
         stream = StreamSpec(
-            role="guide", model=self.guide or "", prompt=_in_scaffold(self.guide_scaffold)
+            role="guide", model=self.guide or "", prompt=in_scaffold(self.guide_scaffold)
         )
         draft.couple(self.name, [stream], params)

@@ -1,7 +1,8 @@
 """A request inside the engine: its groups, its outputs, and when what happened."""
 
+from bosal_decoding.nudging import Nudger
 from bosal_server.engine.choice import ChoiceOutput
-from bosal_server.engine.group import Stream, StreamGroup
+from bosal_server.engine.group import GuideStream, Stream, StreamGroup
 from bosal_server.engine.request import (
     ChoiceEnding,
     EngineRequest,
@@ -35,21 +36,17 @@ class ActiveRequest:
             StreamGroup(
                 request.request_id,
                 choice,
-                [
-                    Stream(
-                        model,
-                        prompt.token_ids,
-                        prompt.pin_tokens,
-                        cache_salt=request.cache_salt,
-                        shares_scaffold=request.shares_scaffold,
-                    )
-                    for model, prompt in zip(request.stream_models, request.prompts, strict=True)
-                ],
+                _streams(request),
                 request.max_tokens,
                 Scoring(request.continuation) if request.continuation else None,
             )
             for choice in range(request.num_choices)
         ]
+        if request.plan.guide is not None:
+            for group in self.groups:
+                group.nudger = Nudger(
+                    request.plan.guide, request.plan.vocabulary, request.stream_rooms[-1]
+                )
         self.outputs = [
             ChoiceOutput(
                 choice,
@@ -108,7 +105,7 @@ class ActiveRequest:
                         len(self.request.prompts[i].token_ids),
                         sum(group.streams[i].num_forwards for group in self.groups),
                     )
-                    for i, plan in enumerate(self.request.plan.streams)
+                    for i, plan in enumerate(self.request.plan.all_streams)
                 ),
             ),
             Timings(
@@ -119,3 +116,29 @@ class ActiveRequest:
                 total=now - arrival,
             ),
         )
+
+
+def _streams(request: EngineRequest) -> list[Stream]:
+    streams: list[Stream] = []
+    for index, (model, prompt) in enumerate(
+        zip(request.stream_models, request.prompts, strict=True)
+    ):
+        if index < request.plan.num_streams:
+            stream = Stream(
+                model,
+                prompt.token_ids,
+                prompt.pin_tokens,
+                cache_salt=request.cache_salt,
+                shares_scaffold=request.shares_scaffold,
+            )
+        else:
+            stream = GuideStream(
+                model,
+                prompt.token_ids,
+                prompt.pin_tokens,
+                request.stream_rooms[index],
+                cache_salt=request.cache_salt,
+                shares_scaffold=request.shares_scaffold,
+            )
+        streams.append(stream)
+    return streams

@@ -64,7 +64,7 @@ class ChoiceOutput:
         self._num_rollbacks = 0
         self._yielded: dict[str, None] = {}
         # By output position, where there are other streams: they had a say.
-        self._interventions: list[bool] | None = [] if plan.num_streams > 1 else None
+        self._interventions: list[bool] | None = [] if len(plan.all_streams) > 1 else None
         self._forced: list[int] = []  # output positions among the held tokens
 
     def accept(

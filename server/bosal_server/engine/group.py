@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from enum import Enum, auto
 
+from bosal_decoding.nudging import Nudger
 from bosal_server.engine.scoring import Scoring
 
 
@@ -60,7 +61,17 @@ class Stream:
         self.cached_tokens = 0  # prompt tokens this stream did not have to compute
 
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.group.output)
+        return len(self.prompt) + len(self.output)
+
+    @property
+    def output(self) -> list[int]:
+        """The tokens behind the prompt."""
+        return self.group.output
+
+    @property
+    def max_tokens(self) -> int:
+        """How many of them there may be."""
+        return self.group.max_tokens
 
     @property
     def num_unsalted_tokens(self) -> int:
@@ -81,17 +92,67 @@ class Stream:
         """Return tokens of prompt and output, seen as one sequence."""
         num_prompt = len(self.prompt)
         if begin >= num_prompt:
-            return self.group.output[begin - num_prompt : end - num_prompt]
+            return self.output[begin - num_prompt : end - num_prompt]
         if end <= num_prompt:
             return list(self.prompt[begin:end])
-        return [*self.prompt[begin:], *self.group.output[: end - num_prompt]]
+        return [*self.prompt[begin:], *self.output[: end - num_prompt]]
+
+
+class GuideStream(Stream):
+    """A guide's sequence: its own prompt, and the answer in tokens of its own."""
+
+    __slots__ = ("_max_tokens", "own")
+
+    def __init__(
+        self,
+        model: str,
+        prompt: Sequence[int],
+        num_pinned_tokens: int,
+        max_tokens: int,
+        *,
+        cache_salt: bytes = b"",
+        shares_scaffold: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            prompt,
+            num_pinned_tokens,
+            cache_salt=cache_salt,
+            shares_scaffold=shares_scaffold,
+        )
+        self.own: list[int] = []
+        self._max_tokens = max_tokens
+
+    @property
+    def output(self) -> list[int]:
+        return self.own
+
+    @property
+    def max_tokens(self) -> int:
+        return self._max_tokens
+
+    def rewrite(self, token_ids: Sequence[int]) -> None:
+        """Let the answer read so; what was computed of it and still stands is kept."""
+        same = 0
+        for old, new in zip(self.own, token_ids, strict=False):
+            if old != new:
+                break
+            same += 1
+        self.own = list(token_ids)
+        self.num_computed = min(self.num_computed, len(self.prompt) + same, len(self) - 1)
 
 
 class StreamGroup:
-    """The unit of admission, scheduling and cancellation: one choice's coupled streams."""
+    """The unit of admission, scheduling and cancellation: one choice's coupled streams.
+
+    A guide, the last stream of a group that has one, is in a step or the others are, never both.
+    """
 
     __slots__ = (
         "choice",
+        "guide",
+        "is_guiding",
+        "nudger",
         "max_tokens",
         "models",
         "num_rows",
@@ -121,15 +182,42 @@ class StreamGroup:
         self.num_rows = 1
         # The tokens it is given instead of drawing them.
         self.scoring = scoring
+        last = self.streams[-1]
+        self.guide = last if isinstance(last, GuideStream) else None
+        self.nudger: Nudger | None = None
+        self.is_guiding = False
         self.slot = -1
         self.state = GroupState.WAITING
         for stream in self.streams:
             stream.group = self
 
     @property
+    def coupled(self) -> tuple[Stream, ...]:
+        """The streams that take the output's tokens."""
+        return self.streams if self.guide is None else self.streams[:-1]
+
+    @property
+    def active(self) -> tuple[Stream, ...]:
+        """The streams whose turn it is."""
+        return self.streams[-1:] if self.is_guiding else self.coupled
+
+    @property
     def is_parked(self) -> bool:
-        """Every stream could give logits in the next step."""
-        return all(stream.is_parked for stream in self.streams)
+        """Every stream whose turn it is could give logits in the next step."""
+        return all(stream.is_parked for stream in self.active)
+
+    def ask(self, token_ids: Sequence[int]) -> None:
+        """Turn to the guide, for whom the answer so far reads so."""
+        assert self.guide is not None
+        self.guide.rewrite(token_ids)
+        self.is_guiding = True
+        self.state = GroupState.DECODING if self.guide.is_parked else GroupState.PREFILLING
+
+    def resume(self) -> None:
+        """Turn to the other streams again; their last token is computed once more."""
+        self.is_guiding = False
+        self.state = GroupState.DECODING
+        self._recompute_last()
 
     def commit(self, token_ids: Sequence[int]) -> None:
         """Append drawn or forced tokens to every stream."""
@@ -138,5 +226,8 @@ class StreamGroup:
     def rollback(self, count: int) -> None:
         """Take back the last tokens; the last one kept is computed again."""
         del self.output[len(self.output) - count :]
-        for stream in self.streams:
+        self._recompute_last()
+
+    def _recompute_last(self) -> None:
+        for stream in self.coupled:
             stream.num_computed = min(stream.num_computed, len(stream) - 1)

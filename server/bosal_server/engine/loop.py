@@ -104,8 +104,12 @@ class EngineLoop:
     def _check_size(self, request: EngineRequest) -> None:
         """Refuse a group whose worst case exceeds one of its models, whatever else is there."""
         lengths: dict[str, list[int]] = {}
-        for name, prompt in zip(request.stream_models, request.prompts, strict=True):
-            lengths.setdefault(name, []).append(len(prompt.token_ids))
+        for name, prompt, room in zip(
+            request.stream_models, request.prompts, request.stream_rooms, strict=True
+        ):
+            # A guide's room is its own: what it has more than the others counts as prompt.
+            length = len(prompt.token_ids) + room - request.max_tokens
+            lengths.setdefault(name, []).append(length)
         for name, prompt_lengths in lengths.items():
             if name not in self._models:
                 raise UnknownModel(name, self._models)

@@ -32,7 +32,7 @@ class Reporter:
         """Report the prompts that the step completes; before the scheduler records it."""
         with _harmless():
             for group in step.ready:
-                if group.state is GroupState.PREFILLING:
+                if group.state is GroupState.PREFILLING and not group.is_guiding:
                     for stream in group.streams:
                         self._observer.prefix(
                             stream.model, len(stream.prompt), stream.cached_tokens

@@ -53,9 +53,17 @@ class EngineRequest:
     shares_scaffold: bool = False
 
     @property
+    def stream_rooms(self) -> tuple[int, ...]:
+        """How many tokens each stream may have behind its prompt."""
+        rooms = [self.max_tokens] * self.plan.num_streams
+        if self.plan.guide is not None:
+            rooms.append(self.plan.guide.num_reserved(len(self.prompts[-1].token_ids)))
+        return tuple(rooms)
+
+    @property
     def stream_models(self) -> tuple[str, ...]:
         """The model of every stream, the base's first."""
-        return tuple(stream.model or self.model for stream in self.plan.streams)
+        return tuple(stream.model or self.model for stream in self.plan.all_streams)
 
 
 @dataclass(frozen=True, slots=True)

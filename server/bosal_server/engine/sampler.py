@@ -10,8 +10,9 @@ from torch import Tensor
 
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.explanation import Explanation
+from bosal_decoding.nudging import Move
 from bosal_decoding.pipeline import yielded_rules
-from bosal_kernels import Logprobs
+from bosal_kernels import Combined, Logprobs
 from bosal_kernels import TopTokens as TopTable
 from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import PositionLogprobs, TokenLogprobs, TopTokens
@@ -34,6 +35,7 @@ class Draw:
     logprobs: PositionLogprobs | None
     explanation: Explanation | None = None
     is_intervention: bool = False  # other streams than the base had a say
+    is_asking: bool = False  # no token: it is the guide's turn
 
 
 class Sampler:
@@ -60,7 +62,7 @@ class Sampler:
             draws = self._draw_alone(pipeline, step, members)
         slots, tokens = [], []
         for member, drawn in zip(members, draws, strict=True):
-            if drawn is not None and drawn.token >= 0:
+            if drawn is not None and drawn.token >= 0 and not drawn.is_asking:
                 slots.append(step.ready[member].slot)
                 tokens.append([drawn.token])
         pipeline.commit(slots, tokens)
@@ -94,7 +96,9 @@ class Sampler:
         self, pipeline: ExplainingPipeline, step: SchedulerStep, members: Sequence[int]
     ) -> list[Draw | None]:
         """Compute the step's logits again, since control edits them in place, and draw by row."""
-        models = dict.fromkeys(model for member in members for model in step.ready[member].models)
+        models = dict.fromkeys(
+            stream.model for member in members for stream in step.ready[member].active
+        )
         logits = {model: self._runners[model].forward(step.plans[model]) for model in models}
         draws: list[Draw | None] = []
         for member in members:
@@ -121,13 +125,17 @@ def _select(
     streams = _stream_rows(rows, groups, explained)
     combined = pipeline.combine(rows, slots)
     controlled = pipeline.apply(combined, slots)
-    selection = pipeline.sample(controlled)
+    moves = _moves(pipeline, combined, groups)
+    forced = _forced(groups, moves)
+    selection = pipeline.sample(controlled, forced)
     acted = selection.invalid if combined.acted is None else combined.acted
     tokens, yielded, invalid, acts = torch.stack(
         (selection.tokens, selection.yielded, selection.invalid.long(), acted.long())
     ).tolist()
     logprobs = {} if selection.logprobs is None else _by_row(selection.logprobs)
-    drawn = [i for i in explained if tokens[i] >= 0 and not invalid[i]]
+    drawn = [
+        i for i in explained if tokens[i] >= 0 and not invalid[i] and moves.get(i) is not Move.ASK
+    ]
     explanations: dict[int, Explanation] = {}
     if drawn:
         if drawn != explained:
@@ -142,15 +150,40 @@ def _select(
             _YIELDED[yielded[i]],
             logprobs.get(i),
             explanations.get(i),
-            bool(acts[i]),
+            bool(acts[i]) or (forced is not None and tokens[i] == forced[i]),
+            moves.get(i) is Move.ASK,
         )
         for i in range(len(groups))
     ]
 
 
+def _moves(
+    pipeline: ExplainingPipeline, combined: Combined, groups: Sequence[StreamGroup]
+) -> dict[int, Move]:
+    """Ask the nudged groups what they do at this step, by their place."""
+    nudged = [(i, group.nudger) for i, group in enumerate(groups) if group.nudger is not None]
+    if not nudged:
+        return {}
+    sure = pipeline.certainty(combined, [i for i, _ in nudged])
+    return {
+        i: nudger.at_base(top1, best, groups[i].output)
+        for (i, nudger), top1, best in zip(nudged, *sure, strict=True)
+    }
+
+
+def _forced(groups: Sequence[StreamGroup], moves: Mapping[int, Move]) -> list[int] | None:
+    """Return every group's forced token, -1 for none; None if nobody has one."""
+    forced = [-1] * len(groups)
+    for i, move in moves.items():
+        nudger = groups[i].nudger
+        if move is Move.FORCE and nudger is not None:
+            forced[i] = nudger.forced
+    return forced if max(forced) >= 0 else None
+
+
 def _stream_rows(rows: Tensor, groups: Sequence[StreamGroup], wanted: Sequence[int]) -> Tensor:
     """Copy the rows of some groups' streams, before anything is done to them."""
-    begins = list(accumulate((len(group.streams) for group in groups), initial=0))
+    begins = list(accumulate((len(group.active) for group in groups), initial=0))
     places = [place for i in wanted for place in range(begins[i], begins[i + 1])]
     return rows[torch.tensor(places, dtype=torch.int64, device=rows.device)]
 
@@ -165,7 +198,7 @@ def _gather_rows(
     places = [
         (stream.model, row + offset)
         for i in members
-        for stream, row in zip(step.ready[i].streams, step.rows[i], strict=True)
+        for stream, row in zip(step.ready[i].active, step.rows[i], strict=True)
     ]
     base = step.ready[members[0]].streams[0].model
     rows = logits[base]

@@ -14,7 +14,7 @@ Rule 5: a stream never computes a block that another stream is writing: it waits
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bosal_server.engine.blocks import BlockAllocator
 from bosal_server.engine.group import GroupState, Stream, StreamGroup
@@ -137,7 +137,7 @@ class Scheduler:
 
     def _worst_case(self, stream: Stream) -> int:
         block_size = self._block_sizes[stream.model]
-        return -(-(len(stream.prompt) + stream.group.max_tokens) // block_size)
+        return -(-(len(stream.prompt) + stream.max_tokens) // block_size)
 
     def _hold(self, stream: Stream) -> None:
         """Share the known prefix, announce the rest of the prompt, reserve room for the output."""
@@ -193,7 +193,7 @@ class Scheduler:
         """Schedule all that a group misses, with logits; return the number of tokens."""
         num_tokens = 0
         rows = []
-        for stream in group.streams:
+        for stream in group.active:
             num_tokens += stream.num_missing
             rows.append(self._add(packer, stream, len(stream), num_logits=group.num_rows))
         packer.step.ready.append(group)
@@ -202,15 +202,32 @@ class Scheduler:
 
     def _add_prefill(self, packer: Packer, group: StreamGroup, budget: int) -> int:
         """Schedule the next chunk of a group's prompts; return the number of tokens."""
-        limits = [self._computable(stream, budget) for stream in group.streams]
-        missing = sum(stream.num_missing for stream in group.streams)
+        if group.guide is not None and not group.is_guiding and not group.guide.is_parked:
+            # Not when it is first asked: whoever shares its prompt would wait for that.
+            num_tokens = self._add_parts(packer, group.streams, budget)
+            if num_tokens or not group.guide.is_parked:
+                return num_tokens
+        limits = [self._computable(stream, budget) for stream in group.active]
+        missing = sum(stream.num_missing for stream in group.active)
         # A parked group may exceed the budget by its streams: it could be smaller than they are.
         if (missing <= budget or group.is_parked) and all(
-            limit == len(stream) for limit, stream in zip(limits, group.streams, strict=True)
+            limit == len(stream) for limit, stream in zip(limits, group.active, strict=True)
         ):
             return self._add_whole(packer, group)
+        return self._add_parts(packer, group.active, budget, limits)
+
+    def _add_parts(
+        self,
+        packer: Packer,
+        streams: Sequence[Stream],
+        budget: int,
+        limits: Sequence[int] | None = None,
+    ) -> int:
+        """Schedule what fits of some streams, up to their last token; return how many tokens."""
+        if limits is None:
+            limits = [self._computable(stream, budget) for stream in streams]
         num_tokens = 0
-        for stream, limit in zip(group.streams, limits, strict=True):
+        for stream, limit in zip(streams, limits, strict=True):
             end = min(limit, len(stream) - 1, stream.num_computed + budget - num_tokens)
             if end > stream.num_computed:
                 num_tokens += end - stream.num_computed

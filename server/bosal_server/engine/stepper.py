@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 
+import torch
 from torch import Tensor
 
 from bosal_decoding.constraints.slots import Verdict
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
+from bosal_decoding.nudging import End
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.blocks import BlockAllocator
@@ -239,6 +241,10 @@ class Stepper:
                 continue
             if group.scoring is not None:
                 self._score(step, i, logits)
+            elif group.is_guiding:
+                active = self._requests[group.request_id]
+                with self._isolated(active):
+                    self._listen(active, group, logits[group.active[0].model][step.rows[i][0]])
             else:
                 members.setdefault(group.streams[0].model, []).append(i)
         seconds: dict[str, float] = {}
@@ -270,6 +276,11 @@ class Stepper:
                 _LOG.error("request %s: the model gave no usable logits", group.request_id)
             self._fail(active, InternalFault())
             return
+        nudger = group.nudger
+        if drawn.is_asking:
+            assert nudger is not None
+            group.ask(nudger.guide_ids)
+            return
         if drawn.yielded:
             output.note_yielded(drawn.yielded)
         if drawn.token < 0:
@@ -277,6 +288,32 @@ class Stepper:
             output.end_without_token(_NO_TOKEN[pipeline.blocked(group.slot)])
         else:
             self._take(active, group, drawn, now)
+        self._emit(active, group, now)
+
+    def _listen(self, active: ActiveRequest, group: StreamGroup, row: Tensor) -> None:
+        """Take the guide's next token: its best one."""
+        nudger, guide, plan = group.nudger, group.guide, active.request.plan.guide
+        assert nudger is not None
+        assert guide is not None
+        assert plan is not None
+        best = row[: plan.stream.vocabulary.size].max(0)
+        if not bool(best.values < torch.inf):
+            _LOG.error("request %s: the guide gave no usable logits", group.request_id)
+            self._fail(active, InternalFault())
+            return
+        token = int(best.indices)
+        if not nudger.hear(token):
+            guide.own.append(token)
+        elif nudger.end is None:
+            group.resume()
+        else:
+            reason = FinishReason.LOOP if nudger.end is End.LOOP else FinishReason.STOP_RULE
+            active.outputs[group.choice].end_without_token(reason)
+            self._emit(active, group, monotonic())
+
+    def _emit(self, active: ActiveRequest, group: StreamGroup, now: float) -> None:
+        """Hand on what became final; end the choice, and the request, if that was all."""
+        output = active.outputs[group.choice]
         event = output.take()
         if event is not None:
             self._events.append((active.sink, event))
@@ -325,8 +362,11 @@ class Stepper:
         num_tokens = len(group.output)
         if verdict in _ENDS and num_tokens < active.request.plan.params.min_tokens:
             output.note_yielded(["min_tokens"])
+        nudger = group.nudger
         if verdict is Verdict.RETRACT:
             group.rollback(1)
+            if nudger is not None:
+                nudger.reset()
             if pipeline.retract(group.slot):
                 output.end_without_token(FinishReason.CONSTRAINT_CLOSED)
             return
@@ -339,11 +379,15 @@ class Stepper:
             is_forced=pipeline.was_forced(group.slot),
             reason=_ENDS.get(verdict),
         )
+        if nudger is not None:
+            nudger.taken(drawn.token)
         # Where every token is asked about, each has a step of its own.
         is_asked = active.request.logprobs >= 0 or active.request.explain is not None
         forced = [] if is_asked or rollback or output.ending else pipeline.take_forced(group.slot)
         if forced:
             group.commit(forced)
+            if nudger is not None:
+                nudger.reset()
             verdict = pipeline.settle(group.slot)
         for place, token in enumerate(forced, start=1):
             is_last = place == len(forced)
@@ -361,6 +405,8 @@ class Stepper:
         group.rollback(count)
         pipeline.rollback(group.slot, count)
         pipeline.ban(group.slot, position, token)
+        if group.nudger is not None:
+            group.nudger.reset()
 
     @contextmanager
     def _isolated(self, active: ActiveRequest) -> Iterator[None]:
