@@ -12,6 +12,7 @@ import grpc.aio
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
 from bosal_client import calls, comparisons, requests, responses, results
+from bosal_client.constraints import Answer, constraint_of, parsed
 from bosal_client.errors import Cancelled, InternalError, from_rpc_error
 from bosal_client.requests import GenerationOptions, Prompt
 
@@ -45,6 +46,24 @@ class AsyncClient:
     ) -> results.Generation:
         """Return every choice when all are finished."""
         return await self._run(calls.generate(prompt, options), timeout)
+
+    async def generate_as(
+        self,
+        response_model: type[Answer],
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer:
+        """Return the answer as an instance of a pydantic class, whose schema constrains it.
+
+        Raises:
+            IncompleteAnswer: the answer was cut off; its `text` is what there is.
+        """
+        if options.get("num_choices", 1) != 1 or "constraint" in options:
+            raise TypeError("generate_as takes neither 'num_choices' nor 'constraint'")
+        options["constraint"] = constraint_of(response_model)
+        return parsed(response_model, await self.generate(prompt, timeout=timeout, **options))
 
     def stream(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]

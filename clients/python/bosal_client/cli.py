@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from bosal_client import errors, render, replay
+from bosal_client import constraint_flags, errors, render, replay
 from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.compare_command import compare
+from bosal_client.constraint_flags import Choices, Grammar, PythonType, Regex, Schema
 from bosal_client.explain_command import explain
 from bosal_client.invocation import (
     AsJson,
@@ -52,6 +53,11 @@ def generate(
     recipe: Recipe = "",
     model: Model = "",
     assignments: Assignments = None,
+    schema: Schema = None,
+    regex: Regex = None,
+    choice: Choices = None,
+    grammar: Grammar = None,
+    python_type: PythonType = None,
     max_tokens: MaxTokens = None,
     seed: Seed = None,
     num_choices: Annotated[
@@ -72,12 +78,16 @@ def generate(
       bosal generate "Name three rivers."\n
       echo "Name three rivers." | bosal generate --recipe plain\n
       bosal generate "Name a river." --set temperature.value=0 --seed 7\n
+      bosal generate "Is Rome in Italy?" --choice yes --choice no\n
+      bosal generate "Describe a dog." --schema dog.json\n
       bosal generate "Name a river." --json > record.json
     """
     asked = prompt_text(prompt)
     options = GenerationOptions(recipe=recipe, model=model)
     if assignments:
         options["overrides"] = overrides(assignments)
+    if constraint := constraint_flags.document(schema, regex, choice, grammar, python_type):
+        options["constraint"] = constraint
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
     if seed is not None:
@@ -102,8 +112,8 @@ def generate(
         typer.echo(replay.dump(asked, logprobs, generation))
         return
     if not is_live:
-        for choice in generation.choices:
-            render.text(f"--- {choice.index} ({choice.finish_reason})\n{choice.text.rstrip()}\n")
+        for one in generation.choices:
+            render.text(f"--- {one.index} ({one.finish_reason})\n{one.text.rstrip()}\n")
     render.footer(generation)
 
 

@@ -6,18 +6,18 @@ from typing import Any
 from google.protobuf import struct_pb2
 
 from bosal.v1 import recipe_pb2
+from bosal_client.constraints import constraint_document, constraint_message
 from bosal_client.errors import InvalidRequest
 
 __all__ = ["plain", "recipe_document", "recipe_message", "rule_message", "rule_messages"]
 
-_FIELDS = ("name", "description", "scaffold", "rules")
+_FIELDS = ("name", "description", "scaffold", "rules", "constraint")
 
 
 def recipe_message(document: Mapping[str, Any], field: str) -> recipe_pb2.Recipe:
     """Write a recipe document as protobuf; `field` is where it goes in the request."""
-    for name, value in document.items():
-        # A document may spell out that it has no constraint.
-        if name not in _FIELDS and not (name == "constraint" and value is None):
+    for name in document:
+        if name not in _FIELDS:
             raise InvalidRequest(
                 f"a recipe has no field {name!r}; its fields are {', '.join(_FIELDS)}",
                 reason="UNKNOWN_FIELD",
@@ -35,6 +35,11 @@ def recipe_message(document: Mapping[str, Any], field: str) -> recipe_pb2.Recipe
         params = {name: value for name, value in scaffold.items() if name != "kind"}
         message.scaffold.kind = scaffold.get("kind") or ""
         message.scaffold.params.CopyFrom(_struct(params, f"{field}.scaffold"))
+    # A document may spell out that it has no constraint.
+    if document.get("constraint") is not None:
+        message.constraint.CopyFrom(
+            constraint_message(document["constraint"], f"{field}.constraint")
+        )
     return message
 
 
@@ -60,6 +65,8 @@ def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
     if message.HasField("scaffold"):
         document["scaffold"] = {"kind": message.scaffold.kind, **plain(message.scaffold.params)}
     document["rules"] = [{"rule": rule.rule, **plain(rule.params)} for rule in message.rules]
+    if message.HasField("constraint"):
+        document["constraint"] = constraint_document(message.constraint)
     return document
 
 

@@ -10,6 +10,7 @@ BosalError
 ├── Unauthenticated      the server wants a valid API key
 ├── PermissionDenied     the API key is not for this call
 ├── Unimplemented        this server cannot do what was asked
+├── IncompleteAnswer     the answer cannot be read as what was asked for
 └── InternalError        the server failed; `metadata["request_id"]` finds it in its log
 """
 
@@ -25,6 +26,7 @@ __all__ = [
     "BosalError",
     "Cancelled",
     "DeadlineExceeded",
+    "IncompleteAnswer",
     "InternalError",
     "InvalidRequest",
     "NotFound",
@@ -57,6 +59,14 @@ class BosalError(Exception):
         # Seconds after which trying again makes sense; None if the server did not say.
         self.retry_after = retry_after
         self.metadata = dict(metadata or {})
+
+
+class IncompleteAnswer(BosalError):
+    """Raised when an answer was cut off, or is no instance of the class it was to be."""
+
+    def __init__(self, message: str, *, text: str) -> None:
+        super().__init__(message, reason="INCOMPLETE_ANSWER")
+        self.text = text
 
 
 class InvalidRequest(BosalError):

@@ -102,6 +102,8 @@ def recipe(found: results.Recipe) -> None:
         lines += [f"  {key}: {_flow(value)}" for key, value in found.document["scaffold"].items()]
     lines.append("rules:" if found.document["rules"] else "rules: []")
     lines += [f"  - {_flow(one)}" for one in found.document["rules"]]
+    if "constraint" in found.document:
+        lines.append(f"constraint: {_flow(found.document['constraint'])}")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from bosal.v1 import generation_pb2 as pb
+from bosal_client.constraints import constraint_message
 from bosal_client.documents import recipe_message, rule_messages
 from bosal_client.errors import InvalidRequest
 
@@ -48,6 +49,8 @@ class GenerationOptions(TypedDict, total=False):
     recipe: str | Mapping[str, Any]
     # Rules (`{"rule": "top_p", "p": 0.9}`) that replace parameters of the recipe's.
     overrides: Iterable[Mapping[str, Any]]
+    # Takes the place of the recipe's: `{"choice": [...]}`, `{"regex": ...}`, …
+    constraint: Mapping[str, Any]
     num_choices: int
     max_tokens: int
     seed: int
@@ -78,6 +81,8 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
     set_recipe(spec, options.get("recipe", ""), "spec")
     _set_input(spec, prompt, "spec")
     spec.overrides.extend(rule_messages(options.get("overrides", ()), "spec.overrides"))
+    if "constraint" in options:
+        spec.constraint.CopyFrom(constraint_message(options["constraint"], "spec.constraint"))
     if "num_choices" in options:
         with _holding("spec.num_choices"):
             spec.num_choices = options["num_choices"]

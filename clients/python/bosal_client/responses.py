@@ -54,6 +54,8 @@ def generation(message: pb.GenerateResponse) -> results.Generation:
                 matched_stop=choice.ending.matched_stop,
                 yielded_rules=tuple(choice.ending.yielded_rules),
                 interventions=_interventions(choice.ending),
+                forced_positions=tuple(choice.forced_positions),
+                schema_valid=_schema_valid(choice.ending),
             )
             for choice in message.choices
         ),
@@ -103,6 +105,8 @@ class Transcript:
             matched_stop=ending.matched_stop,
             yielded_rules=ending.yielded_rules,
             interventions=ending.interventions,
+            forced_positions=tuple(place for batch in batches for place in batch.forced_positions),
+            schema_valid=ending.schema_valid,
         )
 
 
@@ -129,7 +133,22 @@ def started(message: pb.Started) -> results.Started:
         dtype=message.dtype,
         device=message.device,
         versions=dict(message.versions),
+        constraint=(
+            _compiled_constraint(message.constraint) if message.HasField("constraint") else None
+        ),
     )
+
+
+def _compiled_constraint(message: pb.CompiledConstraint) -> results.CompiledConstraint:
+    return results.CompiledConstraint(
+        backend=message.backend,
+        ignored_keywords=tuple(message.ignored_keywords),
+        shortest_tokens=message.shortest_tokens if message.HasField("shortest_tokens") else None,
+    )
+
+
+def _schema_valid(ending: pb.Ending) -> bool | None:
+    return ending.schema_valid if ending.HasField("schema_valid") else None
 
 
 def token_batch(message: pb.TokenBatch) -> results.TokenBatch:
@@ -140,6 +159,7 @@ def token_batch(message: pb.TokenBatch) -> results.TokenBatch:
         text=message.text,
         logprobs=_logprobs(message.logprobs) if message.HasField("logprobs") else None,
         explanations=tuple(map(explanations.read, message.explanations)),
+        forced_positions=tuple(message.forced_positions),
     )
 
 
@@ -154,6 +174,7 @@ def finished(message: pb.Finished) -> results.Finished:
                 yielded_rules=tuple(ending.yielded_rules),
                 explanation=_summary(ending),
                 interventions=_interventions(ending),
+                schema_valid=_schema_valid(ending),
             )
             for ending in message.endings
         ),
@@ -303,4 +324,9 @@ def server_info(message: model_pb2.GetServerInfoResponse) -> results.ServerInfo:
         default_model=message.default_model,
         default_recipe=message.default_recipe,
         limits=results.Limits(**{name: getattr(message.limits, name) for name in names}),
+        constraints=results.ConstraintSupport(
+            kinds=tuple(message.constraints.kinds),
+            backends=tuple(message.constraints.backends),
+            python_types=tuple(message.constraints.python_types),
+        ),
     )

@@ -8,6 +8,8 @@ from bosal_client.explanations import Explanation, ExplanationSummary
 
 __all__ = [
     "Choice",
+    "CompiledConstraint",
+    "ConstraintSupport",
     "CompiledRule",
     "Ending",
     "Finished",
@@ -30,6 +32,17 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledConstraint:
+    """What became of a constraint."""
+
+    backend: str
+    # Schema keywords that were left out, because the request allows it.
+    ignored_keywords: tuple[str, ...]
+    # Tokens of a short complete text; None where none was found.
+    shortest_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """Everything needed to issue the same request again."""
 
@@ -49,6 +62,8 @@ class Started:
     dtype: str
     device: str
     versions: Mapping[str, str]
+    # What became of the constraint; None without one.
+    constraint: CompiledConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +99,8 @@ class TokenBatch:
     logprobs: Logprobs | None
     # One per token, if they were asked for.
     explanations: tuple[Explanation, ...]
+    # Output positions of tokens that the constraint dictated.
+    forced_positions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +120,10 @@ class Choice:
     yielded_rules: tuple[str, ...]
     # Tokens at which the recipe's other streams had a say; None for a recipe of one stream.
     interventions: int | None = None
+    # Output positions of tokens that the constraint dictated.
+    forced_positions: tuple[int, ...] = ()
+    # Whether the text is JSON that the constraint's schema accepts; None if nobody looked.
+    schema_valid: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +167,7 @@ class Ending:
     explanation: ExplanationSummary | None
     # Tokens at which the recipe's other streams had a say; None for a recipe of one stream.
     interventions: int | None = None
+    schema_valid: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,9 +299,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConstraintSupport:
+    """What a constraint may be."""
+
+    kinds: tuple[str, ...]
+    # Installed matchers, the default first.
+    backends: tuple[str, ...]
+    # Names that `python_type` takes.
+    python_types: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
     version: str
     versions: Mapping[str, str]
     default_model: str
     default_recipe: str
     limits: Limits
+    constraints: ConstraintSupport

@@ -1,0 +1,55 @@
+"""The flags of `bosal generate` that hold an answer to a language."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["Choices", "Grammar", "PythonType", "Regex", "Schema", "document"]
+
+Schema = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="JSON Schema the answer must satisfy."),
+]
+Regex = Annotated[str | None, typer.Option(help="Pattern the whole answer must match.")]
+Choices = Annotated[
+    list[str] | None, typer.Option(help="A text the answer may be; repeat it for each.")
+]
+Grammar = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="Grammar of the answer: Lark, or GBNF in *.gbnf."
+    ),
+]
+PythonType = Annotated[str | None, typer.Option(help="A type the server has registered.")]
+
+
+def document(
+    schema: Path | None,
+    regex: str | None,
+    texts: list[str] | None,
+    grammar: Path | None,
+    python_type: str | None,
+) -> dict[str, Any]:
+    """Put the one constraint together that a command line may have."""
+    given: dict[str, Any] = {
+        "--schema": {"json_schema": _read(schema, "--schema")} if schema else None,
+        "--regex": {"regex": regex} if regex is not None else None,
+        "--choice": {"choice": texts} if texts else None,
+        "--grammar": {"grammar": _read(grammar, "--grammar")} if grammar else None,
+        "--python-type": {"python_type": python_type} if python_type else None,
+    }
+    flags = [flag for flag, document in given.items() if document]
+    if len(flags) > 1:
+        raise typer.BadParameter("give one constraint alone", param_hint=" and ".join(flags))
+    document: dict[str, Any] = given[flags[0]] if flags else {}
+    if grammar is not None and grammar.suffix == ".gbnf":
+        document["syntax"] = "gbnf"
+    return document
+
+
+def _read(file: Path, flag: str) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file}: {error}", param_hint=flag) from error
