@@ -3,13 +3,13 @@
 from functools import lru_cache
 from typing import Final
 
-from bosal_decoding.errors import PromptTooLong, RuleConflict, shorten
+from bosal_decoding.conflicts import check_conflicts
+from bosal_decoding.errors import PromptTooLong
 from bosal_decoding.nudging import GuidePlan
 from bosal_decoding.plan import CompiledRule, Plan, common_prefix, tokens_within
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import Draft
 from bosal_decoding.scaffolds import Message, Rendered, Scaffold
-from bosal_decoding.schema import join_field
 from bosal_decoding.stopping import StringAutomaton
 from bosal_decoding.streams import BASE_ROLE, SamePrompt, StreamModel, StreamPlan, StreamSpec
 from bosal_decoding.vocabulary import Vocabulary
@@ -67,7 +67,7 @@ def _compile(
                 token_ids=draft.token_ids,
             )
         )
-    _check_conflicts(recipe, draft)
+    check_conflicts(recipe, draft)
     pinned, scaffold_tokens = _scaffold_tokens(recipe.scaffold, vocabulary, context_tokens)
     streams = _streams(recipe.scaffold, draft, context_tokens, pinned)
     return Plan(
@@ -83,7 +83,7 @@ def _compile(
         deltas=tuple((token, delta) for token, delta in draft.deltas.items() if delta),
         instruction_flags=draft.instruction_flags,
         edits_end=draft.edits_end,
-        no_repeat_ngram=draft.no_repeat_ngram,
+        breakers=tuple(sorted(draft.breakers)),
         stops=StringAutomaton(draft.stop_strings),
         bans=StringAutomaton(draft.banned_strings),
         max_tokens=draft.max_tokens,
@@ -148,22 +148,6 @@ def _guide(scaffold: Scaffold, draft: Draft, streams: tuple[StreamPlan, ...]) ->
         lead=scaffold.lead,
         guide_lead=frame.lead,
     )
-
-
-def _check_conflicts(recipe: Recipe, draft: Draft) -> None:
-    places = {rule.name: join_field("rules", index) for index, rule in enumerate(recipe.rules)}
-    min_tokens = draft.numbers.get("min_tokens", 0)
-    if draft.max_tokens is not None and min_tokens > draft.max_tokens:
-        why = f"at least {min_tokens} and at most {draft.max_tokens} tokens"
-        raise RuleConflict("min_tokens", "max_tokens", why, field=places["min_tokens"])
-    for stop in draft.stop_strings:
-        for banned in draft.banned_strings:
-            if banned in stop:
-                ban_text, stop_text = shorten(banned.decode()), shorten(stop.decode())
-                why = f"the output can never hold {stop_text} while {ban_text} is banned"
-                raise RuleConflict(
-                    "banned_strings", "stop_strings", why, field=places["banned_strings"]
-                )
 
 
 def _scaffold_tokens(

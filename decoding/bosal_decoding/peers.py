@@ -17,7 +17,7 @@ class Peers:
 
 
 _OUTPUT_ONLY: Final = (
-    "output only, as in vLLM; llama.cpp counts the last 64 tokens, with the prompt"
+    "the output, as in vLLM; as in llama.cpp with `window: 64` and `include_instruction`"
 )
 
 PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
@@ -38,7 +38,7 @@ PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
             transformers="repetition_penalty",
             vllm="repetition_penalty",
             llama_cpp="repeat_penalty",
-            difference="no window; of the prompt it sees the instruction, never the scaffold",
+            difference="of the prompt it sees the instruction, never the scaffold",
         ),
         "presence_penalty": Peers(
             vllm="presence_penalty",
@@ -49,6 +49,11 @@ PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
             vllm="frequency_penalty",
             llama_cpp="frequency_penalty",
             difference=_OUTPUT_ONLY,
+        ),
+        "dry": Peers(
+            llama_cpp="dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n, "
+            "dry_sequence_breakers",
+            difference="a breaker is a token that holds the string; the scaffold is not looked at",
         ),
         "exponential_decay_length": Peers(
             transformers="exponential_decay_length_penalty",
@@ -69,6 +74,14 @@ PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
             vllm="temperature",
             llama_cpp="temperature",
             difference="acts at its place in the recipe; in vLLM first, in llama.cpp last",
+        ),
+        "dynamic_temperature": Peers(
+            llama_cpp="dynatemp_range, dynatemp_exponent",
+            difference="`low` and `high` are temperature - range and temperature + range",
+        ),
+        "mirostat": Peers(
+            llama_cpp="mirostat 2, mirostat_tau, mirostat_eta",
+            difference="acts on what the chain before it leaves; llama.cpp runs it alone",
         ),
         "top_k": Peers(
             transformers="top_k",

@@ -6,6 +6,7 @@ never on its neighbours, its slot or how its output was committed.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from bosal_decoding.constraints.program import Program
 from bosal_decoding.constraints.slots import ConstraintSlots, Verdict
 from bosal_decoding.errors import VocabularyMismatch
 from bosal_decoding.limits import MAX_TOKENS
-from bosal_decoding.ngrams import NgramIndex
 from bosal_decoding.plan import Plan
+from bosal_decoding.sentences import ends_sentence
+from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import (
     YIELDED_BANS,
     YIELDED_MIN_TOKENS,
@@ -36,6 +38,9 @@ from bosal_kernels import (
     temperature_of,
 )
 
+# What stands behind a sentence's mark (quotes, brackets, line breaks) is shorter than this.
+_TAIL_TOKENS: Final = 16
+
 
 class Pipeline:
     """Batch state over the slots of one model; used by one thread."""
@@ -53,8 +58,8 @@ class Pipeline:
         # Tokens that exist; the rows of the head behind them are padding.
         self._num_tokens = vocabulary_size
         self._outputs: list[list[int]] = [[] for _ in range(num_slots)]
-        # Of the slots that may not repeat themselves.
-        self._ngrams: dict[int, NgramIndex] = {}
+        # Of the slots whose rules ask whether the output ends a sentence.
+        self._readers: dict[int, Vocabulary] = {}
         self._constraints = ConstraintSlots(num_slots, vocabulary_size, device)
 
     def output(self, slot: int) -> tuple[int, ...]:
@@ -83,12 +88,14 @@ class Pipeline:
             raise VocabularyMismatch(plan.vocabulary.size, self._vocabulary_size)
         self._num_tokens = plan.vocabulary.size
         params = plan.slot_params(seed=seed, choice=choice, logprobs=logprobs)
-        self._state.admit(slot, params, plan.touched(history))
+        self._state.admit(
+            slot, params, plan.touched(history), instruction=history, breakers=plan.breakers
+        )
         self._coupling.admit(slot, plan.coupling)
         self._outputs[slot] = []
-        self._ngrams.pop(slot, None)
-        if plan.no_repeat_ngram:
-            self._ngrams[slot] = NgramIndex(plan.no_repeat_ngram, history)
+        self._readers.pop(slot, None)
+        if plan.waits_for_sentences:
+            self._readers[slot] = plan.vocabulary
         self._constraints.free(slot)
         if program is not None:
             self._constraints.add(slot, program, max_tokens, plan.eos_ids)
@@ -128,7 +135,6 @@ class Pipeline:
             rows,
             self._state,
             self._index(slots),
-            self._repeats(slots),
             self._legal(slots),
             combined=combined,
         )
@@ -208,9 +214,8 @@ class Pipeline:
             )
         for slot, tokens in pairs:
             self._outputs[slot].extend(tokens)
-            if slot in self._ngrams:
-                self._ngrams[slot].extend(tokens)
             self._constraints.commit(slot, tokens)
+        self._read(slots)
 
     def rollback(self, slot: int, num_tokens: int) -> None:
         """Take back the last tokens of a slot, as if they had never been committed.
@@ -223,8 +228,7 @@ class Pipeline:
         if num_tokens:
             self._state.retract(slot, output[-num_tokens:])
             del output[-num_tokens:]
-            if slot in self._ngrams:
-                self._ngrams[slot].drop_last(num_tokens)
+            self._read([slot])
             self._constraints.rollback(slot, num_tokens)
 
     def settle(self, slot: int) -> Verdict:
@@ -279,24 +283,25 @@ class Pipeline:
         self._state.free(slot)
         self._coupling.admit(slot, None)
         self._outputs[slot] = []
-        self._ngrams.pop(slot, None)
+        self._readers.pop(slot, None)
         self._constraints.free(slot)
 
     def close(self) -> None:
         """Let go of the thread that fills masks."""
         self._constraints.close()
 
-    def _repeats(self, slots: Sequence[int]) -> tuple[Tensor, Tensor] | None:
-        """The places in the batch and the tokens that would repeat an n-gram there."""
-        pairs = [
-            (row, token)
-            for row, slot in enumerate(slots)
-            if slot in self._ngrams
-            for token in self._ngrams[slot].repeating()
-        ]
-        if not pairs:
-            return None
-        return self._index([row for row, _ in pairs]), self._index([token for _, token in pairs])
+    def _read(self, slots: Sequence[int]) -> None:
+        """Look whether outputs end a sentence, for the slots that want to know."""
+        reading = [slot for slot in slots if slot in self._readers]
+        if not reading:
+            return
+        tails = (
+            self._readers[slot].bytes_of(self._outputs[slot][-_TAIL_TOKENS:]) for slot in reading
+        )
+        ends = [ends_sentence(tail.decode(errors="ignore")) for tail in tails]
+        self._state.at_sentence_end[self._index(reading)] = torch.tensor(
+            ends, device=self._state.device
+        )
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self._state.device)

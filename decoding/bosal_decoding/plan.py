@@ -60,8 +60,8 @@ class Plan:
     # What the instruction's tokens are to the rules, and whether a rule edits the end of the text.
     instruction_flags: TokenFlag
     edits_end: bool
-    # Length of the runs that may not occur twice; 0 is off.
-    no_repeat_ngram: int
+    # Tokens that the rules against loops do not look across.
+    breakers: tuple[int, ...]
     stops: StringAutomaton
     bans: StringAutomaton
     max_tokens: int | None
@@ -97,6 +97,12 @@ class Plan:
     @property
     def eos_ids(self) -> frozenset[int]:
         return self.vocabulary.eos_ids
+
+    @property
+    def waits_for_sentences(self) -> bool:
+        """Whether a rule asks if the output ends a sentence."""
+        scoped = any(value.param == "eos_ramp_waits" for value in self.params.scoped)
+        return self.params.eos_ramp_waits or scoped
 
     @property
     def stop_strings(self) -> tuple[bytes, ...]:
@@ -164,7 +170,7 @@ class Plan:
         entries = dict.fromkeys((token for token, _ in self.deltas), 0)
         for value in self.params.scoped:
             if value.param == DELTA:
-                entries[value.column] = int(TokenFlag.SCOPED)
+                entries[value.column] = int(TokenFlag.LISTED)
         if self.edits_end:
             for token in self.eos_ids:
                 entries[token] = entries.get(token, 0) | TokenFlag.EOS

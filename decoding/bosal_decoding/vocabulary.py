@@ -112,6 +112,11 @@ class Vocabulary:
         """Every single token that spells exactly this text, in id order."""
         return self._ids_by_bytes.get(_utf8(text), ())
 
+    def ids_containing(self, text: str) -> tuple[int, ...]:
+        """Every token whose bytes hold this text, in id order."""
+        part = _utf8(text)
+        return tuple(token for token, spelled in enumerate(self.token_bytes) if part in spelled)
+
     def bytes_of(self, tokens: Iterable[int]) -> bytes:
         """The bytes a token sequence spells; special tokens spell nothing."""
         return b"".join(self.token_bytes[token] for token in tokens)

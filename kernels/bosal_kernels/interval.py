@@ -146,6 +146,15 @@ class Intervals:
         shape = (len(which), self.rows.num_groups)
         return sum_by_row(row, group, masses, shape), sum_by_row(row, group, moments, shape)
 
+    def count(self, which: Tensor) -> Tensor:
+        """Return how many finite tokens the intervals hold, float64 [k]."""
+        row, group = self._reaching(which, self.low_value[which])
+        numbers = []
+        for span, values in self.rows.chunks(self.place[which[row]], group):
+            inside = self.contains_lanes(which[row[span]], group[span], values)
+            numbers.append((inside & (values > -torch.inf)).sum(1))
+        return sum_by_row(row, group, numbers, (len(which), self.rows.num_groups))
+
     def mass_ahead(self, which: Tensor, inverse: Tensor, value: Tensor, token: Tensor) -> Tensor:
         """Return the mass of each interval's tokens ahead of (value, token), float64 [k]."""
         # Ties of the token itself count, so its own level is read as well.

@@ -4,69 +4,29 @@ A choice's edited tokens form a short touched list, so a step gathers and scatte
 entries; a neutral value means off, so any mix of choices is one batched call.
 """
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Final
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from bosal_kernels.errors import InvalidTouchedTokens
 from bosal_kernels.groups import GROUP
-from bosal_kernels.params import MAX_RULES, MAX_STAGES, SlotParams, TouchedTokens
-from bosal_kernels.scope import ACTIVE, DELTA, ScopeTable
-
-# Every number of a slot: its neutral value and its type. Fields of `SlotParams` have their names.
-_NUMBERS: Final[Mapping[str, tuple[float, torch.dtype]]] = MappingProxyType(
-    {
-        "key": (0, torch.int64),
-        "position": (0, torch.int64),
-        "repetition": (1, torch.float32),
-        "presence": (0, torch.float32),
-        "frequency": (0, torch.float32),
-        "used_weight": (0, torch.float32),
-        "eos_ramp_weight": (0, torch.float32),
-        "eos_ramp_over": (1, torch.int64),
-        "eos_decay_start": (0, torch.int64),
-        "eos_decay_factor": (1, torch.float64),
-        "min_tokens": (0, torch.int64),
-        "logprobs": (-1, torch.int64),
-        # Whether the choice's constraint has begun and not ended; set by whoever runs it.
-        "in_constraint": (False, torch.bool),
-        "n_touch": (0, torch.int64),
-        "n_ban": (0, torch.int64),
-    }
+from bosal_kernels.history import HistoryTable
+from bosal_kernels.mirostat import MirostatTable
+from bosal_kernels.numbers import SCOPED, SlotNumbers
+from bosal_kernels.params import (
+    MAX_RULES,
+    MAX_STAGES,
+    SlotParams,
+    Stage,
+    TokenFlag,
+    TouchedTokens,
 )
-
-# What a scope can take away, with its neutral value.
-_SCOPED: Final[Mapping[str, float]] = MappingProxyType(
-    {
-        name: _NUMBERS[name][0]
-        for name in SlotParams.__dataclass_fields__
-        if name in _NUMBERS and name not in ("key", "logprobs")
-    }
-    | {"chain_stage": 0, DELTA: 0, ACTIVE: False}
-)
+from bosal_kernels.scope import ScopeTable
 
 
-class SlotState:
+class SlotState(SlotNumbers):
     """The decoding state of all choices, owned by one thread; row s of every tensor is slot s."""
-
-    key: Tensor
-    position: Tensor
-    repetition: Tensor
-    presence: Tensor
-    frequency: Tensor
-    used_weight: Tensor
-    eos_ramp_weight: Tensor
-    eos_ramp_over: Tensor
-    eos_decay_start: Tensor
-    eos_decay_factor: Tensor
-    min_tokens: Tensor
-    logprobs: Tensor
-    in_constraint: Tensor
-    n_touch: Tensor
-    n_ban: Tensor
 
     def __init__(
         self,
@@ -83,14 +43,15 @@ class SlotState:
         def full(shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Tensor:
             return torch.full(shape, value, dtype=dtype, device=self.device)
 
-        for name, (neutral, dtype) in _NUMBERS.items():
-            setattr(self, name, full((num_slots,), neutral, dtype))
+        super().__init__(num_slots, self.device)
         self.chain_stage = full((num_slots, MAX_STAGES), 0, torch.int64)
         self.chain_value = full((num_slots, MAX_STAGES), 0, torch.float64)
         self.chain_second = full((num_slots, MAX_STAGES), 0, torch.float64)
         # Whether each rule of the slot's recipe is in force at this step.
         self.active = full((num_slots, MAX_RULES), True, torch.bool)
-        self.scopes = ScopeTable(num_slots, self.device, _SCOPED)
+        self.scopes = ScopeTable(num_slots, self.device, SCOPED)
+        self.history = HistoryTable(num_slots, vocab_size, self.device)
+        self.mirostat = MirostatTable(num_slots, self.device)
         # Touched lists; entries at and beyond n_touch are neutral.
         touched = (num_slots, touched_capacity)
         self.t_tok = full(touched, 0, torch.int32)
@@ -123,22 +84,40 @@ class SlotState:
             self._scratch = self._scratch.new_full((num_rows, self._scratch.shape[1]), -torch.inf)
         return self._scratch
 
-    def admit(self, slot: int, params: SlotParams, touched: TouchedTokens) -> None:
-        """Give the slot to a new choice; nothing of the previous one remains."""
+    def admit(
+        self,
+        slot: int,
+        params: SlotParams,
+        touched: TouchedTokens,
+        *,
+        instruction: Sequence[int] = (),
+        breakers: Sequence[int] = (),
+    ) -> None:
+        """Give the slot to a new choice; nothing of the previous one remains.
+
+        `instruction` is what rules that look back see before the output; they do not reach over
+        `breakers`. Both are looked at only if there are such rules.
+        """
+        if params.keeps_history:
+            listed = list(dict.fromkeys(instruction))
+            touched = touched.merge(TouchedTokens.of(listed, flags=TokenFlag.LISTED))
         count = len(touched.ids)
         if count and not 0 <= int(touched.ids.min()) <= int(touched.ids.max()) < self.vocab_size:
             raise InvalidTouchedTokens(f"token ids must lie in [0, {self.vocab_size})")
         self.free(slot)
         self._make_room(count=count)
-        for name in _NUMBERS.keys() & SlotParams.__dataclass_fields__.keys() - {"key"}:
-            getattr(self, name)[slot] = getattr(params, name)
-        self.key[slot] = _signed64(params.key)
+        self.set_numbers(slot, params)
         self.scopes.admit(slot, params.scoped)
         if params.chain:
             chain = torch.tensor(params.chain, dtype=torch.float64, device=self.device)
             self.chain_stage[slot, : len(chain)] = chain[:, 0].long()
             self.chain_value[slot, : len(chain)] = chain[:, 1]
             self.chain_second[slot, : len(chain)] = chain[:, 2]
+        if params.keeps_history:
+            self.history.admit(slot, instruction, breakers)
+        for stage, target, _ in params.chain:
+            if stage == Stage.MIROSTAT:
+                self.mirostat.admit(slot, target)
         self.n_touch[slot] = count
         self.t_tok[slot, :count] = touched.ids.to(self.t_tok)
         self.t_base[slot, :count] = touched.deltas.to(self.device)
@@ -156,6 +135,11 @@ class SlotState:
         self._make_room(pushes=1)
         index = self._touch(slots, tokens)
         self.t_out_count[slots, index] += 1
+        if self.history.is_used:
+            keeps = self.history.is_kept[slots]
+            self.history.append(slots[keeps], tokens[keeps])
+        if self.mirostat.is_used:
+            self.mirostat.advance(slots, self.position[slots])
         self.position[slots] += 1
 
     def retract(self, slot: int, tokens: Sequence[int]) -> None:
@@ -169,6 +153,7 @@ class SlotState:
                 raise InvalidTouchedTokens(f"token {token} is not in the output of slot {slot}")
             self.t_out_count[slot, index] -= 1
         self.position[slot] -= len(tokens)
+        self.history.retract(slot, len(tokens))
         self._drop_bans_behind(slot, int(self.position[slot]))
         self._drop_neutral_tail(slot)
 
@@ -205,9 +190,10 @@ class SlotState:
 
     def free(self, slot: int) -> None:
         """Return the slot to its neutral state."""
-        for name, (neutral, _) in _NUMBERS.items():
-            getattr(self, name)[slot] = neutral
+        self.clear_numbers(slot)
         self.scopes.free(slot)
+        self.history.free(slot)
+        self.mirostat.free(slot)
         self.active[slot] = True
         self.chain_stage[slot] = 0
         self.chain_value[slot] = 0
@@ -275,9 +261,3 @@ class SlotState:
 
 def _widened(table: Tensor, extra: int, value: int) -> Tensor:
     return torch.nn.functional.pad(table, (0, extra), value=value)
-
-
-def _signed64(value: int) -> int:
-    """Reinterpret an unsigned 64-bit number as the int64 with the same bits."""
-    value &= 0xFFFF_FFFF_FFFF_FFFF
-    return value - (1 << 64) if value >> 63 else value

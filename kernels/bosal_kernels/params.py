@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Self
+from typing import Final, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class Stage(IntEnum):
     EPSILON = 7
     ETA = 8
     XTC = 9
+    DYNAMIC_TEMPERATURE = 10
+    MIROSTAT = 11
 
 
 class TokenFlag(IntFlag):
@@ -41,8 +43,21 @@ class TokenFlag(IntFlag):
     IN_PROMPT = 4
     # Counted by the used-token weight although not in the output.
     USED_AT_START = 8
-    # Its weight is not always in force.
-    SCOPED = 16
+    # In the list although nothing may edit it yet.
+    LISTED = 16
+
+
+# Numbers that need the history when they are not neutral.
+_LOOKING_BACK: Final = (
+    "ngram",
+    "dry_multiplier",
+    "repetition_window",
+    "repetition_instruction",
+    "presence_window",
+    "presence_instruction",
+    "frequency_window",
+    "frequency_instruction",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +65,9 @@ class SlotParams:
     """One choice's numbers; every default is neutral.
 
     `chain` holds (stage, value, second value) in order: TEMPERATURE T, TOP_K k, TOP_P p, MIN_P p,
-    TYPICAL mass, TOP_N_SIGMA n, EPSILON eps, ETA eps, XTC (probability, threshold). The second
-    value is XTC's alone and 0 elsewhere.
+    TYPICAL mass, TOP_N_SIGMA n, EPSILON eps, ETA eps, XTC (probability, threshold),
+    DYNAMIC_TEMPERATURE (lowest, highest), MIROSTAT (target in bits, learning rate). The second
+    value is 0 where there is one.
     """
 
     # Noise key, see `noise.choice_key`.
@@ -67,7 +83,25 @@ class SlotParams:
     # z[eos] += |z[eos]| (factor ** (output length - start) - 1) once the output is longer.
     eos_decay_start: int = 0
     eos_decay_factor: float = 1.0
+    # The ramp acts only where `SlotState.at_sentence_end` says so.
+    eos_ramp_waits: bool = False
     min_tokens: int = 0
+    # Tokens that would complete a run of `ngram` tokens that the history holds are masked.
+    ngram: int = 0
+    # z -= multiplier * base ** (run - allowed) for tokens that extend a run of at least `allowed`.
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed: int = 2
+    # The last tokens a rule looks back at, 0 all; and whether the instruction counts.
+    dry_window: int = 0
+    repetition_window: int = 0
+    repetition_instruction: int = 1
+    presence_window: int = 0
+    presence_instruction: int = 0
+    frequency_window: int = 0
+    frequency_instruction: int = 0
+    # T = lowest + (highest - lowest) * (H / ln n) ** exponent, of the n tokens left in the chain.
+    dynamic_exponent: float = 1.0
     chain: tuple[tuple[Stage, float, float], ...] = ()
     # -1: off, 0: the chosen token, n: the n best as well.
     logprobs: int = -1
@@ -79,7 +113,7 @@ class SlotParams:
             raise InvalidSlotParams(f"a chain has at most {MAX_STAGES} stages: {len(self.chain)}")
         now_and_then = {value.column for value in self.scoped if value.param == "chain_stage"}
         always = [stage for at, (stage, _, _) in enumerate(self.chain) if at not in now_and_then]
-        if always.count(Stage.TEMPERATURE) > 1:
+        if always.count(Stage.TEMPERATURE) + always.count(Stage.DYNAMIC_TEMPERATURE) > 1:
             raise InvalidSlotParams("a chain has at most one temperature")
         if self.eos_ramp_over < 1:
             raise InvalidSlotParams(f"eos_ramp_over must be at least 1: {self.eos_ramp_over}")
@@ -87,6 +121,17 @@ class SlotParams:
             raise InvalidSlotParams(f"eos_decay_factor must be positive: {self.eos_decay_factor}")
         if not self.repetition > 0:
             raise InvalidSlotParams(f"repetition must be positive: {self.repetition}")
+        if self.dry_allowed < 1:
+            raise InvalidSlotParams(f"dry_allowed must be at least 1: {self.dry_allowed}")
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether any rule looks back at what was read and said."""
+        scoped = {value.param for value in self.scoped}
+        return any(
+            getattr(self, name) != type(self).__dataclass_fields__[name].default or name in scoped
+            for name in _LOOKING_BACK
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -58,12 +58,14 @@ def select(
     the slot decides the kept set and the noise g is a function of (key, position, token) alone;
     T = 0 is the argmax of z. Rows never influence each other: a row's token and log-probabilities
     are the same bits in any batch. A token of `forced` [B], -1 for none, is taken where legal.
+
+    Where mirostat acts, with target tau and rate eta, the next position's limit on surprise becomes
+    limit - eta * (surprise of the token - tau), should the token be committed.
     """
     stages = state.chain_stage[slots]
-    is_temperature = stages == Stage.TEMPERATURE
     values = state.chain_value[slots]
     is_live = ~control.invalid & (control.row_max > -torch.inf)
-    is_greedy = (is_temperature & (values <= 0)).any(1)
+    is_greedy = ((stages == Stage.TEMPERATURE) & (values <= 0)).any(1)
     tokens = torch.full_like(slots, -1)
     greedy = (is_live & is_greedy).nonzero().squeeze(1)
     if len(greedy):
@@ -73,27 +75,46 @@ def select(
     if len(sampled) or control.raw is not None:
         scratch = state.scratch(len(slots))
         rows = GroupedRows(control.logits, control.group_max, scratch)
+        inverse = torch.ones_like(control.row_max)
         if len(sampled):
-            truncation = Truncation(
-                rows,
-                control.row_max[sampled],
-                sampled,
-                control.logits.shape[1],
-                state.key[slots[sampled]],
-                state.position[slots[sampled]],
-            )
-            truncation.run(stages[sampled], values[sampled], state.chain_second[slots[sampled]])
+            here = slots[sampled]
+            truncation = _truncate(control, state, slots, rows, sampled)
             tokens[sampled] = Draw(truncation).tokens()
+            inverse[sampled] = truncation.inverse
+            state.last_temperature[here] = 1 / truncation.inverse.double()
+            if state.mirostat.is_used:
+                _learn(state, here, truncation, stages[sampled], tokens[sampled])
     if forced is not None:
         place = forced.clamp(min=0)[:, None]
         is_legal = control.logits.gather(1, place)[:, 0] > -torch.inf
-        tokens = torch.where((forced >= 0) & is_live & is_legal, forced, tokens)
+        is_forced = (forced >= 0) & is_live & is_legal
+        tokens = torch.where(is_forced, forced, tokens)
+        state.mirostat.forget(slots[is_forced])
     if control.raw is not None:
-        temperature = temperature_of(state, slots)
-        logprobs = _logprobs(control, control.raw, rows, tokens, temperature)
+        logprobs = _logprobs(control, control.raw, rows, tokens, inverse)
     return Selection(
         tokens=tokens, yielded=control.yielded, invalid=control.invalid, logprobs=logprobs
     )
+
+
+def _truncate(
+    control: Control, state: SlotState, slots: Tensor, rows: GroupedRows, places: Tensor
+) -> Truncation:
+    """Run the chains of the rows at `places` [R] of the batch, whose slots are `slots` [B]."""
+    here = slots[places]
+    position = state.position[here]
+    truncation = Truncation(
+        rows,
+        control.row_max[places],
+        places,
+        control.logits.shape[1],
+        state.key[here],
+        position,
+        exponent=state.dynamic_exponent[here],
+        surprise=state.mirostat.at(here, position) if state.mirostat.is_used else None,
+    )
+    truncation.run(state.chain_stage[here], state.chain_value[here], state.chain_second[here])
+    return truncation
 
 
 def score(control: Control, state: SlotState, tokens: Tensor) -> Logprobs:
@@ -103,8 +124,13 @@ def score(control: Control, state: SlotState, tokens: Tensor) -> Logprobs:
     """
     assert control.raw is not None
     rows = GroupedRows(control.logits, control.group_max, state.scratch(len(tokens)))
-    temperature = temperature_of(state, control.slots)
-    found = _logprobs(control, control.raw, rows, tokens, temperature)
+    inverse = (1 / temperature_of(state, control.slots)).clamp(max=3e38).float()
+    is_dynamic = (state.chain_stage[control.slots] == Stage.DYNAMIC_TEMPERATURE).any(1)
+    is_dynamic &= ~control.invalid & (control.row_max > -torch.inf)
+    if bool(is_dynamic.any()):
+        places = is_dynamic.nonzero().squeeze(1)
+        inverse[places] = _truncate(control, state, control.slots, rows, places).inverse
+    found = _logprobs(control, control.raw, rows, tokens, inverse)
     # Where nothing is legal neither is the token.
     return replace(
         found,
@@ -113,10 +139,28 @@ def score(control: Control, state: SlotState, tokens: Tensor) -> Logprobs:
 
 
 def temperature_of(state: SlotState, slots: Tensor) -> Tensor:
-    """Return the temperature of each slot's log-probabilities, float64 [B]; 0 reads as 1."""
-    values = state.chain_value[slots]
-    is_warm = (state.chain_stage[slots] == Stage.TEMPERATURE) & (values > 0)
-    return torch.where(is_warm, values, 1.0).prod(1)
+    """Return the temperature of each slot's log-probabilities, float64 [B]; 0 reads as 1.
+
+    A dynamic one is that of the last draw.
+    """
+    values, stages = state.chain_value[slots], state.chain_stage[slots]
+    is_warm = (stages == Stage.TEMPERATURE) & (values > 0)
+    is_dynamic = (stages == Stage.DYNAMIC_TEMPERATURE).any(1)
+    fixed = torch.where(is_warm, values, 1.0).prod(1)
+    return torch.where(is_dynamic, state.last_temperature[slots], fixed)
+
+
+def _learn(
+    state: SlotState, slots: Tensor, truncation: Truncation, stages: Tensor, tokens: Tensor
+) -> None:
+    """Say what the limits on surprise become behind the drawn tokens; all are [R]."""
+    row, place = (stages == Stage.MIROSTAT).nonzero(as_tuple=True)
+    if len(row) == 0:
+        return
+    assert truncation.surprise is not None
+    target, rate = state.chain_value[slots[row], place], state.chain_second[slots[row], place]
+    error = truncation.surprise_of(row, tokens[row]) - target
+    state.mirostat.following[slots[row]] = truncation.surprise[row] - rate * error
 
 
 def _best(control: Control, rows: Tensor) -> Tensor:
@@ -131,13 +175,13 @@ def _best(control: Control, rows: Tensor) -> Tensor:
 
 
 def _logprobs(
-    control: Control, raw: RawRows, grouped: GroupedRows, tokens: Tensor, temperature: Tensor
+    control: Control, raw: RawRows, grouped: GroupedRows, tokens: Tensor, inverse: Tensor
 ) -> Logprobs:
     rows = raw.rows
     chosen = tokens[rows]
     has_token = chosen >= 0
     chosen = chosen.clamp(min=0)
-    inverse = (1.0 / temperature[rows]).clamp(max=3e38).float()
+    inverse = inverse[rows]
     normalizer = log_normalizer(grouped, rows, inverse, control.row_max[rows])
     value = grouped.at(rows, chosen)
 

@@ -1,6 +1,7 @@
 """Applies truncation chains to intervals, vectorised over rows: one call per place and stage."""
 
 from collections.abc import Callable, Mapping
+from math import log
 from types import MappingProxyType
 
 import torch
@@ -48,12 +49,22 @@ class Truncation:
         vocab_size: int,
         key: Tensor,
         position: Tensor,
+        *,
+        exponent: Tensor | None = None,
+        surprise: Tensor | None = None,
     ) -> None:
+        """Begin with whole rows.
+
+        Dynamic temperatures need their exponents, mirostat the most surprise it allows, in bits,
+        both float64 [R].
+        """
         self.rows = rows
         self.place = place  # [R] of the sampling rows in the batch; every tensor here is [R]
         self.vocab_size = vocab_size
         self.key = key
         self.position = position
+        self.exponent = exponent
+        self.surprise = surprise
         self.intervals = Intervals(rows, place, row_max)
         # Inverse temperature at the current place of the chain; after it, the draw's.
         self.inverse = torch.ones_like(row_max)
@@ -222,6 +233,38 @@ class Truncation:
         value, token = choices.last(len(which))
         intervals.lower_ceiling(which[has_two], value[has_two], token[has_two])
 
+    def dynamic_temperature(
+        self, which: Tensor, value: Tensor, second: Tensor, _asks_later: Tensor
+    ) -> None:
+        """T = low + (high - low) (H / ln n)^exponent, H the entropy of the n tokens left so far.
+
+        One token left has T = low. Source: kalomaze, Dynamic Temperature (text-generation-webui
+        4824, 2023); temp_ext of llama.cpp.
+        """
+        assert self.exponent is not None
+        mass, moment = self.intervals.mass_and_moment(which, self.inverse[which])
+        entropy = (mass.log() - moment / mass).clamp(min=0.0)
+        number = self.intervals.count(which)
+        share = torch.where(number > 1, entropy / number.log(), 0.0).clamp(max=1.0)
+        heat = value + (second - value) * share ** self.exponent[which]
+        self.inverse[which] = (1.0 / heat).clamp(max=_LARGEST_INVERSE).float()
+
+    def mirostat(self, which: Tensor, *_: Tensor) -> None:
+        """Keep tokens whose surprise -log2 p is at most the slot's limit, and the first.
+
+        Source: Basu et al., Mirostat (2021), version 2 as in llama.cpp.
+        """
+        assert self.surprise is not None
+        mass = self.intervals.mass(which, self.inverse[which])
+        self._raise_relative_floor(which, mass.log() - self.surprise[which] * log(2))
+
+    def surprise_of(self, which: Tensor, token: Tensor) -> Tensor:
+        """Return -log2 p of tokens among what their rows `which` [k] have left, float64 [k]."""
+        inverse = self.inverse[which]
+        value = self.rows.at(self.place[which], token)
+        scaled = self.intervals.relative(which, inverse, value).double()
+        return (self.intervals.mass(which, inverse).log() - scaled) / log(2)
+
     def _cut_mass(self, which: Tensor, target: Tensor) -> None:
         """Drop all behind the token at which the mass ahead reaches the target [k]."""
         inside = self.intervals.tokens(which)
@@ -285,5 +328,7 @@ _APPLY: Mapping[Stage, _Apply] = MappingProxyType(
         Stage.EPSILON: Truncation.epsilon,
         Stage.ETA: Truncation.eta,
         Stage.XTC: Truncation.xtc,
+        Stage.DYNAMIC_TEMPERATURE: Truncation.dynamic_temperature,
+        Stage.MIROSTAT: Truncation.mirostat,
     }
 )

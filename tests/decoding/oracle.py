@@ -1,5 +1,6 @@
 """The step contract in float64 numpy, from recipe documents; shares no code with the project."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,17 +57,23 @@ class Truncated:
     position: int
 
 
+def window(p: Params, c: Choice, *, instruction: bool) -> list[int]:
+    """The tokens a penalty looks at."""
+    seen = c.instruction + c.output if p.get("include_instruction", instruction) else c.output
+    return seen[-p["window"] :] if p.get("window") else seen
+
+
 def repetition(z: Row, p: Params, c: Choice) -> Row:
-    seen = c.count(c.instruction + c.output, len(z)) > 0
+    seen = c.count(window(p, c, instruction=True), len(z)) > 0
     return np.where(seen, np.where(z > 0, z / p["value"], z * p["value"]), z)
 
 
 def presence(z: Row, p: Params, c: Choice) -> Row:
-    return z - float(p["value"]) * (c.count(c.output, len(z)) > 0)
+    return z - float(p["value"]) * (c.count(window(p, c, instruction=False), len(z)) > 0)
 
 
 def frequency(z: Row, p: Params, c: Choice) -> Row:
-    return z - float(p["value"]) * c.count(c.output, len(z))
+    return z - float(p["value"]) * c.count(window(p, c, instruction=False), len(z))
 
 
 def used(z: Row, p: Params, c: Choice) -> Row:
@@ -86,12 +93,36 @@ def logit_bias(z: Row, p: Params, c: Choice) -> Row:
 
 def eos_ramp(z: Row, p: Params, c: Choice) -> Row:
     share = min(len(c.output), p["over"]) / p["over"]
+    said = b"".join(c.token_bytes[token] for token in c.output).decode(errors="ignore")
+    if p.get("after_sentence") and not re.search(r"[.!?…。！？][\"'”’»›)\]}*_`」』）]*\s*\Z", said):
+        share = 0.0
     return z + float(p["weight"] * share) * c.is_eos(len(z))
 
 
 def exponential_decay_length(z: Row, p: Params, c: Choice) -> Row:
     power = float(p["factor"] ** max(len(c.output) - p["start"], 0) - 1)
     return z + np.abs(z) * power * c.is_eos(len(z))
+
+
+def dry(z: Row, p: Params, c: Choice) -> Row:
+    seen = c.instruction + c.output
+    seen = seen[-p["window"] :] if p.get("window") else seen
+    breakers = [text.encode() for text in p.get("breakers", ["\n", ":", '"', "*"])]
+    breaks = [any(text in c.token_bytes[token] for text in breakers) for token in range(len(z))]
+    longest: dict[int, int] = {}
+    for at in range(len(seen)):
+        run = 0
+        while run < at and seen[at - run - 1] == seen[len(seen) - run - 1]:
+            if breaks[seen[at - run - 1]]:
+                break
+            run += 1
+        if not breaks[seen[at]]:
+            longest[seen[at]] = max(longest.get(seen[at], 0), run)
+    least, base = p.get("allowed_length", 2), p.get("base", 1.75)
+    for token, run in longest.items():
+        if run >= least:
+            z[token] -= p["multiplier"] * base ** (run - least)
+    return z
 
 
 def min_tokens(z: Row, p: Params, c: Choice) -> Row:
@@ -115,6 +146,7 @@ SHAPES: dict[str, Callable[[Row, Params, Choice], Row]] = {
     "used_token_weight": used,
     "token_weights": token_weights,
     "logit_bias": logit_bias,
+    "dry": dry,
     "eos_ramp": eos_ramp,
     "exponential_decay_length": exponential_decay_length,
     "min_tokens": min_tokens,
@@ -180,6 +212,11 @@ def keep_eta(z: Row, p: Params, _: Truncated) -> Mask:
     return head(z, int((mass >= min(value, value**0.5 * np.exp(-entropy(mass)))).sum()))
 
 
+def keep_mirostat(z: Row, p: Params, _: Truncated) -> Mask:
+    # Before anything was drawn.
+    return head(z, int((-np.log2(np.maximum(softmax(z), 1e-300)) <= 2 * p.get("tau", 5)).sum()))
+
+
 def keep_xtc(z: Row, p: Params, t: Truncated) -> Mask:
     top = int((softmax(z) >= p.get("threshold", 0.1)).sum())
     acts = coin(t.key, t.position) < p["probability"]
@@ -196,6 +233,7 @@ CUTS: dict[str, Callable[[Row, Params, Truncated], Mask]] = {
     "epsilon": keep_epsilon,
     "eta": keep_eta,
     "xtc": keep_xtc,
+    "mirostat": keep_mirostat,
 }
 
 
@@ -210,6 +248,11 @@ def kept(z: Row, c: Choice) -> tuple[list[int], float]:
     for rule in c.rules:
         if rule["rule"] == "temperature":
             temperature = rule["value"]
+        if rule["rule"] == "dynamic_temperature":
+            share = entropy(softmax(z[order])) / np.log(len(order)) if len(order) > 1 else 0.0
+            temperature = rule["low"] + (rule["high"] - rule["low"]) * max(share, 0.0) ** rule.get(
+                "exponent", 1.0
+            )
         if rule["rule"] in CUTS:
             row = Truncated(z, order, key_of(c.seed, c.choice), len(c.output))
             order = order[CUTS[rule["rule"]](z[order] / temperature, rule, row)]

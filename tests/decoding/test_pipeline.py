@@ -49,6 +49,10 @@ TOKENS = st.lists(st.integers(0, 299) | st.integers(20, 22), max_size=8)
 @st.composite
 def choices(draw: Callable[[Any], Any]) -> Choice:
     names = draw(st.lists(st.sampled_from(sorted(PARAMS)), unique=True, max_size=6))
+    if "temperature" in names and "dynamic_temperature" in names:
+        names.remove("temperature")
+    # Comes last in any chain.
+    names.sort(key=lambda name: name == "mirostat")
     rules = [{"rule": name, **draw(PARAMS[name])} for name in names]
     return Choice(
         document={"rules": rules},

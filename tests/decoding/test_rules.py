@@ -17,10 +17,20 @@ from bosal_decoding.vocabulary import Vocabulary
 
 WEIGHT = st.floats(-20, 20)
 STRING = st.sampled_from(["I", " I", "the", " the", "!", "\n", "x", "We", " should"])
+COUNTED = {"window": st.integers(0, 14), "include_instruction": st.booleans()}
 PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
-    "repetition_penalty": st.fixed_dictionaries({"value": st.floats(0.2, 3)}),
-    "presence_penalty": st.fixed_dictionaries({"value": st.floats(-2, 2)}),
-    "frequency_penalty": st.fixed_dictionaries({"value": st.floats(-2, 2)}),
+    "repetition_penalty": st.fixed_dictionaries({"value": st.floats(0.2, 3)}, optional=COUNTED),
+    "presence_penalty": st.fixed_dictionaries({"value": st.floats(-2, 2)}, optional=COUNTED),
+    "frequency_penalty": st.fixed_dictionaries({"value": st.floats(-2, 2)}, optional=COUNTED),
+    "dry": st.fixed_dictionaries(
+        {"multiplier": st.floats(0, 2)},
+        optional={
+            "base": st.floats(1, 2),
+            "allowed_length": st.integers(1, 3),
+            "window": st.integers(0, 20),
+            "breakers": st.lists(st.sampled_from(["a", " t", "5", "\n"]), max_size=2),
+        },
+    ),
     "used_token_weight": st.fixed_dictionaries(
         {"weight": WEIGHT, "include_instruction": st.booleans()}
     ),
@@ -36,13 +46,20 @@ PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "strings": st.dictionaries(st.sampled_from(["I", "x"]), WEIGHT, max_size=2),
         }
     ),
-    "eos_ramp": st.fixed_dictionaries({"weight": WEIGHT, "over": st.integers(1, 8)}),
+    "eos_ramp": st.fixed_dictionaries(
+        {"weight": WEIGHT, "over": st.integers(1, 8)}, optional={"after_sentence": st.booleans()}
+    ),
     "exponential_decay_length": st.fixed_dictionaries(
         {"start": st.integers(0, 8), "factor": st.floats(1, 3)}
     ),
     "min_tokens": st.fixed_dictionaries({"value": st.integers(0, 8)}),
     "no_repeat_ngram": st.fixed_dictionaries({"n": st.integers(2, 4)}),
     "temperature": st.fixed_dictionaries({"value": st.just(0.0) | st.floats(0.05, 5)}),
+    "dynamic_temperature": st.fixed_dictionaries(
+        {"low": st.floats(0.1, 1), "high": st.floats(1, 4)},
+        optional={"exponent": st.floats(0.2, 3)},
+    ),
+    "mirostat": st.fixed_dictionaries({"tau": st.floats(0.2, 8)}),
     "top_k": st.fixed_dictionaries({"k": st.integers(0, 60)}),
     "top_p": st.fixed_dictionaries({"p": st.floats(0.05, 1)}),
     "min_p": st.fixed_dictionaries({"p": st.floats(0, 1)}),
@@ -55,8 +72,10 @@ PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         optional={"threshold": st.floats(0.01, 0.6)},
     ),
 }
+# Bytes that end sentences, or stand behind them, in a byte-level vocabulary.
+SENTENCES = st.sampled_from([14, 3, 4, 2, 9])
 # Some of few, so that they repeat.
-TOKENS = st.lists(st.integers(0, 299) | st.integers(20, 22), max_size=12)
+TOKENS = st.lists(st.integers(0, 299) | st.integers(20, 22) | SENTENCES, max_size=12)
 SEED = st.integers(-(2**63), 2**63 - 1)
 
 # Float32 arithmetic on logits of this size.
@@ -134,7 +153,7 @@ def test_a_truncation_rule_keeps_its_set_and_draws_from_it(
 def test_the_recipe_orders_the_chain(
     vocabulary: Vocabulary, data: st.DataObject, row_seed: int, seed: int
 ) -> None:
-    names = data.draw(st.permutations(["temperature", *CUTS]))
+    names = data.draw(st.permutations(["temperature", *(CUTS.keys() - {"mirostat"})]))
     rules = [{"rule": name, **data.draw(PARAMS[name])} for name in names]
     choice = Choice({"rules": rules}, vocabulary.token_bytes, [0], seed=seed)
     row, token = run(vocabulary, choice, random_row(row_seed, vocabulary.size))

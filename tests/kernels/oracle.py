@@ -101,7 +101,14 @@ def kept(z: Array, chain: Chain, key: int, position: int) -> tuple[Array, Array]
         entropy = -(weight / weight.sum() * np.where(weight > 0, logp, 0)).sum()
         is_first = np.arange(len(alive)) == 0
         keep = np.ones(len(alive), dtype=bool)
-        if stage == Stage.TOP_K and 1 <= value < len(z):
+        if stage == Stage.DYNAMIC_TEMPERATURE:
+            share = max(entropy, 0) / np.log(len(alive)) if len(alive) > 1 else 0.0
+            inverse = np.float32(1 / (value + (second - value) * min(share, 1.0)))
+            continue
+        if stage == Stage.MIROSTAT:
+            # The limit of a choice that has said nothing yet.
+            keep = -logp / np.log(2) <= 2 * value
+        elif stage == Stage.TOP_K and 1 <= value < len(z):
             keep = np.arange(len(alive)) < value
         elif stage == Stage.TOP_P and value < 1:
             ahead = np.concatenate([[0.0], weight.cumsum()[:-1]])

@@ -76,6 +76,8 @@ VALUES: dict[Stage, tuple[tuple[float, float], ...]] = {
     Stage.TOP_N_SIGMA: tuple((n, 0.0) for n in (0.0, 0.3, 1.0, 1.5, 3.0)),
     Stage.EPSILON: tuple((e, 0.0) for e in (0.0, 3e-4, 1e-2, 0.2)),
     Stage.ETA: tuple((e, 0.0) for e in (0.0, 3e-4, 2e-3, 0.1)),
+    Stage.DYNAMIC_TEMPERATURE: ((0.5, 1.5), (0.01, 3.0), (0.7, 0.7)),
+    Stage.MIROSTAT: ((0.5, 0.1), (2.0, 0.1), (8.0, 0.1)),
     Stage.XTC: tuple((p, t) for p in (0.0, 0.5, 1.0) for t in (1e-4, 0.02, 0.1, 0.3, 0.6)),
 }
 
@@ -88,7 +90,7 @@ def random_chain(seed: int, max_stages: int = 5) -> Chain:
     for code in stages:
         values = VALUES[Stage(code)]
         chain.append((Stage(code), *values[rng.integers(len(values))]))
-    if rng.random() < 0.8:
+    if rng.random() < 0.8 and Stage.DYNAMIC_TEMPERATURE not in stages:
         temperature = TEMPERATURES[rng.choice(5, p=[0.05, 0.2, 0.25, 0.25, 0.25])]
         where = 0 if rng.random() < 0.5 else int(rng.integers(len(chain) + 1))
         chain.insert(where, (Stage.TEMPERATURE, temperature, 0.0))

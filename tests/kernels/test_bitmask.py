@@ -63,7 +63,7 @@ def test_no_rule_lifts_the_mask_and_the_others_yield_to_it() -> None:
     legal[1, [69]] = True
     logits = torch.zeros(2, VOCAB)
     slots = torch.tensor([0, 1])
-    controlled = control(logits, state, slots, None, LegalTokens(slots, packed(legal)))
+    controlled = control(logits, state, slots, LegalTokens(slots, packed(legal)))
     assert controlled.yielded.tolist() == [YIELDED_MIN_TOKENS, YIELDED_BANS]
     assert select(controlled, state, slots).tokens.tolist() == [0, 69]
     assert torch.isneginf(controlled.logits[:, 1:69]).all()
@@ -74,9 +74,7 @@ def test_a_mask_with_no_bit_draws_nothing() -> None:
     slots = torch.tensor([0, 1])
     legal = np.zeros((1, VOCAB), bool)
     rows = torch.tensor([1])
-    controlled = control(
-        torch.zeros(2, VOCAB), state, slots, None, LegalTokens(rows, packed(legal))
-    )
+    controlled = control(torch.zeros(2, VOCAB), state, slots, LegalTokens(rows, packed(legal)))
     tokens = select(controlled, state, slots).tokens.tolist()
     assert tokens[1] == -1
     assert tokens[0] >= 0

@@ -298,14 +298,16 @@ def test_repeats_are_masked_and_yield_between_the_length_and_the_bans() -> None:
         TouchedTokens.of([8], flags=TokenFlag.BANNED)
     )
     greedy = ((Stage.TEMPERATURE, 0.0, 0.0),)
-    for slot in range(5):
-        params = SlotParams(key=slot, min_tokens=2 if slot < 2 else 0, chain=greedy)
-        state.admit(slot, params, touched)
+    # What has followed the last token before, and so may not follow again.
+    repeats = [[7, 9, 63], [7], [7], [], []]
+    for slot, followers in enumerate(repeats):
+        params = SlotParams(key=slot, min_tokens=2 if slot < 2 else 0, chain=greedy, ngram=2)
+        instruction = [token for follower in followers for token in (50, follower)]
+        state.admit(slot, params, touched, instruction=[*instruction, 50])
     left = [[7, 8, 3], [7, 8, 199], [7, 8], [7, 8], [3]]
     logits = torch.from_numpy(np.stack([only(tokens) for tokens in left]))
-    repeats = torch.tensor([0, 0, 2, 1, 0]), torch.tensor([7, 9, 7, 7, 63])
     slots = torch.arange(5)
-    result = control(logits, state, slots, repeats)
+    result = control(logits, state, slots)
     selection = select(result, state, slots)
     assert selection.tokens.tolist() == [3, 199, 7, 7, 3]
     assert selection.yielded.tolist() == [0, YIELDED_MIN_TOKENS, YIELDED_REPEATS, 0, 0]

@@ -234,7 +234,9 @@ def test_touched_tokens_given_twice_to_the_slot_are_refused() -> None:
     [
         {"chain": ((Stage.TOP_K, 1.0, 0.0),) * (MAX_STAGES + 1)},
         {"chain": ((Stage.TEMPERATURE, 1.0, 0.0),) * 2},
+        {"chain": ((Stage.TEMPERATURE, 1.0, 0.0), (Stage.DYNAMIC_TEMPERATURE, 0.5, 1.0))},
         {"eos_ramp_over": 0},
+        {"dry_allowed": 0},
         {"repetition": 0.0},
         {"repetition": float("nan")},
     ],
@@ -261,4 +263,6 @@ def test_stage_numbers_are_public() -> None:
         "EPSILON": 7,
         "ETA": 8,
         "XTC": 9,
+        "DYNAMIC_TEMPERATURE": 10,
+        "MIROSTAT": 11,
     }

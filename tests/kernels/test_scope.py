@@ -62,7 +62,7 @@ def test_weights_under_scopes_add_up_and_leave_no_trace() -> None:
         scoped(DELTA, 0.7, column=9, after=1, until=2),
         scoped(DELTA, -4.0, column=5, region=Region.INSIDE),
     )
-    touched = TouchedTokens.of([9, 5, 7], [0.3, 0.0, 1.0], TokenFlag.SCOPED)
+    touched = TouchedTokens.of([9, 5, 7], [0.3, 0.0, 1.0], TokenFlag.LISTED)
     state.admit(2, SlotParams(key=1, scoped=values), touched)
     raw = torch.from_numpy(rows.logits("wide", VOCAB, 2))
     for length in range(6):

@@ -64,6 +64,9 @@ def test_any_batch_of_any_chains_gets_the_tokens_of_brute_force(vocab_size: int)
     mixed()
 
 
+TOP_K = (Stage.TOP_K, 9, 0.0)
+
+
 @pytest.mark.parametrize("vocab_size", [100, 4097])
 @pytest.mark.parametrize("stage", list(rows.VALUES), ids=lambda stage: stage.name)
 def test_each_stage_alone_gets_the_tokens_of_brute_force(stage: Stage, vocab_size: int) -> None:
@@ -72,9 +75,12 @@ def test_each_stage_alone_gets_the_tokens_of_brute_force(stage: Stage, vocab_siz
         for place, temperature in enumerate(rows.TEMPERATURES):
             heat = (Stage.TEMPERATURE, temperature, 0.0)
             cut = (stage, value, second)
+            chains: list[oracle.Chain] = [(heat, cut), (cut, heat)]
+            if stage is Stage.DYNAMIC_TEMPERATURE:
+                chains = [(cut,), (TOP_K, cut)]
             for kind in rows.KINDS[number % 3 :: 3]:
                 z = rows.logits(kind, vocab_size, 1000 * number + place)
-                for chain in ((heat, cut), (cut, heat)):
+                for chain in chains:
                     batch.append(Row(logits=z, chain=chain, key=number, position=place))
     check(batch)
 

@@ -45,7 +45,7 @@ class Draft:
     instruction_flags: TokenFlag = TokenFlag.NONE
     # Whether some rule edits the end of the text.
     edits_end: bool = False
-    no_repeat_ngram: int = 0
+    breakers: set[int] = field(default_factory=set)
     max_tokens: int | None = None
     stop_strings: list[bytes] = field(default_factory=list)
     banned_strings: list[bytes] = field(default_factory=list)

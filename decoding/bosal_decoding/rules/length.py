@@ -23,10 +23,16 @@ class EosRamp(Rule):
     """What the end of the text gains once the output has `over` tokens."""
     over: Annotated[int, Field(ge=1, le=MAX_TOKENS), whole]
     """Output tokens until the weight is reached."""
+    after_sentence: bool = False
+    """Whether it acts only where the output ends a sentence."""
 
     def contribute(self, draft: Draft) -> None:
         draft.end_ids(self.name)
-        draft.set(eos_ramp_weight=self.weight, eos_ramp_over=self.over)
+        draft.set(
+            eos_ramp_weight=self.weight,
+            eos_ramp_over=self.over,
+            eos_ramp_waits=self.after_sentence,
+        )
 
 
 class ExponentialDecayLength(Rule):

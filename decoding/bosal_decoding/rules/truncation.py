@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from bosal_decoding.rules.draft import Draft
 from bosal_decoding.rules.rule import Rule, RuleStage
@@ -30,6 +30,31 @@ class Temperature(Rule):
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.TEMPERATURE, self.value)
+
+
+class DynamicTemperature(Rule):
+    name = "dynamic_temperature"
+    stage = RuleStage.TRUNCATE
+    summary = "Divides the logits by a temperature that rises with the entropy of what is left."
+    formula = "z / (low + (high - low) * (H / ln n) ** exponent), n the tokens left so far"
+    source = "kalomaze 2023 (text-generation-webui 4824); dynatemp of llama.cpp"
+
+    low: Annotated[float, Field(ge=_MIN_TEMPERATURE, le=100)]
+    """The temperature where the model is certain."""
+    high: Annotated[float, Field(ge=_MIN_TEMPERATURE, le=100)]
+    """The temperature where all tokens left are equally likely."""
+    exponent: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Above 1 stays near `low` longer."""
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> "DynamicTemperature":
+        if self.low > self.high:
+            raise ValueError(f"'low' {self.low} is above 'high' {self.high}")
+        return self
+
+    def contribute(self, draft: Draft) -> None:
+        draft.set(dynamic_exponent=self.exponent)
+        draft.truncate(Stage.DYNAMIC_TEMPERATURE, self.low, self.high)
 
 
 class TopK(Rule):
@@ -147,3 +172,22 @@ class Xtc(Rule):
 
     def contribute(self, draft: Draft) -> None:
         draft.truncate(Stage.XTC, self.probability, self.threshold)
+
+
+class Mirostat(Rule):
+    name = "mirostat"
+    stage = RuleStage.TRUNCATE
+    summary = "Keeps the surprise of the drawn tokens near a target by moving a limit on it."
+    formula = (
+        "keep -log2 p(v) <= mu and the first token; then mu - eta * (-log2 p(drawn) - tau), "
+        "mu = 2 * tau at first"
+    )
+    source = "Basu et al. 2021, arXiv:2007.14966, version 2; mirostat 2 of llama.cpp"
+
+    tau: Annotated[float, Field(gt=0, le=100)] = 5.0
+    """The surprise aimed at, in bits."""
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """How fast the limit follows."""
+
+    def contribute(self, draft: Draft) -> None:
+        draft.truncate(Stage.MIROSTAT, self.tau, self.eta)

@@ -1,0 +1,175 @@
+"""The tokens that the rules of a batch edit: their logits before and after, and what masks them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bosal_kernels.bitmask import LegalTokens
+from bosal_kernels.layout import SlotState
+from bosal_kernels.params import TokenFlag
+
+_LARGEST_GAIN = 1e30
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """The touched tokens of a batch, [B, W], padded; `valid` marks the real ones."""
+
+    tokens: Tensor
+    valid: Tensor
+    raw: Tensor
+    shaped: Tensor
+    banned: Tensor
+    # End-of-text tokens held back by min_tokens.
+    early: Tensor
+    # Tokens that would repeat an n-gram.
+    repeats: Tensor
+    # Tokens that the row's hard language rules out; nothing lifts these.
+    illegal: Tensor
+
+    def write(self, logits: Tensor, rows: Tensor, masked: Tensor) -> None:
+        """Store the shaped values of some rows, -inf where masked; [k], [k, W]."""
+        valid = self.valid[rows]
+        values = self.shaped[rows].masked_fill_(masked | self.illegal[rows], -torch.inf)
+        places = rows[:, None] * logits.shape[1] + self.tokens[rows]
+        logits.view(-1)[places[valid]] = values[valid]
+
+
+class Touched:
+    """The touched tokens of a batch's slots, [B, W], and what their choices did with them."""
+
+    def __init__(self, state: SlotState, slots: Tensor) -> None:
+        self.state = state
+        self.slots = slots
+        num_touched = state.n_touch[slots]
+        self.width = int(num_touched.max()) if len(slots) else 0
+        self.valid = torch.arange(self.width, device=slots.device) < num_touched[:, None]
+        self.tokens = state.t_tok[slots, : self.width].long()
+        self.count = state.t_out_count[slots, : self.width]
+        self.flags = state.t_flag[slots, : self.width]
+        self.position = state.position[slots, None]
+
+    def param(self, table: Tensor) -> Tensor:
+        return table[self.slots, None]
+
+    def has(self, flag: TokenFlag) -> Tensor:
+        return (self.flags & flag) != 0
+
+    def index(self, row: Tensor, token: Tensor) -> Tensor:
+        """Return the touched index of listed tokens [n] of rows [n]."""
+        return self.state.t_pos[self.slots[row], token].long()
+
+    def counts(self, default: Tensor, window: Tensor, instruction: Tensor, usual: int) -> Tensor:
+        """Count each token within a penalty's window, [B, W]; `default` where it has none."""
+        window, instruction = window[self.slots], instruction[self.slots]
+        rows = ((window > 0) | (instruction != usual)).nonzero().squeeze(1)
+        if len(rows) == 0:
+            return default
+        found = self.state.history.counts(
+            self.slots[rows], window[rows], instruction[rows], self.state.t_pos, self.width
+        )
+        return default.index_copy(0, rows, found.to(default.dtype))
+
+
+def edit(
+    logits: Tensor, state: SlotState, slots: Tensor, legal: LegalTokens | None = None
+) -> Edits:
+    """Gather the touched tokens' logits; compute their shaped values and masks (see `control`)."""
+    touched = Touched(state, slots)
+    raw = logits.gather(1, touched.tokens)
+    z = _penalised(raw, touched)
+    z = z + state.t_delta[slots, : touched.width]
+    if state.history.is_used:
+        z = _without_loops(z, touched)
+    z = _nearer_to_the_end(z, touched)
+    is_eos = touched.has(TokenFlag.EOS)
+    early = is_eos & (touched.position < touched.param(state.min_tokens))
+    return Edits(
+        tokens=touched.tokens,
+        valid=touched.valid,
+        raw=raw,
+        shaped=z,
+        banned=_banned(touched) & touched.valid,
+        early=early & touched.valid,
+        repeats=_repeating(touched),
+        illegal=(
+            torch.zeros_like(touched.valid)
+            if legal is None
+            else legal.illegal(touched.tokens) & touched.valid
+        ),
+    )
+
+
+def _penalised(z: Tensor, touched: Touched) -> Tensor:
+    state = touched.state
+    in_output = touched.count > 0
+    repetition = touched.param(state.repetition)
+    if bool((repetition != 1).any()):
+        seen = in_output | touched.has(TokenFlag.IN_PROMPT)
+        seen = touched.counts(seen.int(), state.repetition_window, state.repetition_instruction, 1)
+        penalised = torch.where(z > 0, z / repetition, z * repetition)
+        z = torch.where(seen > 0, penalised, z)
+    presence, frequency = touched.param(state.presence), touched.param(state.frequency)
+    present, count = touched.count, touched.count
+    if state.history.is_used:
+        present = touched.counts(present, state.presence_window, state.presence_instruction, 0)
+        count = touched.counts(count, state.frequency_window, state.frequency_instruction, 0)
+    z = z - presence * (present > 0) - frequency * count
+    used = in_output | touched.has(TokenFlag.USED_AT_START)
+    return z + touched.param(state.used_weight) * used
+
+
+def _without_loops(z: Tensor, touched: Touched) -> Tensor:
+    """Subtract the DRY penalty from what followed earlier occurrences of the history's end."""
+    state, slots = touched.state, touched.slots
+    multiplier = state.dry_multiplier[slots]
+    rows = (multiplier > 0).nonzero().squeeze(1)
+    if len(rows) == 0:
+        return z
+    allowed = state.dry_allowed[slots[rows]]
+    row, token, run = state.history.extensions(slots[rows], allowed, state.dry_window[slots[rows]])
+    longest = torch.zeros((len(rows), touched.width), dtype=torch.int32, device=z.device)
+    index = touched.index(rows[row], token)
+    longest.view(-1).scatter_reduce_(0, row * touched.width + index, run, "amax")
+    excess = (longest - allowed[:, None]).clamp(min=0)
+    penalty = multiplier[rows, None].double() * state.dry_base[slots[rows], None] ** excess
+    penalty = penalty.clamp(max=_LARGEST_GAIN).float() * (longest >= allowed[:, None])
+    return z.index_put((rows,), z[rows] - penalty)
+
+
+def _nearer_to_the_end(z: Tensor, touched: Touched) -> Tensor:
+    state, position = touched.state, touched.position
+    over = touched.param(state.eos_ramp_over)
+    ramp = touched.param(state.eos_ramp_weight) * (torch.minimum(position, over) / over)
+    ramp = ramp * (touched.param(state.at_sentence_end) | ~touched.param(state.eos_ramp_waits))
+    is_eos = touched.has(TokenFlag.EOS)
+    z = z + ramp * is_eos
+    factor = touched.param(state.eos_decay_factor)
+    if bool((factor != 1).any()):
+        growth = factor ** (position - touched.param(state.eos_decay_start)).clamp(min=0) - 1
+        # Bounded, so that a long output drives the logit to no infinity.
+        gain = (z.abs() * growth.clamp(max=_LARGEST_GAIN).float()).clamp(max=_LARGEST_GAIN)
+        z = torch.where(is_eos & z.isfinite(), z + gain, z)
+    return z
+
+
+def _banned(touched: Touched) -> Tensor:
+    state, slots = touched.state, touched.slots
+    banned = touched.has(TokenFlag.BANNED)
+    num_bans = state.n_ban[slots]
+    if bool((num_bans > 0).any()):
+        here = state.ban_position[slots] == touched.position
+        here &= torch.arange(here.shape[1], device=here.device) < num_bans[:, None]
+        row, entry = here.nonzero(as_tuple=True)
+        banned[row, state.ban_index[slots[row], entry].long()] = True
+    return banned
+
+
+def _repeating(touched: Touched) -> Tensor:
+    state, slots = touched.state, touched.slots
+    repeating = torch.zeros_like(touched.valid)
+    if state.history.is_used:
+        row, token = state.history.repeats(slots, state.ngram[slots])
+        repeating[row, touched.index(row, token)] = True
+    return repeating

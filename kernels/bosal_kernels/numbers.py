@@ -1,0 +1,121 @@
+"""The plain numbers of every slot, and which of them a scope can take away."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from bosal_kernels.params import SlotParams
+from bosal_kernels.scope import ACTIVE, DELTA
+
+# Every number of a slot: its neutral value and its type. Fields of `SlotParams` have their names.
+_NUMBERS: Final[Mapping[str, tuple[float, torch.dtype]]] = MappingProxyType(
+    {
+        "key": (0, torch.int64),
+        "position": (0, torch.int64),
+        "repetition": (1, torch.float32),
+        "presence": (0, torch.float32),
+        "frequency": (0, torch.float32),
+        "used_weight": (0, torch.float32),
+        "eos_ramp_weight": (0, torch.float32),
+        "eos_ramp_over": (1, torch.int64),
+        "eos_decay_start": (0, torch.int64),
+        "eos_decay_factor": (1, torch.float64),
+        # Whether the ramp acts behind a finished sentence only.
+        "eos_ramp_waits": (False, torch.bool),
+        "min_tokens": (0, torch.int64),
+        "ngram": (0, torch.int64),
+        "dry_multiplier": (0, torch.float32),
+        "dry_base": (1.75, torch.float64),
+        "dry_allowed": (2, torch.int64),
+        "dry_window": (0, torch.int64),
+        "repetition_window": (0, torch.int64),
+        "repetition_instruction": (1, torch.int64),
+        "presence_window": (0, torch.int64),
+        "presence_instruction": (0, torch.int64),
+        "frequency_window": (0, torch.int64),
+        "frequency_instruction": (0, torch.int64),
+        "dynamic_exponent": (1, torch.float64),
+        "logprobs": (-1, torch.int64),
+        # Whether the choice's constraint has begun and not ended; set by whoever runs it.
+        "in_constraint": (False, torch.bool),
+        # Whether the output so far ends a sentence; set by whoever reads its text.
+        "at_sentence_end": (False, torch.bool),
+        # At which the last token was drawn.
+        "last_temperature": (1, torch.float64),
+        "n_touch": (0, torch.int64),
+        "n_ban": (0, torch.int64),
+    }
+)
+
+# What a scope can take away, with its neutral value.
+SCOPED: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        name: _NUMBERS[name][0]
+        for name in SlotParams.__dataclass_fields__
+        if name in _NUMBERS and name not in ("key", "logprobs")
+    }
+    | {"chain_stage": 0, DELTA: 0, ACTIVE: False}
+)
+
+_OF_PARAMS: Final = tuple(
+    name for name in SlotParams.__dataclass_fields__ if name in _NUMBERS and name != "key"
+)
+
+
+class SlotNumbers:
+    """One tensor [S] per number; row s is slot s."""
+
+    key: Tensor
+    position: Tensor
+    repetition: Tensor
+    presence: Tensor
+    frequency: Tensor
+    used_weight: Tensor
+    eos_ramp_weight: Tensor
+    eos_ramp_over: Tensor
+    eos_decay_start: Tensor
+    eos_decay_factor: Tensor
+    eos_ramp_waits: Tensor
+    min_tokens: Tensor
+    ngram: Tensor
+    dry_multiplier: Tensor
+    dry_base: Tensor
+    dry_allowed: Tensor
+    dry_window: Tensor
+    repetition_window: Tensor
+    repetition_instruction: Tensor
+    presence_window: Tensor
+    presence_instruction: Tensor
+    frequency_window: Tensor
+    frequency_instruction: Tensor
+    dynamic_exponent: Tensor
+    logprobs: Tensor
+    in_constraint: Tensor
+    at_sentence_end: Tensor
+    last_temperature: Tensor
+    n_touch: Tensor
+    n_ban: Tensor
+
+    def __init__(self, num_slots: int, device: torch.device) -> None:
+        for name, (neutral, dtype) in _NUMBERS.items():
+            setattr(self, name, torch.full((num_slots,), neutral, dtype=dtype, device=device))
+
+    def set_numbers(self, slot: int, params: SlotParams) -> None:
+        """Store what a choice brings."""
+        for name in _OF_PARAMS:
+            getattr(self, name)[slot] = getattr(params, name)
+        self.key[slot] = _signed64(params.key)
+
+    def clear_numbers(self, slot: int) -> None:
+        """Make every number neutral."""
+        for name, (neutral, _) in _NUMBERS.items():
+            getattr(self, name)[slot] = neutral
+
+
+def _signed64(value: int) -> int:
+    """Reinterpret an unsigned 64-bit number as the int64 with the same bits."""
+    value &= 0xFFFF_FFFF_FFFF_FFFF
+    return value - (1 << 64) if value >> 63 else value
