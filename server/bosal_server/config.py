@@ -136,8 +136,8 @@ class ServerConfig:
     )
     database: str | None = setting(
         None,
-        "Where created recipes are kept: a SQLite file, postgresql://…, or temporary, gone when "
-        "the server ends. Default: bosal/bosal.db in the user's data directory.",
+        "Where recipes and experiments are kept: a SQLite file, postgresql://…, or temporary, "
+        "gone when the server ends. Default: bosal/bosal.db in the user's data directory.",
         metavar="FILE|URL|temporary",
     )
     python_types: tuple[str, ...] = setting(
@@ -147,6 +147,11 @@ class ServerConfig:
         metavar="NAME=MODULE:OBJECT",
         flags=("--python-type",),
         parse=tuple,
+    )
+    unit_key: Path | None = setting(
+        None,
+        "File with the key under which experiments store their units; made if it is not there. "
+        "Servers that share a database must share it. Default: units.key beside the database.",
     )
     default_recipe: str | None = setting(
         None,

@@ -42,11 +42,15 @@ from bosal_server.engine.request import (
     TokensEvent,
 )
 from bosal_server.errors import QueueFull, UnknownModel
+from bosal_server.experiments.enrolment import Assignment
+from bosal_server.experiments.manager import ExperimentManager
+from bosal_server.experiments.trial import NO_TRIAL, ExposedTrial, Trial, instruction_text
 from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.mailbox import Mailbox
 from bosal_server.metrics import MeteredRequest, Metrics
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import (
+    InvalidRequest,
     InvalidRequestId,
     MissingField,
     OutOfRange,
@@ -103,6 +107,14 @@ class Started:
     explain: Counterfactuals | None
     # The plan's constraint, compiled.
     program: Program | None = None
+    # None: no experiment was named.
+    assignment: Assignment | None = None
+
+    @property
+    def variant_label(self) -> str:
+        """What metrics call the variant; "": the request is no exposure."""
+        assignment = self.assignment
+        return assignment.label if assignment is not None and assignment.is_recorded else ""
 
 
 CoreEvent = Started | TokensEvent | FinishedEvent
@@ -126,6 +138,7 @@ class GenerationCore:
         engine: EngineLoop,
         metrics: Metrics,
         versions: Mapping[str, str],
+        experiments: ExperimentManager,
         explain_share: float = 0.0,
         shared_scaffolds: Collection[str] = (),
         constraints: ConstraintCompiler | None = None,
@@ -146,6 +159,7 @@ class GenerationCore:
         self.default_recipe = default_recipe
         self.limits = limits
         self.versions = dict(versions)
+        self.experiments = experiments
         # Recipes whose scaffold's cache different callers share.
         self._shared_scaffolds = frozenset(shared_scaffolds)
         self._engine = engine
@@ -167,17 +181,52 @@ class GenerationCore:
         Tokens that became ready together come as one event per choice. Closing the iterator
         early cancels the request.
         """
-        started = await self.accept(command)
-        async with aclosing(self.run(started, command)) as events:
-            async for event in events:
-                yield event if command.explain else unexplained(event)
+        started, trial = await self._begin(command)
+        with trial.watching():
+            async with aclosing(self.run(started, command)) as events:
+                async for event in events:
+                    trial.observe(event)
+                    yield event if command.explain else unexplained(event)
 
-    async def accept(self, command: GenerateCommand) -> Started:
+    async def accept(
+        self, command: GenerateCommand, assignment: Assignment | None = None
+    ) -> Started:
         """Resolve, check, compile and tokenise a request; nothing runs yet."""
         arrival = monotonic()
         self._check(command)
-        started = await self._beside(lambda: self._accept(command, arrival))
+        started = await self._beside(lambda: self._accept(command, arrival, assignment))
         return await self._with_program(started, command)
+
+    async def _begin(self, command: GenerateCommand) -> tuple[Started, Trial]:
+        """Accept a request; under an experiment with its exposure queued, or as the control."""
+        if command.experiment is None:
+            return await self.accept(command), NO_TRIAL
+        _refuse_other_recipes(command)
+        asked = command.experiment
+        with located("experiment"):
+            assignment = self.experiments.assign(asked.experiment, asked.unit, asked.force_variant)
+        started = await self.accept(command, assignment)
+        if assignment.is_recorded:
+            text = instruction_text(self._messages(command.prompt)[0])
+            tokens = await self._beside(lambda: len(started.model.vocabulary.encode(text)))
+            exposed = self.experiments.expose(
+                assignment,
+                request_id=started.request_id,
+                model_digest=started.model.digest,
+                seed=started.seed,
+                instruction=text,
+                instruction_tokens=tokens,
+            )
+            if exposed is not None:
+                trial = ExposedTrial(
+                    self.experiments,
+                    exposed,
+                    text,
+                    is_constrained=started.program is not None,
+                )
+                return replace(started, assignment=exposed), trial
+            started = await self.accept(command, assignment.unavailable())
+        return started, NO_TRIAL
 
     async def run(
         self, started: Started, command: GenerateCommand
@@ -204,7 +253,9 @@ class GenerationCore:
             cache_salt=command.caller.cache_salt,
             shares_scaffold=started.recipe_name in self._shared_scaffolds,
             arrival=started.arrival,
-            metrics=self._metrics.bind(started.model.name, started.recipe_name),
+            metrics=self._metrics.bind(
+                started.model.name, started.recipe_name, started.variant_label
+            ),
         )
         is_over = False
         num_tokens = sum(len(prompt.token_ids) for prompt in started.prompts)
@@ -309,12 +360,17 @@ class GenerationCore:
         self.constraints.check_budget(program, started.max_tokens)
         return replace(started, program=program)
 
-    def _accept(self, command: GenerateCommand, arrival: float) -> Started:
+    def _accept(
+        self, command: GenerateCommand, arrival: float, assignment: Assignment | None
+    ) -> Started:
         served = self.model(command.model)
         messages, field = self._messages(command.prompt)
         if command.max_tokens is not None:
             _within("max_tokens", command.max_tokens, 1, MAX_TOKENS)
-        name, recipe = self._recipe(command.prompt.recipe)
+        if assignment is None:
+            name, recipe = self._recipe(command.prompt.recipe)
+        else:
+            name, recipe = assignment.variant.recipe_name, assignment.variant.recipe
         if command.overrides:
             recipe = recipe.with_overrides(command.overrides)
         if command.constraint is not None:
@@ -338,6 +394,10 @@ class GenerationCore:
         if command.explain:
             with located("explain"):
                 explain = Counterfactuals.of(plan, self._stream_models)
+        measured = None
+        if assignment is not None and assignment.experiment.measures_dose:
+            with located("experiment"):
+                measured = explain or Counterfactuals.of(plan, self._stream_models)
         # An id and a value, before and after control, of the chosen token and of each other.
         per_token = 4 * (1 + command.logprobs)
         if explain is not None:
@@ -360,7 +420,8 @@ class GenerationCore:
             num_choices=num_choices,
             continuation=continuation,
             arrival=arrival,
-            explain=explain,
+            explain=explain or measured,
+            assignment=assignment,
         )
 
     def _sampled(self, started: Started) -> Counterfactuals | None:
@@ -427,6 +488,17 @@ def unexplained(event: CoreEvent) -> CoreEvent:
         return event
     endings = tuple(replace(ending, explanation=None) for ending in event.endings)
     return replace(event, endings=endings)
+
+
+def _refuse_other_recipes(command: GenerateCommand) -> None:
+    recipe = command.prompt.recipe
+    field = "recipe" if isinstance(recipe, str) else "inline_recipe"
+    for name, value in ((field, recipe), ("overrides", command.overrides)):
+        if value:
+            raise InvalidRequest(
+                f"{name}: the experiment gives the recipe; none may be named or changed beside it",
+                field=name,
+            )
 
 
 def _within(field: str, value: int, low: int, high: int) -> None:

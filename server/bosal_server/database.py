@@ -153,6 +153,13 @@ class Database:
         return self._engine.dialect.name == "sqlite"
 
     @property
+    def folder(self) -> Path:
+        """Where files that go with the database are kept."""
+        if self.is_sqlite:
+            return Path(self._engine.url.database or "").parent
+        return default_file().parent
+
+    @property
     def is_temporary(self) -> bool:
         """Whether what is written ends with the server."""
         return self._folder is not None

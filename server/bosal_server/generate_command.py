@@ -20,6 +20,16 @@ class PromptCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentCommand:
+    """Whom a request is for, and the experiment that decides what they are served."""
+
+    experiment: str
+    unit: str
+    # For debugging; "": none.
+    force_variant: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateCommand:
     """What to generate; None and "" leave it to the server."""
 
@@ -41,3 +51,5 @@ class GenerateCommand:
     # On the clock of time.monotonic.
     deadline: float | None = None
     caller: Caller = ANYBODY
+    # Gives the recipe.
+    experiment: ExperimentCommand | None = None

@@ -27,6 +27,8 @@ from bosal_server.engine.openvino_cache import default_folder
 from bosal_server.engine.runner_choice import RunnerChoice, choose_runner
 from bosal_server.engine.stepper import EngineModel
 from bosal_server.errors import ServerError
+from bosal_server.experiments.manager import ExperimentManager
+from bosal_server.experiments.privacy import Pseudonyms
 from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel, load_model
@@ -55,10 +57,15 @@ def serve(config: ServerConfig) -> int:
         default_recipe = _default_recipe(config, recipes)
         _check_port(config.host, config.port)
         database = Database.open(config.database)
+        experiments = ExperimentManager(
+            database, recipes, Pseudonyms.open(database, config.unit_key)
+        )
         models = [_load(model, config) for model in models_to_serve(config.models, recipes)]
         _compare(models)
         with closing(database), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, recipes, default_recipe, models, access, tls, types))
+            runner.run(
+                _serve(config, recipes, default_recipe, models, experiments, access, tls, types)
+            )
     except (ServerError, DecodingError) as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"error: {error}", markup=False)
@@ -73,6 +80,7 @@ async def _serve(
     recipes: RecipeStore,
     default_recipe: str,
     models: Sequence[LoadedModel],
+    experiments: ExperimentManager,
     access: Access,
     tls: TlsCredentials | None,
     types: Mapping[str, Constraint],
@@ -124,6 +132,7 @@ async def _serve(
         engine=engine,
         metrics=metrics,
         versions=_versions(),
+        experiments=experiments,
         explain_share=config.explain_share,
         shared_scaffolds=config.shared_scaffolds,
         constraints=constraints,
@@ -131,6 +140,7 @@ async def _serve(
     rpc = RpcServer(core, config, metrics, access, tls)
     with _exported(metrics, config) as metrics_address:
         engine.start()
+        await experiments.start()
         loop.add_signal_handler(signal.SIGHUP, _reload, access, tls)
         try:
             address = await rpc.start()
@@ -142,6 +152,7 @@ async def _serve(
             await rpc.stop()
             await asyncio.to_thread(engine.stop)
             core.close()
+            await experiments.close()
 
 
 def _reload(access: Access, tls: TlsCredentials | None) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import jsonschema
 import pytest
+from tests.server.experiments.managers import idle_manager
 
 from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
@@ -50,6 +51,8 @@ async def running(
         digest=loaded.digest,
     )
     metrics = Metrics()
+    recipes = RecipeStore.load()
+    stack = ExitStack()
     deliver = Delivery(asyncio.get_running_loop())
     engine = EngineLoop({"tiny": model}, EngineConfig(switch_interval=None), deliver, metrics)
     core = GenerationCore(
@@ -68,12 +71,13 @@ async def running(
                 cache_tokens=8192,
             )
         },
-        recipes=RecipeStore.load(),
+        recipes=recipes,
         default_recipe="plain",
         limits=Limits(),
         engine=engine,
         metrics=metrics,
         versions={},
+        experiments=stack.enter_context(idle_manager(recipes)),
         constraints=compiler,
     )
     engine.start()
@@ -81,6 +85,7 @@ async def running(
         yield core
     finally:
         await asyncio.to_thread(engine.stop)
+        stack.close()
         core._threads.shutdown()
 
 

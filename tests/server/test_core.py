@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from time import monotonic
 from typing import Any
 
 import pytest
+from tests.server.experiments.managers import idle_manager
 
 from bosal_decoding.errors import DecodingError
 from bosal_server import core as core_module
@@ -30,6 +31,9 @@ async def running(
     loaded: LoadedModel, explain_share: float = 0.0
 ) -> AsyncIterator[tuple[GenerationCore, EngineLoop]]:
     metrics = Metrics()
+    recipes = RecipeStore.load()
+    stack = ExitStack()
+    experiments = stack.enter_context(idle_manager(recipes))
     runner = loaded.runner(cache_tokens=4096)
     model = EngineModel(
         runner=runner,
@@ -54,20 +58,24 @@ async def running(
     )
     core = GenerationCore(
         models={"tiny": served},
-        recipes=RecipeStore.load(),
+        recipes=recipes,
         default_recipe="plain",
         limits=Limits(max_top_logprobs=300),
         engine=engine,
         metrics=metrics,
         versions={},
+        experiments=experiments,
         explain_share=explain_share,
     )
     engine.start()
+    await experiments.start()
     try:
         yield core, engine
     finally:
         await asyncio.to_thread(engine.stop)
         core.close()
+        await experiments.close()
+        stack.close()
 
 
 def run(

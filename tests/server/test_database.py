@@ -14,7 +14,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-import bosal_server.recipe_archive  # noqa: F401  # declares its tables
+import bosal_server.experiments.tables
+import bosal_server.recipe_archive  # noqa: F401  # declare their tables
 from bosal_server.database import (
     METADATA,
     Database,

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from bosal.v1 import experiment_pb2 as _experiment_pb2
 from bosal.v1 import recipe_pb2 as _recipe_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -197,6 +198,7 @@ class GenerationSpec(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Empty: the server's default model."""
     recipe: _builtins.str
@@ -235,6 +237,10 @@ class GenerationSpec(_message.Message):
     def constraint(self) -> _recipe_pb2.Constraint:
         """Takes the place of the recipe's constraint."""
 
+    @_builtins.property
+    def experiment(self) -> Global___ExperimentRef:
+        """Set: the experiment gives the recipe; no other recipe and no overrides may be named."""
+
     def __init__(
         self,
         *,
@@ -251,10 +257,11 @@ class GenerationSpec(_message.Message):
         request_id: _builtins.str = ...,
         constraint: _recipe_pb2.Constraint | None = ...,
         explain: _builtins.bool = ...,
+        experiment: Global___ExperimentRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "constraint", b"constraint", "conversation", b"conversation", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "num_choices", b"num_choices", "recipe", b"recipe", "recipe_source", b"recipe_source", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "constraint", b"constraint", "conversation", b"conversation", "experiment", b"experiment", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "num_choices", b"num_choices", "recipe", b"recipe", "recipe_source", b"recipe_source", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "constraint", b"constraint", "conversation", b"conversation", "explain", b"explain", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "num_choices", b"num_choices", "overrides", b"overrides", "recipe", b"recipe", "recipe_source", b"recipe_source", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "constraint", b"constraint", "conversation", b"conversation", "experiment", b"experiment", "explain", b"explain", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "num_choices", b"num_choices", "overrides", b"overrides", "recipe", b"recipe", "recipe_source", b"recipe_source", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -278,6 +285,35 @@ class GenerationSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_recipe_source) -> _WhichOneofReturnType_recipe_source | None: ...
 
 Global___GenerationSpec: _TypeAlias = GenerationSpec  # noqa: Y015
+
+@_typing.final
+class ExperimentRef(_message.Message):
+    """ExperimentRef enrols a request's unit in an experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    UNIT_ID_FIELD_NUMBER: _builtins.int
+    FORCE_VARIANT_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    unit_id: _builtins.str
+    """Who or what is to be served alike every time; at most 256 bytes."""
+    force_variant: _builtins.str
+    """For debugging: serve this variant. Never analysed."""
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        unit_id: _builtins.str = ...,
+        force_variant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "force_variant", b"force_variant", "unit_id", b"unit_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperimentRef: _TypeAlias = ExperimentRef  # noqa: Y015
 
 @_typing.final
 class Conversation(_message.Message):
@@ -491,6 +527,7 @@ class Started(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
@@ -517,6 +554,10 @@ class Started(_message.Message):
         """Versions that decide the output: bosal, torch, transformers, …"""
 
     @_builtins.property
+    def assignment(self) -> _experiment_pb2.Assignment:
+        """Unset: no experiment was named."""
+
+    @_builtins.property
     def constraint(self) -> Global___CompiledConstraint:
         """Set if the output is constrained."""
 
@@ -537,11 +578,12 @@ class Started(_message.Message):
         dtype: _builtins.str = ...,
         device: _builtins.str = ...,
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        assignment: _experiment_pb2.Assignment | None = ...,
         constraint: Global___CompiledConstraint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "recipe", b"recipe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "constraint", b"constraint", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "device", b"device", "dtype", b"dtype", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "num_choices", b"num_choices", "prompt_tokens", b"prompt_tokens", "recipe", b"recipe", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "runner", b"runner", "seed", b"seed", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "constraint", b"constraint", "device", b"device", "dtype", b"dtype", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "num_choices", b"num_choices", "prompt_tokens", b"prompt_tokens", "recipe", b"recipe", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "runner", b"runner", "seed", b"seed", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

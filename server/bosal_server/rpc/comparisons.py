@@ -23,7 +23,7 @@ _CAUSES = {
     cause: pb.DivergenceCause.Value(f"DIVERGENCE_CAUSE_{cause.value}") for cause in DivergenceCause
 }
 # Fields of the shared part that the recipes bring along, or that make no sense for several.
-_UNSHARED = ("recipe", "inline_recipe", "overrides", "num_choices")
+_UNSHARED = ("recipe", "inline_recipe", "overrides", "num_choices", "experiment")
 
 
 def compare_command(

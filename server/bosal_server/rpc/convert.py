@@ -24,9 +24,9 @@ from bosal_server.engine.request import (
     TopTokens,
     Usage,
 )
-from bosal_server.generate_command import GenerateCommand, PromptCommand
+from bosal_server.generate_command import ExperimentCommand, GenerateCommand, PromptCommand
 from bosal_server.request_errors import InvalidRequest, OutOfRange, located
-from bosal_server.rpc import explanations
+from bosal_server.rpc import experiments, explanations
 from bosal_server.rpc.constraints import compiled_constraint, constraint_document
 from bosal_server.rpc.documents import recipe_document, recipe_message, rule_documents, struct
 from bosal_server.rpc.spelling import token_bytes
@@ -57,6 +57,16 @@ def generate_command(
         request_id=spec.request_id,
         deadline=deadline,
         caller=current_caller.get(),
+        experiment=_experiment_command(spec),
+    )
+
+
+def _experiment_command(spec: pb.GenerationSpec) -> ExperimentCommand | None:
+    if not spec.HasField("experiment"):
+        return None
+    asked = spec.experiment
+    return ExperimentCommand(
+        experiment=asked.experiment, unit=asked.unit_id, force_variant=asked.force_variant
     )
 
 
@@ -106,6 +116,7 @@ def started(event: Started, versions: dict[str, str]) -> pb.Started:
         dtype=event.model.dtype,
         device=event.model.device,
         versions=versions,
+        assignment=(None if event.assignment is None else experiments.assignment(event.assignment)),
     )
     if event.program is not None:
         message.constraint.CopyFrom(compiled_constraint(event.program))

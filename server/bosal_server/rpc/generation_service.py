@@ -14,7 +14,7 @@ from bosal_server.core import GenerationCore, Started
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.generate_command import GenerateCommand
 from bosal_server.request_errors import MissingField, located
-from bosal_server.rpc import comparisons, convert, scores
+from bosal_server.rpc import comparisons, convert, experiments, scores
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -34,6 +34,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 async for event in events:
                     match event:
                         case Started():
+                            _tell_assignment(event, context)
                             vocabulary = event.model.vocabulary
                             response.started.CopyFrom(convert.started(event, self._core.versions))
                         case TokensEvent():
@@ -56,6 +57,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 async for event in events:
                     match event:
                         case Started():
+                            _tell_assignment(event, context)
                             vocabulary = event.model.vocabulary
                             message = convert.started(event, self._core.versions)
                             yield pb.GenerateStreamResponse(started=message)
@@ -114,6 +116,11 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
     def _command(self, spec: pb.GenerationSpec, context: Context) -> GenerateCommand:
         return convert.generate_command(spec, _deadline(context), self._core.limits)
+
+
+def _tell_assignment(event: Started, context: Context) -> None:
+    if event.assignment is not None:
+        context.set_trailing_metadata(experiments.assignment_trailers(event.assignment))
 
 
 def _deadline(context: Context) -> float | None:

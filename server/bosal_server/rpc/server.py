@@ -7,6 +7,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from bosal.v1 import (
+    experiment_pb2,
+    experiment_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
     model_pb2,
@@ -17,6 +19,7 @@ from bosal.v1 import (
 from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.metrics import Metrics
+from bosal_server.rpc.experiment_service import ExperimentService
 from bosal_server.rpc.generation_service import GenerationService
 from bosal_server.rpc.health import HealthService
 from bosal_server.rpc.interceptors import Boundary
@@ -29,6 +32,7 @@ _SERVICES = (
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     recipe_pb2.DESCRIPTOR.services_by_name["RecipeService"].full_name,
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"].full_name,
 )
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Our own limit answers with a described error; gRPC's, which ends the call, only guards memory.
@@ -74,6 +78,8 @@ class RpcServer:
         )
         recipe_pb2_grpc.add_RecipeServiceServicer_to_server(RecipeService(core), self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core, config), self._server)
+        self._experiments = ExperimentService(core)
+        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(self._experiments, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*_SERVICES, _HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -95,6 +101,7 @@ class RpcServer:
     async def drain(self, seconds: float) -> bool:
         """Say NOT_SERVING, refuse new calls, let running ones end; False if time ran out."""
         await self._health.stop_serving()
+        self._experiments.end_streams()
         try:
             await asyncio.wait_for(self._boundary.drain(), seconds)
         except TimeoutError:

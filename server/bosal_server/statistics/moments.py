@@ -1,7 +1,7 @@
 """Sums over one arm's units, all that effects on means and ratios need; and what they estimate."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -54,14 +54,21 @@ class Moments:
 
     @classmethod
     def read(cls, numbers: Sequence[float]) -> Self:
-        """Read what `astuple` wrote."""
+        """Read what `numbers` gave."""
         return cls(int(numbers[0]), *numbers[1:])
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The sums in the order of the fields."""
+        return (
+            self.units, self.y, self.yy, self.d, self.dd, self.yd, self.x, self.xx, self.xy
+        )  # fmt: skip
+
     def __add__(self, other: "Moments") -> "Moments":
-        return Moments.read([a + b for a, b in zip(astuple(self), astuple(other), strict=True)])
+        return Moments.read([a + b for a, b in zip(self.numbers, other.numbers, strict=True)])
 
     def __sub__(self, other: "Moments") -> "Moments":
-        return Moments.read([a - b for a, b in zip(astuple(self), astuple(other), strict=True)])
+        return Moments.read([a - b for a, b in zip(self.numbers, other.numbers, strict=True)])
 
     @property
     def value_variance(self) -> float:

@@ -1,0 +1,349 @@
+"""Writes down a batch of records in one transaction, each thing once however often it is told."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Table, bindparam, delete, insert, select, text, update
+
+from bosal_server.experiments.books import Books, parts
+from bosal_server.experiments.records import (
+    Completion,
+    Entry,
+    Expiry,
+    Exposure,
+    Outcome,
+    Outcomes,
+    OutcomeStatus,
+    Record,
+    Removal,
+    Removed,
+)
+from bosal_server.experiments.tables import (
+    COMPLETIONS,
+    EXPOSURES,
+    OUTCOMES,
+    TEXTS,
+)
+
+__all__ = ["post"]
+
+# Held by the one server of several that writes; any fixed number will do.
+_WRITE_LOCK = 0x626F73616D
+
+Answer = Sequence[OutcomeStatus] | Removed | None
+
+
+def post(connection: Connection, records: Sequence[Record]) -> list[Answer]:
+    """Write records in their order; return an answer to each that has one."""
+    if connection.dialect.name != "sqlite":
+        # SQLite has its one write lock already.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
+    answers: list[Answer] = [None] * len(records)
+    start = 0
+    while start < len(records):
+        first = records[start]
+        if isinstance(first, Removal):
+            answers[start] = _remove(connection, first)
+            start += 1
+            continue
+        end = start
+        while end < len(records) and not isinstance(records[end], Removal):
+            end += 1
+        by_experiment: dict[int, list[int]] = {}
+        for index in range(start, end):
+            by_experiment.setdefault(records[index].entry.id, []).append(index)
+        for indices in by_experiment.values():
+            _Page(connection, records[indices[0]].entry).post(
+                {index: records[index] for index in indices}, answers
+            )
+        start = end
+    return answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an exposure belongs."""
+
+    phase: int
+    unit: bytes
+    is_forced: bool
+
+
+class _Page:
+    """Records of one experiment."""
+
+    def __init__(self, connection: Connection, entry: Entry) -> None:
+        self._connection = connection
+        self._entry = entry
+        self._books = Books(connection)
+        self._places: dict[bytes, _Place] = {}
+
+    def post(self, records: Mapping[int, Record], answers: list[Answer]) -> None:
+        exposures = [one for one in records.values() if isinstance(one, Exposure)]
+        completions = [one for one in records.values() if isinstance(one, Completion)]
+        outcomes = [
+            outcome
+            for one in records.values()
+            if isinstance(one, Outcomes)
+            for outcome in one.outcomes
+        ]
+        self._find_places(exposures, completions, outcomes)
+        new = self._expose(exposures)
+        self._load_units(outcomes)
+        self._enrol(new)
+        self._complete(completions)
+        statuses = self._record(outcomes)
+        for index, one in records.items():
+            match one:
+                case Outcomes():
+                    answers[index] = [next(statuses) for _ in one.outcomes]
+                case Expiry():
+                    self._expire(one)
+        self._books.close()
+
+    def _find_places(
+        self,
+        exposures: Sequence[Exposure],
+        completions: Sequence[Completion],
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        wanted = {one.id for one in exposures}
+        wanted |= {one.exposure for one in completions}
+        wanted |= {one.exposure for one in outcomes if one.exposure is not None}
+        columns = EXPOSURES.c
+        for part in parts(sorted(wanted)):
+            query = select(columns.id, columns.phase, columns.unit, columns.is_forced).where(
+                columns.experiment == self._entry.id, columns.id.in_(part)
+            )
+            for id_, phase, unit, is_forced in self._connection.execute(query):
+                self._places[bytes(id_)] = _Place(phase, bytes(unit), bool(is_forced))
+
+    def _expose(self, exposures: Sequence[Exposure]) -> list[Exposure]:
+        """Write the exposures that are not there yet, and return them."""
+        new: dict[bytes, Exposure] = {}
+        for one in exposures:
+            if one.id not in self._places:
+                new[one.id] = one
+                self._places[one.id] = _Place(one.phase, one.unit, one.is_forced)
+        if new:
+            rows = [
+                {
+                    "experiment": self._entry.id,
+                    "id": one.id,
+                    "phase": one.phase,
+                    "unit": one.unit,
+                    "variant": one.variant,
+                    "is_forced": one.is_forced,
+                    "recipe_version": one.recipe_version,
+                    "model_digest": one.model_digest,
+                    "seed": one.seed,
+                    "instruction_tokens": one.instruction_tokens,
+                    "instruction": one.instruction,
+                    "at": one.at,
+                }
+                for one in new.values()
+            ]
+            self._connection.execute(insert(EXPOSURES), rows)
+        return list(new.values())
+
+    def _load_units(self, outcomes: Sequence[Outcome]) -> None:
+        units = {one.unit for one in outcomes if one.unit is not None}
+        self._books.load_units(self._entry, units)
+        places = (place for place in self._places.values() if not place.is_forced)
+        self._books.load(self._entry, ((place.phase, place.unit) for place in places))
+
+    def _enrol(self, new: Sequence[Exposure]) -> None:
+        for one in new:
+            if not one.is_forced:
+                self._books.enrol(
+                    self._entry, one.phase, one.unit, one.variant, one.instruction_tokens
+                )
+        self._adopt(new)
+
+    def _adopt(self, new: Sequence[Exposure]) -> None:
+        """Count outcomes that came before the exposure, or before the unit."""
+        columns = OUTCOMES.c
+        rows = []
+        by_unit = {one.unit: one for one in new if not one.is_forced}
+        for column, keys in (
+            (columns.exposure, [one.id for one in new]),
+            (columns.unit, list(by_unit)),
+        ):
+            for part in parts(keys):
+                query = select(
+                    columns.key, columns.exposure, columns.unit, columns.name, columns.value
+                ).where(columns.experiment == self._entry.id, columns.is_orphan, column.in_(part))
+                for key, exposure, unit, name, value in self._connection.execute(query):
+                    if exposure is not None:
+                        place = self._places[bytes(exposure)]
+                    else:
+                        place = self._places[by_unit[bytes(unit)].id]
+                    rows.append(
+                        {"e": self._entry.id, "k": key, "unit": place.unit, "phase": place.phase}
+                    )
+                    self._add(place, name, value)
+        if rows:
+            self._connection.execute(_ADOPT, rows)
+            self._books.count(self._entry, "orphans", -len(rows))
+
+    def _complete(self, completions: Sequence[Completion]) -> None:
+        known = self._existing(COMPLETIONS, "exposure", {one.exposure for one in completions})
+        rows, texts = [], []
+        for one in completions:
+            place = self._places.get(one.exposure)
+            if one.exposure in known or place is None:
+                continue
+            known.add(one.exposure)
+            rows.append(
+                {
+                    "experiment": self._entry.id,
+                    "exposure": one.exposure,
+                    "outcomes": json.dumps(one.outcomes, separators=(",", ":")),
+                    "finish_reason": one.finish_reason,
+                    "at": one.at,
+                }
+            )
+            for name, value in one.outcomes.items():
+                self._add(place, name, value)
+            if one.text is not None:
+                instruction, answer, expires = one.text
+                texts.append(
+                    {
+                        "experiment": self._entry.id,
+                        "exposure": one.exposure,
+                        "instruction": instruction,
+                        "answer": answer,
+                        "expires": expires,
+                    }
+                )
+        if rows:
+            self._connection.execute(insert(COMPLETIONS), rows)
+        if texts:
+            self._connection.execute(insert(TEXTS), texts)
+
+    def _record(self, outcomes: Sequence[Outcome]) -> Iterator[OutcomeStatus]:
+        columns = OUTCOMES.c
+        known: dict[bytes, tuple[object, ...]] = {}
+        for part in parts(sorted({one.key for one in outcomes})):
+            query = select(
+                columns.key, columns.exposure, columns.unit, columns.name, columns.value
+            ).where(columns.experiment == self._entry.id, columns.key.in_(part))
+            for key, exposure, unit, name, value in self._connection.execute(query):
+                known[bytes(key)] = (_bytes(exposure), _bytes(unit), name, value)
+        statuses, rows = [], []
+        for one in outcomes:
+            # What names an exposure is that exposure's, whatever unit it turns out to be of.
+            content = (one.exposure, one.unit, one.name, one.value)
+            if one.key in known:
+                before = known[one.key]
+                same = before[0] == one.exposure and before[2:] == content[2:]
+                same = same and (one.exposure is not None or before[1] == one.unit)
+                statuses.append(OutcomeStatus.DUPLICATE if same else OutcomeStatus.CONFLICT)
+                continue
+            known[one.key] = content
+            place = self._place(one)
+            if place is None:
+                statuses.append(OutcomeStatus.ORPHAN)
+                self._books.count(self._entry, "orphans")
+            else:
+                statuses.append(OutcomeStatus.RECORDED)
+                self._add(place, one.name, one.value)
+            if one.is_skewed:
+                self._books.count(self._entry, "skewed")
+            rows.append(
+                {
+                    "experiment": self._entry.id,
+                    "key": one.key,
+                    "exposure": one.exposure,
+                    "unit": one.unit if place is None else place.unit,
+                    "phase": 0 if place is None else place.phase,
+                    "name": one.name,
+                    "value": one.value,
+                    "at": one.at,
+                    "is_orphan": place is None,
+                }
+            )
+        if rows:
+            self._connection.execute(insert(OUTCOMES), rows)
+        return iter(statuses)
+
+    def _place(self, outcome: Outcome) -> _Place | None:
+        if outcome.exposure is not None:
+            return self._places.get(outcome.exposure)
+        assert outcome.unit is not None
+        phases = self._books.phases(self._entry, outcome.unit)
+        return _Place(phases[-1], outcome.unit, is_forced=False) if phases else None
+
+    def _add(self, place: _Place, name: str, value: float) -> None:
+        """Count a value in its unit, unless it was forced into its variant."""
+        if place.is_forced:
+            return
+        row = self._books.get(self._entry, place.phase, place.unit)
+        if row is not None:
+            row.add(self._entry.experiment, name, value)
+
+    def _expire(self, one: Expiry) -> None:
+        for part in parts(one.exposures):
+            for table, name in (
+                (EXPOSURES, "id"),
+                (COMPLETIONS, "exposure"),
+                (TEXTS, "exposure"),
+            ):
+                self._connection.execute(_delete(table, self._entry, name, part))
+        for part in parts(one.outcome_keys):
+            self._connection.execute(_delete(OUTCOMES, self._entry, "key", part))
+
+    def _existing(
+        self, table: Table, name: str, keys: set[bytes], *conditions: object
+    ) -> set[bytes]:
+        column = table.c[name]
+        found: set[bytes] = set()
+        for part in parts(sorted(keys)):
+            query = select(column).where(
+                table.c.experiment == self._entry.id,
+                column.in_(part),
+                *conditions,  # type: ignore[arg-type]
+            )
+            found.update(bytes(key) for (key,) in self._connection.execute(query))
+        return found
+
+
+def _remove(connection: Connection, removal: Removal) -> Removed:
+    """Forget a unit: its rows, and what it added to the sums."""
+    entry, unit = removal.entry, removal.unit
+    books = Books(connection)
+    books.load_units(entry, [unit])
+    for phase in books.phases(entry, unit):
+        books.remove(entry, phase, unit)
+    columns = EXPOSURES.c
+    query = select(columns.id).where(columns.experiment == entry.id, columns.unit == unit)
+    exposures = [bytes(id_) for (id_,) in connection.execute(query)]
+    orphans = select(OUTCOMES.c.key).where(
+        OUTCOMES.c.experiment == entry.id, OUTCOMES.c.unit == unit, OUTCOMES.c.is_orphan
+    )
+    books.count(entry, "orphans", -len(connection.execute(orphans).all()))
+    outcomes = connection.execute(
+        delete(OUTCOMES).where(OUTCOMES.c.experiment == entry.id, OUTCOMES.c.unit == unit)
+    ).rowcount
+    for part in parts(exposures):
+        for table, name in ((COMPLETIONS, "exposure"), (TEXTS, "exposure"), (EXPOSURES, "id")):
+            connection.execute(_delete(table, entry, name, part))
+    books.close()
+    return Removed(len(exposures), outcomes)
+
+
+def _delete(table: Table, entry: Entry, name: str, keys: Sequence[object]):  # type: ignore[no-untyped-def]
+    return delete(table).where(table.c.experiment == entry.id, table.c[name].in_(keys))
+
+
+def _bytes(value: bytes | None) -> bytes | None:
+    """Read a binary column; some drivers give a view of it."""
+    return None if value is None else bytes(value)
+
+
+_ADOPT = (
+    update(OUTCOMES)
+    .where(OUTCOMES.c.experiment == bindparam("e"), OUTCOMES.c.key == bindparam("k"))
+    .values(is_orphan=False, unit=bindparam("unit"), phase=bindparam("phase"))
+)

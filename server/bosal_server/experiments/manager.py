@@ -1,0 +1,306 @@
+"""Experiments as the rest of the server knows them: assign, record, change, report."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+from bosal_server.database import Database
+from bosal_server.experiments import enrolment, export, intake, ledger, lifecycle
+from bosal_server.experiments.catalogue import AuditEvent, Catalogue, Change
+from bosal_server.experiments.enrolment import Assignment
+from bosal_server.experiments.errors import InvalidExperiment, PromotionBlocked, RecipeInUse
+from bosal_server.experiments.experiment import Experiment, Phase
+from bosal_server.experiments.export import ExportPage
+from bosal_server.experiments.intake import OutcomeCommand, OutcomeResult
+from bosal_server.experiments.privacy import Pseudonyms, exposure_id
+from bosal_server.experiments.records import (
+    Completion,
+    Exposure,
+    Outcome,
+    Outcomes,
+    Removal,
+    Removed,
+)
+from bosal_server.experiments.report import Report
+from bosal_server.experiments.reporter import Reporter
+from bosal_server.experiments.watcher import Watcher
+from bosal_server.experiments.writer import Writer
+from bosal_server.recipe_store import RecipeStore
+
+__all__ = ["ExperimentManager"]
+
+
+class ExperimentManager:
+    """Everything about experiments on one server. Coroutines belong to one event loop."""
+
+    def __init__(
+        self,
+        database: Database,
+        recipes: RecipeStore,
+        pseudonyms: Pseudonyms,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._recipes = recipes
+        self._pseudonyms = pseudonyms
+        self._clock = clock
+        self._catalogue = Catalogue(database)
+        self._writer = Writer(database, ledger.post)
+        self._reporter = Reporter(database, self._changed_recipes)
+        self._watcher = Watcher(database, self._catalogue, self._reporter, self._writer, clock)
+
+    async def start(self) -> None:
+        """Read what there is and begin to watch over it."""
+        await asyncio.to_thread(self._catalogue.refresh)
+        self._writer.start()
+        self._watcher.start()
+
+    async def close(self) -> None:
+        """Write what waits; nothing is recorded any more."""
+        await self._watcher.close()
+        await asyncio.to_thread(self._writer.close)
+
+    # Requests.
+
+    def assign(self, experiment: str, unit: str, force_variant: str = "") -> Assignment:
+        """Return what a request is served; records nothing."""
+        entry = self._catalogue.get(experiment, field="experiment")
+        found = enrolment.assign(entry, unit, force_variant)
+        if found.is_recorded and not self._writer.is_accepting:
+            return found.unavailable()
+        return found
+
+    def expose(
+        self,
+        assignment: Assignment,
+        *,
+        request_id: str,
+        model_digest: str,
+        seed: int,
+        instruction: str,
+        instruction_tokens: int,
+    ) -> Assignment | None:
+        """Queue the exposure of a request; None: it cannot be kept.
+
+        The same request id of the same unit is the same exposure.
+        """
+        experiment = assignment.experiment
+        unit = self._pseudonyms.unit(experiment.name, assignment.unit)
+        id_ = exposure_id(experiment.name, assignment.phase, unit, request_id)
+        arms = experiment.variants
+        record = Exposure(
+            entry=assignment.entry,
+            id=id_,
+            phase=assignment.phase,
+            unit=unit,
+            variant=arms.index(assignment.variant) if assignment.variant in arms else -1,
+            is_forced=assignment.reason is enrolment.Reason.FORCED,
+            recipe_version=assignment.variant.recipe_version,
+            model_digest=model_digest,
+            seed=seed,
+            instruction_tokens=instruction_tokens,
+            instruction=self._pseudonyms.text(experiment.name, instruction),
+            at=self._clock(),
+        )
+        if not self._writer.offer(record):
+            return None
+        return assignment.exposed(id_)
+
+    def complete(
+        self,
+        assignment: Assignment,
+        outcomes: Mapping[str, float],
+        finish_reason: str,
+        text: tuple[str, str] | None = None,
+    ) -> None:
+        """Queue what was measured of an exposed request."""
+        experiment, now = assignment.experiment, self._clock()
+        kept = None
+        if text is not None and experiment.text_retention is not None:
+            kept = (*text, now + experiment.text_retention.total_seconds())
+        self._writer.follow(
+            Completion(
+                entry=assignment.entry,
+                exposure=assignment.exposure_id,
+                outcomes=outcomes,
+                finish_reason=finish_reason,
+                at=now,
+                text=kept,
+            )
+        )
+        if outcomes.get("failed"):
+            self._watcher.note_failure(experiment, assignment.variant.key, now)
+
+    async def record(self, name: str, commands: Sequence[OutcomeCommand]) -> list[OutcomeResult]:
+        """Write outcomes; answer when they are on disk.
+
+        Raises:
+            DatabaseUnavailable: nothing is sure to be written; sending it again is safe.
+        """
+        if len(commands) > intake.MAX_OUTCOMES:
+            raise InvalidExperiment(
+                "outcomes", f"at most {intake.MAX_OUTCOMES} at once, not {len(commands)}"
+            )
+        entry = self._catalogue.get(name, field="experiment")
+        now = self._clock()
+        read = [
+            intake.read_outcome(one, entry.experiment, self._pseudonyms, now) for one in commands
+        ]
+        accepted = [one for one in read if isinstance(one, Outcome)]
+        statuses = iter(await self._writer.submit(Outcomes(entry, accepted)) if accepted else ())
+        return [intake.result(next(statuses)) if isinstance(one, Outcome) else one for one in read]
+
+    # Changes.
+
+    async def create(self, draft: Experiment, request_id: str, actor: str) -> Experiment:
+        """Keep an experiment as a draft."""
+        now = self._clock()
+        weights = tuple(variant.weight_ppm for variant in draft.variants)
+        experiment = draft.model_copy(
+            update={"phases": (Phase(number=1, weights_ppm=weights),), "created": now}
+        )
+        change = Change(action="CREATE", actor=actor)
+        entry = await asyncio.to_thread(self._catalogue.create, experiment, request_id, change, now)
+        return entry.experiment
+
+    async def begin(self, name: str, change: Change) -> Experiment:
+        """Enrol units, or go on after a pause."""
+        return await self._step(name, lambda e: lifecycle.started(e, self._clock()), change)
+
+    async def pause(self, name: str, change: Change) -> Experiment:
+        return await self._step(name, lambda e: lifecycle.paused(e, change.reason), change)
+
+    async def stop(self, name: str, change: Change) -> Experiment:
+        return await self._step(
+            name, lambda e: lifecycle.stopped(e, self._clock(), change.reason), change
+        )
+
+    async def promote(
+        self, name: str, variant: str, override_reason: str, change: Change
+    ) -> Experiment:
+        """End an experiment and serve one variant to all.
+
+        Raises:
+            PromotionBlocked: the report warns and `override_reason` is empty.
+        """
+        entry = self._catalogue.get(name, field="change.name")
+        # What the state forbids is said first.
+        lifecycle.promoted(entry.experiment, self._clock(), variant, "")
+        warnings = await asyncio.to_thread(self._reporter.blocking, entry)
+        if warnings and not override_reason.strip():
+            raise PromotionBlocked(name, warnings)
+        if warnings:
+            details = {"warnings": warnings, "override_reason": override_reason}
+            change = Change(
+                action=change.action,
+                actor=change.actor,
+                reason=change.reason,
+                etag=change.etag,
+                details=details,
+            )
+        return await self._step(
+            name,
+            lambda e: lifecycle.promoted(e, self._clock(), variant, change.reason),
+            change,
+        )
+
+    async def update_traffic(self, name: str, coverage_ppm: int, change: Change) -> Experiment:
+        return await self._step(name, lambda e: lifecycle.with_coverage(e, coverage_ppm), change)
+
+    async def new_phase(self, name: str, weights: Mapping[str, int], change: Change) -> Experiment:
+        return await self._step(
+            name, lambda e: lifecycle.new_phase(e, self._clock(), weights), change
+        )
+
+    async def delete_unit(self, unit: str, name: str, actor: str) -> Removed:
+        """Forget a unit, in one experiment or (name "") in all."""
+        if not unit:
+            raise InvalidExperiment("unit_id", "whom is it about?")
+        await asyncio.to_thread(self._catalogue.refresh)
+        entries = [self._catalogue.get(name, field="experiment")] if name else [*self._catalogue]
+        removed = Removed(0, 0)
+        for entry in entries:
+            hashed = self._pseudonyms.unit(entry.experiment.name, unit)
+            one: Removed = await self._writer.submit(Removal(entry, hashed))
+            removed = Removed(removed.exposures + one.exposures, removed.outcomes + one.outcomes)
+            if one.exposures or one.outcomes:
+                details = {"exposures": one.exposures, "outcomes": one.outcomes}
+                change = Change(action="DELETE_UNIT", actor=actor, details=details)
+                await asyncio.to_thread(
+                    self._catalogue.note, entry.experiment.name, change, self._clock()
+                )
+        return removed
+
+    async def expire(self) -> None:
+        """Delete what has been kept for as long as it may be; else done once an hour."""
+        await self._watcher.expire()
+
+    async def _step(
+        self, name: str, step: Callable[[Experiment], Experiment], change: Change
+    ) -> Experiment:
+        entry = await asyncio.to_thread(self._catalogue.change, name, step, change, self._clock())
+        return entry.experiment
+
+    # Questions.
+
+    async def get(self, name: str, *, field: str = "name") -> Experiment:
+        await asyncio.to_thread(self._catalogue.refresh)
+        return self._catalogue.get(name, field=field).experiment
+
+    async def every(self) -> list[Experiment]:
+        """Return every experiment, by name."""
+        await asyncio.to_thread(self._catalogue.refresh)
+        return sorted((entry.experiment for entry in self._catalogue), key=lambda e: e.name)
+
+    async def report(self, name: str, phase: int, *, with_distributions: bool = False) -> Report:
+        """Say what is known, now."""
+        await asyncio.to_thread(self._catalogue.refresh)
+        entry = self._catalogue.get(name)
+        return await asyncio.to_thread(
+            lambda: self._reporter.report(
+                entry, phase, self._clock(), with_distributions=with_distributions
+            )
+        )
+
+    async def events(self, name: str, *, before: int, limit: int) -> list[AuditEvent]:
+        if name:
+            await self.get(name, field="experiment")
+        return await asyncio.to_thread(
+            lambda: self._catalogue.events(name, before=before, limit=limit)
+        )
+
+    async def export(self, name: str, phase: int) -> AsyncGenerator[ExportPage, None]:
+        """Yield what was recorded, a page at a time."""
+        await asyncio.to_thread(self._catalogue.refresh)
+        rows = export.pages(self._database, self._catalogue.get(name), phase)
+        while (page := await asyncio.to_thread(next, rows, None)) is not None:
+            yield page
+
+    def check_removable(self, recipe: str) -> None:
+        """Refuse to let a recipe go that an experiment serves.
+
+        Raises:
+            RecipeInUse: with the experiments that serve it.
+        """
+        serving = [e.experiment.name for e in self._catalogue if e.experiment.serves(recipe)]
+        if serving:
+            raise RecipeInUse(recipe, serving)
+
+    def _changed_recipes(self, experiment: Experiment) -> list[str]:
+        """Say which recipes have another version now than the one that is served."""
+        found = []
+        for variant in experiment.variants:
+            if variant.recipe_name not in self._recipes:
+                if variant.is_named:
+                    found.append(
+                        f"recipe '{variant.recipe_name}' of variant '{variant.key}' is gone"
+                    )
+                continue
+            current = self._recipes.get(variant.recipe_name).version
+            if current != variant.recipe_version:
+                found.append(
+                    f"recipe '{variant.recipe_name}' is now @{current}, variant "
+                    f"'{variant.key}' was measured with @{variant.recipe_version}"
+                )
+        return found

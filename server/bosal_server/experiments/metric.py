@@ -1,0 +1,155 @@
+"""The quantities experiments are judged by: what is recorded of a unit, and what it adds up to."""
+
+import math
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from bosal_server.experiments.errors import InvalidExperiment
+
+__all__ = [
+    "BUILT_IN",
+    "Direction",
+    "Metric",
+    "MetricKind",
+    "MetricRole",
+    "Tally",
+    "contribution",
+]
+
+# Outcomes the server records by itself when a request ends.
+BUILT_IN: Final = {
+    "ttft_ms": "milliseconds from arrival to the first token",
+    "tpot_ms": "milliseconds between two tokens of a choice",
+    "total_ms": "milliseconds from arrival to the end",
+    "output_tokens": "tokens generated, all choices together",
+    "stopped_itself": "share of choices that ended before their length or time did",
+    "constraint_ok": "share of choices that satisfied the recipe's constraint",
+    "shifted_share": "share of tokens that the base by itself ranks fourth or worse",
+    "changed_share": "share of tokens that the same noise would not draw without any rule",
+    "kl_dose": "nats between the controlled and the raw distribution, a token",
+    "failed": "1 for a request the server failed at, else 0",
+}
+# Those that need every token explained.
+DOSES: Final = frozenset({"shifted_share", "changed_share", "kl_dose"})
+# The denominator that counts a unit's requests.
+REQUESTS: Final = "requests"
+COVARIATE: Final = "instruction_tokens"
+
+# What a unit's values of one outcome come to: their number and their sum.
+Tally = tuple[float, float]
+
+
+class MetricKind(StrEnum):
+    """How a unit's values become one, and units' values an estimate."""
+
+    MEAN = "MEAN"
+    PROPORTION = "PROPORTION"
+    RATIO = "RATIO"
+    QUANTILE = "QUANTILE"
+    ABOVE = "ABOVE"
+
+
+class MetricRole(StrEnum):
+    """What a metric is for."""
+
+    PRIMARY = "PRIMARY"
+    GUARDRAIL = "GUARDRAIL"
+    SECONDARY = "SECONDARY"
+
+
+class Direction(StrEnum):
+    """What is better."""
+
+    INCREASE = "INCREASE"
+    DECREASE = "DECREASE"
+
+
+class Metric(BaseModel):
+    """A quantity variants are compared by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: MetricKind
+    outcome: str
+    denominator: str = ""
+    level: float = 0.0
+    threshold: float = 0.0
+    direction: Direction
+    role: MetricRole
+    margin: float = 0.0
+    is_margin_relative: bool = False
+    covariate: str = ""
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.direction is Direction.INCREASE else -1
+
+    @property
+    def tallies(self) -> tuple[str, ...]:
+        """Names of what is kept of a unit for this metric."""
+        match self.kind:
+            case MetricKind.QUANTILE:
+                return ()
+            case MetricKind.ABOVE:
+                return (f"{self.outcome}>{self.threshold!r}",)
+            case MetricKind.RATIO if self.denominator != REQUESTS:
+                return (self.outcome, self.denominator)
+            case _:
+                return (self.outcome,)
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Outcomes the metric is made of."""
+        if self.kind is MetricKind.RATIO and self.denominator != REQUESTS:
+            return (self.outcome, self.denominator)
+        return (self.outcome,)
+
+    def added(self, outcome: str, value: float) -> Iterator[tuple[str, float]]:
+        """Yield what a value of an outcome adds to which tally of this metric."""
+        if outcome not in self.outcomes or self.kind is MetricKind.QUANTILE:
+            return
+        if self.kind is MetricKind.ABOVE:
+            yield self.tallies[0], float(value > self.threshold)
+        else:
+            yield outcome, value
+
+    def check_value(self, value: float, field: str) -> None:
+        """Refuse a value this metric cannot be of."""
+        if not math.isfinite(value):
+            raise InvalidExperiment(field, f"must be a finite number, not {value}")
+        if self.kind is MetricKind.PROPORTION and value not in (0.0, 1.0):
+            raise InvalidExperiment(
+                field, f"metric '{self.name}' is a proportion: 0 or 1, not {value}"
+            )
+
+
+def contribution(
+    metric: Metric, tallies: Mapping[str, Tally], requests: int, covariate: float
+) -> tuple[float, ...] | None:
+    """Return what one unit adds to its arm's sums, as `Moments.numbers`; None: nothing."""
+    count, total = tallies.get(metric.tallies[0], (0.0, 0.0)) if metric.tallies else (0.0, 0.0)
+    d = 1.0
+    match metric.kind:
+        case MetricKind.PROPORTION:
+            y = float(total > 0)
+        case MetricKind.RATIO:
+            if metric.denominator == REQUESTS:
+                d = float(requests)
+            else:
+                d = tallies.get(metric.denominator, (0.0, 0.0))[1]
+            if not d:
+                return None
+            y = total
+        case MetricKind.QUANTILE:
+            return None
+        case _:
+            if not count:
+                return None
+            y = total / count
+    x = covariate
+    return (1.0, y, y * y, d, d * d, y * d, x, x * x, x * y)

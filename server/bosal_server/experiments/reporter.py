@@ -1,0 +1,158 @@
+"""Puts reports together, and watches over running experiments."""
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import insert
+
+from bosal_server.database import Database
+from bosal_server.experiments import analysis, conclusion
+from bosal_server.experiments.distributions import Distributions
+from bosal_server.experiments.errors import InvalidExperiment
+from bosal_server.experiments.experiment import Experiment, Phase
+from bosal_server.experiments.records import Entry
+from bosal_server.experiments.report import ArmReport, EffectPoint, Report
+from bosal_server.experiments.tables import SNAPSHOTS
+from bosal_server.experiments.totals import (
+    Snapshot,
+    Totals,
+    document,
+    read_snapshots,
+    read_totals,
+)
+
+__all__ = ["Reporter"]
+
+# A snapshot is taken when there are so many times as many units as at the last.
+_GROWTH = 1.05
+
+
+class Reporter:
+    """Reads and concludes; writes nothing but snapshots."""
+
+    def __init__(
+        self, database: Database, changed_recipes: Callable[[Experiment], Sequence[str]]
+    ) -> None:
+        self._database = database
+        # Says in words which recipes are no longer what the experiment serves.
+        self._changed_recipes = changed_recipes
+        self._distributions = Distributions(database)
+
+    def report(
+        self, entry: Entry, phase_number: int, now: float, *, with_distributions: bool = False
+    ) -> Report:
+        """Report on a phase; 0 is the current one."""
+        experiment = entry.experiment
+        phase = _phase(experiment, phase_number)
+        totals, history = self.read(entry, phase)
+        shares = analysis.check_shares(phase, totals, history)
+        requests = sum(arm.requests for arm in totals.arms)
+        quantiles = {}
+        curves = []
+        if with_distributions:
+            quantiles = self._distributions.quantiles(entry, phase.number, requests, now)
+            curves = self._distributions.curves(entry, phase.number, requests, now)
+        reports = analysis.metric_reports(experiment, totals, quantiles)
+        return Report(
+            experiment=experiment,
+            phase=phase.number,
+            as_of=now,
+            arms=_arms(experiment, phase, totals),
+            shares=shares,
+            metrics=reports,
+            conclusion=conclusion.conclusion(experiment, reports, totals, shares),
+            warnings=tuple(
+                conclusion.warnings(
+                    experiment, phase, totals, shares, self._changed_recipes(experiment)
+                )
+            ),
+            orphans=totals.orphans,
+            skewed_outcomes=totals.skewed,
+            history=tuple(_history(experiment, phase, history)),
+            distributions=tuple(curves),
+        )
+
+    def blocking(self, entry: Entry) -> list[str]:
+        """Return what forbids promoting a variant without a reason."""
+        phase = entry.experiment.phase
+        totals, history = self.read(entry, phase)
+        shares = analysis.check_shares(phase, totals, history)
+        return conclusion.blocking(shares, self._changed_recipes(entry.experiment))
+
+    def look(self, entry: Entry, now: float) -> list[analysis.Harm]:
+        """Keep a snapshot of what has grown since the last; return broken guardrails."""
+        phase = entry.experiment.phase
+        totals, history = self.read(entry, phase)
+        enough = min((arm.units for arm in totals.arms), default=0) >= entry.experiment.min_units
+        last = history[-1].totals.units if history else 0
+        if enough and totals.units >= max(last + 1, last * _GROWTH):
+            self._keep(entry, phase, totals, now)
+        return analysis.harms(entry.experiment, totals)
+
+    def read(self, entry: Entry, phase: Phase) -> tuple[Totals, list[Snapshot]]:
+        with self._database.read() as connection:
+            return (
+                read_totals(connection, entry, phase.number),
+                read_snapshots(connection, entry, phase.number),
+            )
+
+    def _keep(self, entry: Entry, phase: Phase, totals: Totals, now: float) -> None:
+        row = {
+            "experiment": entry.id,
+            "phase": phase.number,
+            "units": totals.units,
+            "at": now,
+            "document": document(totals),
+        }
+        with self._database.write() as connection:
+            # Another server on this database may have been here first.
+            here = [s.totals.units for s in read_snapshots(connection, entry, phase.number)]
+            if not here or here[-1] < totals.units:
+                connection.execute(insert(SNAPSHOTS), row)
+
+
+def _phase(experiment: Experiment, number: int) -> Phase:
+    for phase in experiment.phases:
+        if phase.number == (number or experiment.phase.number):
+            return phase
+    raise InvalidExperiment(
+        "phase", f"experiment '{experiment.name}' has {len(experiment.phases)} phases, not {number}"
+    )
+
+
+def _arms(experiment: Experiment, phase: Phase, totals: Totals) -> tuple[ArmReport, ...]:
+    total = totals.units
+    return tuple(
+        ArmReport(
+            variant=variant.key,
+            units=arm.units,
+            requests=arm.requests,
+            completed=arm.completed,
+            failed=arm.failed,
+            share=arm.units / total if total else 0.0,
+            expected_share=weight / 1e6,
+            mixed_units=arm.mixed,
+        )
+        for variant, arm, weight in zip(
+            experiment.variants, totals.arms, phase.weights_ppm, strict=True
+        )
+    )
+
+
+def _history(
+    experiment: Experiment, phase: Phase, history: Sequence[Snapshot]
+) -> list[EffectPoint]:
+    share_p = analysis.share_history(phase, history)
+    return [
+        EffectPoint(
+            at=one.at,
+            units=one.totals.units,
+            variant=effect.variant,
+            difference=effect.difference,
+            low=effect.low,
+            high=effect.high,
+            share_p=p,
+        )
+        for one, p in zip(history, share_p, strict=True)
+        for effect in analysis.primary_effects(experiment, one.totals)
+        if effect.difference is not None and effect.low is not None and effect.high is not None
+    ]

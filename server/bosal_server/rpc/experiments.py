@@ -1,0 +1,290 @@
+"""Experiments on the wire: protobuf as values, and back."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from google.protobuf import duration_pb2, timestamp_pb2
+
+from bosal.v1 import experiment_pb2 as pb
+from bosal_decoding.recipe import Recipe
+from bosal_server.experiments.catalogue import AuditEvent, Change
+from bosal_server.experiments.enrolment import Assignment
+from bosal_server.experiments.errors import InvalidExperiment
+from bosal_server.experiments.experiment import INLINE, Experiment, Namespace, Phase, Variant
+from bosal_server.experiments.export import ExportPage
+from bosal_server.experiments.intake import OutcomeCommand, OutcomeResult
+from bosal_server.experiments.metric import Direction, Metric, MetricKind, MetricRole
+from bosal_server.recipe_store import RecipeStore
+from bosal_server.request_errors import located
+from bosal_server.rpc.documents import recipe_document, recipe_message
+
+Value = TypeVar("Value")
+
+_KINDS: dict[int, MetricKind] = {
+    pb.MetricKind.Value(f"METRIC_KIND_{kind}"): kind for kind in MetricKind
+}
+_ROLES: dict[int, MetricRole] = {
+    pb.MetricRole.Value(f"METRIC_ROLE_{role}"): role for role in MetricRole
+}
+_DIRECTIONS: dict[int, Direction] = {
+    pb.MetricDirection.Value(f"METRIC_DIRECTION_{one}"): one for one in Direction
+}
+
+
+def draft(message: pb.Experiment, recipes: RecipeStore) -> Experiment:
+    """Read an experiment that is to be made; its recipes become the versions they are now."""
+    variants = []
+    for index, one in enumerate(message.variants):
+        with located(f"variants[{index}]"):
+            variants.append(_variant(one, recipes))
+    fields: dict[str, Any] = {}
+    for name in ("alpha", "planned_units", "min_units", "coverage_ppm"):
+        if message.HasField(name):
+            fields[name] = getattr(message, name)
+    if message.HasField("retention"):
+        fields["retention"] = _span(message.retention)
+    if message.HasField("text_retention"):
+        fields["text_retention"] = _span(message.text_retention)
+    if message.HasField("namespace"):
+        space = message.namespace
+        fields["namespace"] = Namespace(
+            name=space.name, low_ppm=space.low_ppm, high_ppm=space.high_ppm
+        )
+    return Experiment(
+        name=message.name,
+        description=message.description,
+        unit_kind=message.unit_kind or "unit",
+        variants=tuple(variants),
+        metrics=tuple(_metric(one, f"metrics[{i}]") for i, one in enumerate(message.metrics)),
+        is_fixed_horizon=message.method == pb.ANALYSIS_METHOD_FIXED,
+        max_failures_per_minute=message.max_failures_per_minute,
+        **fields,
+    )
+
+
+def _variant(message: pb.Variant, recipes: RecipeStore) -> Variant:
+    if message.HasField("inline_recipe"):
+        with located("inline_recipe"):
+            recipe, name = Recipe.parse(recipe_document(message.inline_recipe)), INLINE
+    else:
+        if not message.recipe:
+            raise InvalidExperiment("recipe", "which recipe?")
+        recipe = recipes.get(message.recipe)
+        name = recipe.name
+    return Variant(
+        key=message.key,
+        recipe_name=name,
+        recipe_version=recipe.version,
+        document=recipe.document(),
+        weight_ppm=message.weight_ppm,
+        is_control=message.is_control,
+    )
+
+
+def _metric(message: pb.Metric, field: str) -> Metric:
+    return Metric(
+        name=message.name,
+        kind=_known(_KINDS, message.kind, f"{field}.kind"),
+        outcome=message.outcome or message.name,
+        denominator=message.denominator,
+        level=message.level,
+        threshold=message.threshold,
+        direction=_known(_DIRECTIONS, message.direction, f"{field}.direction"),
+        role=_known(_ROLES, message.role, f"{field}.role"),
+        margin=message.margin,
+        is_margin_relative=message.is_margin_relative,
+        covariate=message.covariate,
+    )
+
+
+def _known(values: Mapping[int, Value], number: int, field: str) -> Value:
+    if number not in values:
+        names = ", ".join(str(value) for value in values.values())
+        raise InvalidExperiment(field, f"one of {names}")
+    return values[number]
+
+
+def experiment(value: Experiment) -> pb.Experiment:
+    message = pb.Experiment(
+        name=value.name,
+        description=value.description,
+        unit_kind=value.unit_kind,
+        variants=[_variant_message(one) for one in value.variants],
+        metrics=[metric(one) for one in value.metrics],
+        alpha=value.alpha,
+        planned_units=value.planned_units,
+        min_units=value.min_units,
+        method=(
+            pb.ANALYSIS_METHOD_FIXED if value.is_fixed_horizon else pb.ANALYSIS_METHOD_SEQUENTIAL
+        ),
+        coverage_ppm=value.coverage_ppm,
+        max_failures_per_minute=value.max_failures_per_minute,
+        state=pb.ExperimentState.Value(f"EXPERIMENT_STATE_{value.state}"),
+        etag=value.etag,
+        phases=[_phase(value, one) for one in value.phases],
+        promoted_variant=value.promoted_variant,
+        state_reason=value.state_reason,
+        create_time=timestamp(value.created),
+    )
+    message.retention.FromTimedelta(value.retention)
+    if value.text_retention is not None:
+        message.text_retention.FromTimedelta(value.text_retention)
+    if value.namespace is not None:
+        message.namespace.CopyFrom(pb.Namespace(**value.namespace.model_dump()))
+    return message
+
+
+def _variant_message(value: Variant) -> pb.Variant:
+    message = pb.Variant(
+        key=value.key,
+        weight_ppm=value.weight_ppm,
+        is_control=value.is_control,
+        recipe_version=value.recipe_version,
+    )
+    if value.is_named:
+        message.recipe = value.recipe_name
+    else:
+        message.inline_recipe.CopyFrom(recipe_message(value.document))
+    return message
+
+
+def metric(value: Metric) -> pb.Metric:
+    return pb.Metric(
+        name=value.name,
+        kind=pb.MetricKind.Value(f"METRIC_KIND_{value.kind}"),
+        outcome=value.outcome,
+        denominator=value.denominator,
+        level=value.level,
+        threshold=value.threshold,
+        direction=pb.MetricDirection.Value(f"METRIC_DIRECTION_{value.direction}"),
+        role=pb.MetricRole.Value(f"METRIC_ROLE_{value.role}"),
+        margin=value.margin,
+        is_margin_relative=value.is_margin_relative,
+        covariate=value.covariate,
+    )
+
+
+def _phase(value: Experiment, phase: Phase) -> pb.Phase:
+    return pb.Phase(
+        number=phase.number,
+        weights_ppm=dict(zip((arm.key for arm in value.variants), phase.weights_ppm, strict=True)),
+        start_time=None if phase.start is None else timestamp(phase.start),
+        end_time=None if phase.end is None else timestamp(phase.end),
+    )
+
+
+def change(message: pb.Change, action: str) -> Change:
+    if not message.name:
+        raise InvalidExperiment("change.name", "which experiment?")
+    return Change(action=action, actor=message.actor, reason=message.reason, etag=message.etag)
+
+
+def assignment(value: Assignment) -> pb.Assignment:
+    return pb.Assignment(
+        experiment=value.experiment.name,
+        phase=value.phase,
+        variant=value.variant.key,
+        recipe_version=value.variant.recipe_version,
+        reason=pb.AssignmentReason.Value(f"ASSIGNMENT_REASON_{value.reason}"),
+        exposure_id=value.exposure_id.hex(),
+    )
+
+
+def assignment_trailers(value: Assignment) -> tuple[tuple[str, str], ...]:
+    """Say in trailing metadata what proxies and logs want to know."""
+    return (
+        ("bosal-experiment", value.experiment.name),
+        ("bosal-phase", str(value.phase)),
+        ("bosal-variant", value.variant.key),
+        ("bosal-recipe-version", value.variant.recipe_version),
+        ("bosal-assignment-reason", value.reason.value),
+        ("bosal-exposure-id", value.exposure_id.hex()),
+    )
+
+
+def outcome(message: pb.Outcome) -> OutcomeCommand:
+    target = message.WhichOneof("target")
+    value: float | None = None
+    match message.WhichOneof("value"):
+        case "number":
+            value = message.number
+        case "truth":
+            value = float(message.truth)
+    return OutcomeCommand(
+        exposure_id=message.exposure_id if target == "exposure_id" else None,
+        unit=message.unit_id if target == "unit_id" else None,
+        name=message.name,
+        value=value,
+        key=message.idempotency_key,
+        at=message.at.seconds + message.at.nanos / 1e9 if message.HasField("at") else None,
+    )
+
+
+def outcome_result(value: OutcomeResult) -> pb.OutcomeResult:
+    status = "REJECTED" if value.status is None else value.status.value
+    return pb.OutcomeResult(
+        status=pb.OutcomeStatus.Value(f"OUTCOME_STATUS_{status}"),
+        reason=value.reason,
+        message=value.message,
+    )
+
+
+def audit_event(value: AuditEvent) -> pb.AuditEvent:
+    return pb.AuditEvent(
+        experiment=value.experiment,
+        at=timestamp(value.at),
+        actor=value.actor,
+        action=value.action,
+        reason=value.reason,
+        details=value.details,
+    )
+
+
+def export_page(value: ExportPage) -> pb.ExportRecordsResponse:
+    return pb.ExportRecordsResponse(
+        exposures=[
+            pb.ExposureRecord(
+                exposure_id=one.id.hex(),
+                phase=one.phase,
+                unit=one.unit.hex(),
+                variant=one.variant,
+                reason=(
+                    pb.ASSIGNMENT_REASON_FORCED if one.is_forced else pb.ASSIGNMENT_REASON_ASSIGNED
+                ),
+                recipe_version=one.recipe_version,
+                model_digest=one.model_digest,
+                seed=one.seed,
+                instruction_tokens=one.instruction_tokens,
+                at=timestamp(one.at),
+                outcomes=one.outcomes,
+                finish_reason=one.finish_reason,
+            )
+            for one in value.exposures
+        ],
+        outcomes=[
+            pb.OutcomeRecord(
+                exposure_id=one.exposure.hex(),
+                unit=one.unit.hex(),
+                name=one.name,
+                value=one.value,
+                at=timestamp(one.at),
+                is_orphan=one.is_orphan,
+                phase=one.phase,
+            )
+            for one in value.outcomes
+        ],
+    )
+
+
+def timestamp(seconds: float) -> timestamp_pb2.Timestamp:
+    message = timestamp_pb2.Timestamp()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def _span(message: duration_pb2.Duration) -> timedelta:
+    try:
+        return timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
+    except OverflowError:
+        return timedelta.max
