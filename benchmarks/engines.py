@@ -24,11 +24,11 @@ from bosal_server.model import LoadedModel, load_model
 GREEDY = {"scaffold": {"kind": "raw"}, "rules": [{"rule": "temperature", "value": 0}]}
 
 
-def load(name: str) -> LoadedModel:
+def load(name: str, *, dtype: str = "bfloat16") -> LoadedModel:
     """Build a benchmark model and load it the way the server loads any model."""
     with TemporaryDirectory() as folder:
         models.save(name, folder)
-        return load_model(name, folder, dtype="bfloat16")
+        return load_model(name, folder, dtype=dtype)
 
 
 def decode_step_seconds(name: str, *, rows: int, context: int, repeats: int) -> float:

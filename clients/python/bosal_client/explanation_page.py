@@ -126,7 +126,7 @@ def _lines(one: ExplainedToken) -> list[str]:
             parts.append(f"masks {effect.masked_tokens:,}")
         if effect.decides(one.token):
             parts.append(f"without it {_text(quoted(effect.token_without_bytes))}")
-        lines.append(f"<b>{_text(effect.rule)}</b>: {', '.join(parts)}")
+        lines.append(f"<b>{_text(effect.source)}</b>: {', '.join(parts)}")
     return lines
 
 

@@ -43,8 +43,8 @@ class ExplainedToken:
     def cause(self) -> str:
         """The rules that changed it: those that flip it, else those that decide it at all."""
         effects = [one for one in self.explanation.rules if one.decides(self.token)]
-        flips = [one.rule for one in effects if one.flips]
-        named = flips or [one.rule for one in effects]
+        flips = [one.source for one in effects if one.flips]
+        named = flips or [one.source for one in effects]
         if not self.is_changed:
             return ""
         return ", ".join(named) if named else "several together"

@@ -26,6 +26,11 @@ class RuleEffect:
     # Of a rule that combines streams, the one that did most for the token: `unconditional`, …
     stream: str = ""
 
+    @property
+    def source(self) -> str:
+        """The rule, with the stream by which it moved the token if it combines streams."""
+        return f"{self.rule} ({self.stream})" if self.stream else self.rule
+
     def decides(self, token: int) -> bool:
         """Whether removing this rule alone would have changed the token."""
         return self.token_without is not None and self.token_without != token
