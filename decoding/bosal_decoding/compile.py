@@ -49,6 +49,7 @@ def _compile(
     draft = Draft(
         vocabulary=vocabulary,
         models={model.name: model for model in models},
+        turn_marks=recipe.scaffold.turn_marks,
         has_constraint=recipe.constraint is not None,
     )
     compiled = []
@@ -86,6 +87,7 @@ def _compile(
         breakers=tuple(sorted(draft.breakers)),
         stops=StringAutomaton(draft.stop_strings),
         bans=StringAutomaton(draft.banned_strings),
+        watchers=tuple(draft.watchers),
         max_tokens=draft.max_tokens,
         streams=streams,
         guide=_guide(recipe.scaffold, draft, streams),

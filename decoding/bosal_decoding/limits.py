@@ -12,6 +12,8 @@ MAX_STOP_STRINGS: Final = 64
 MAX_BANNED_STRINGS: Final = 64
 # All strings of one stop or ban rule together: they become one automaton.
 MAX_STRINGS_BYTES: Final = 8 * 1024
+# A match of a stop pattern: so much text is held back.
+MAX_PATTERN_BYTES: Final = 256
 MAX_WEIGHTS: Final = 1000
 MAX_ABS_WEIGHT: Final = 10_000.0
 MAX_EXAMPLES: Final = 64

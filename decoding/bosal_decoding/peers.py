@@ -105,6 +105,15 @@ PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
         "max_tokens": Peers(
             transformers="max_new_tokens", vllm="max_tokens", llama_cpp="n_predict"
         ),
+        "stop_regex": Peers(difference="SGLang's stop_regex; here a match has at most 256 bytes"),
+        "stop_loops": Peers(
+            vllm="repetition_detection",
+            difference="vLLM has its own names for period, count and length",
+        ),
+        "token_budget": Peers(
+            vllm="thinking_token_budget",
+            difference="of the whole answer, and it ends at a sentence",
+        ),
         "stop_strings": Peers(transformers="stop_strings", vllm="stop", llama_cpp="stop"),
     }
 )

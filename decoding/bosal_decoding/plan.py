@@ -12,6 +12,7 @@ from bosal_decoding.scaffolds import Message
 from bosal_decoding.stopping import StringAutomaton, TextStop
 from bosal_decoding.streams import StreamPlan
 from bosal_decoding.vocabulary import Vocabulary
+from bosal_decoding.watching import Watcher
 from bosal_kernels import (
     DELTA,
     CombineParams,
@@ -64,6 +65,7 @@ class Plan:
     breakers: tuple[int, ...]
     stops: StringAutomaton
     bans: StringAutomaton
+    watchers: tuple[Watcher, ...]
     max_tokens: int | None
     # The base first.
     streams: tuple[StreamPlan, ...]
@@ -103,6 +105,11 @@ class Plan:
         """Whether a rule asks if the output ends a sentence."""
         scoped = any(value.param == "eos_ramp_waits" for value in self.params.scoped)
         return self.params.eos_ramp_waits or scoped
+
+    @property
+    def watches_text(self) -> bool:
+        """Whether a rule ends the answer, or takes it back, for what its text says."""
+        return bool(self.stop_strings or self.banned_strings or self.watchers)
 
     @property
     def stop_strings(self) -> tuple[bytes, ...]:
@@ -186,7 +193,7 @@ class Plan:
 
     def text_stop(self) -> TextStop:
         """A fresh watcher of one choice's text."""
-        return TextStop(self.stops, self.bans)
+        return TextStop(self.stops, self.bans, self.watchers)
 
     def _check_room(self, prompt_tokens: int, max_tokens: int, stream: int) -> None:
         room = self.all_streams[stream].context_tokens

@@ -49,6 +49,11 @@ class Scaffold(Schema, ABC):
         """What stands between prompt and answer in this form; not part of the answer's text."""
         return ""
 
+    @property
+    def turn_marks(self) -> tuple[str, ...]:
+        """What a model writes that goes on with a turn of its own; none where nothing marks one."""
+        return ()
+
     def render(self, messages: Sequence[Message]) -> list[Rendered]:
         """Render a conversation that ends with a user message."""
         _check(messages)
@@ -167,6 +172,10 @@ class TurnsScaffold(Scaffold):
     assistant: _Marker = "<|assistant|>"
     """The tag before an answer."""
 
+    @property
+    def turn_marks(self) -> tuple[str, ...]:
+        return (self.user, self.assistant)
+
     def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
         markers = (self.user, self.assistant)
         for message in messages:
@@ -200,6 +209,10 @@ class InContextScaffold(Scaffold):
     answer: _Marker = "A:"
     """The mark before an answer."""
 
+    @property
+    def turn_marks(self) -> tuple[str, ...]:
+        return (f"\n{self.question}", f"\n{self.answer}")
+
     def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
         if self.preamble:
             writer.constant(f"{self.preamble.strip()}\n\n")
@@ -224,6 +237,10 @@ class QaScaffold(Scaffold):
     """The mark before an instruction."""
     answer: _Marker = "Answer:"
     """The mark before an answer."""
+
+    @property
+    def turn_marks(self) -> tuple[str, ...]:
+        return (f"\n{self.question}", f"\n{self.answer}")
 
     def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
         if self.preamble:
@@ -263,6 +280,10 @@ class DocumentScaffold(Scaffold):
     preamble: _LongText = ""
     """A text before the page, such as what kind of pages these are."""
 
+    @property
+    def turn_marks(self) -> tuple[str, ...]:
+        return ("\n# ",)
+
     def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
         if self.preamble:
             writer.constant(f"{self.preamble.strip()}\n\n")
@@ -298,10 +319,14 @@ class CompletionPrefixScaffold(Scaffold):
     """Any text that holds `{instruction}` once; all else is literal. It is written for every turn,
     so that turns before the last are followed by their answers and an empty line."""
 
+    @property
+    def turn_marks(self) -> tuple[str, ...]:
+        lines = [line.strip() for part in self.template.split(_PLACE) for line in part.split("\n")]
+        return tuple(f"\n{line}" for line in lines if len(line) > 1)
+
     def _write(self, writer: _Writer, messages: Sequence[Message]) -> None:
         before, after = self.template.split(_PLACE)
-        lines = [line.strip() for part in (before, after) for line in part.split("\n")]
-        markers = [f"\n{line}" for line in lines if len(line) > 1]
+        markers = self.turn_marks
         for message in messages:
             is_question = message.role == "user"
             writer.constant(before if is_question else self.lead)

@@ -14,13 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from bosal_decoding.watching import Watcher
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopMatch:
-    """A stop string is complete; the text ends at byte `start`."""
+    """The text ends at byte `start`, because of `string` there or of a rule that looked at it.
+
+    `reason` is a name of the wire's finish reasons.
+    """
 
     string: bytes
     start: int
+    reason: str = "STOP_STRING"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +92,16 @@ class StringAutomaton:
 class TextStop:
     """Watches one choice's output text, token by token, and can go back."""
 
-    def __init__(self, stops: StringAutomaton, bans: StringAutomaton) -> None:
+    def __init__(
+        self,
+        stops: StringAutomaton,
+        bans: StringAutomaton,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
         self._stops = stops
         self._bans = bans
+        self._watchers = tuple(watchers)
+        self._tokens: list[int] = []
         self._text = bytearray()
         # After each token: length of the text, of its final part, and both automata's states.
         self._ends: list[int] = []
@@ -132,8 +145,8 @@ class TextStop:
         """Bytes at the end of the text that a match could still take away."""
         return len(self) - self.num_final
 
-    def feed(self, token_bytes: bytes) -> StopMatch | BanMatch | None:
-        """Append one token's bytes; nothing counts behind a stop string.
+    def feed(self, token_bytes: bytes, token: int = -1) -> StopMatch | BanMatch | None:
+        """Append one token and its bytes; nothing counts behind a stop string.
 
         A banned match asks for a rewind; a caller that cannot go back may keep the text and go on,
         after a look at `stop`: a stop string may be complete further on in the same token.
@@ -153,6 +166,9 @@ class TextStop:
             if ban is None and (string := bans.match[ban_state]) is not None:
                 ban = (string, end - len(string))
         self._text += token_bytes
+        self._tokens.append(token)
+        if self._watchers and self._stop is None and ban is None and token_bytes:
+            self._stop = self._watch(len(token_bytes))
         self._ends.append(len(self._text))
         self._states.append((stop_state, ban_state))
         self._finals.append(self._final(stop_state, ban_state))
@@ -169,6 +185,7 @@ class TextStop:
         del self._ends[-num_tokens:]
         del self._finals[-num_tokens:]
         del self._states[-num_tokens:]
+        del self._tokens[-num_tokens:]
         del self._text[self._ends[-1] if self._ends else 0 :]
         self._stop = None
         if self._num_taken > len(self._text):
@@ -182,6 +199,16 @@ class TextStop:
         """All bytes not taken before: the choice ends here and nothing is taken back."""
         return self._take(len(self))
 
+    def _watch(self, num_new: int) -> StopMatch | None:
+        """Ask the watchers whether the text ends; the earliest cut counts."""
+        text = bytes(self._text)
+        found = [
+            StopMatch(string=cut.string, start=cut.start, reason=watcher.reason)
+            for watcher in self._watchers
+            if (cut := watcher.look(text, num_new, self._tokens)) is not None
+        ]
+        return min(found, key=lambda match: match.start, default=None)
+
     def _take(self, end: int) -> bytes:
         taken = bytes(self._text[self._num_taken : end])
         self._num_taken = max(self._num_taken, end)
@@ -194,6 +221,9 @@ class TextStop:
     def _final(self, stop_state: int, ban_state: int) -> int:
         length = len(self._text)
         final = length - self._stops.depth[stop_state]
+        if self._watchers:
+            text = bytes(self._text)
+            final = min(final, *(length - watcher.num_held(text) for watcher in self._watchers))
         if ban_depth := self._bans.depth[ban_state]:
             position = self._token_at(length - ban_depth)
             final = min(final, self._finals[position - 1] if position else 0)

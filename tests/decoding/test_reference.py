@@ -38,6 +38,9 @@ def test_the_names_in_transformers_exist_there() -> None:
 
 def test_only_rules_have_peers_and_only_the_papers_own_have_none() -> None:
     coupled = {rule.name for rule in RULES.values() if rule.stage == "combine"} - {"guidance"}
-    own = {"token_weights", "used_token_weight", "eos_ramp"}
+    own = {
+        *("token_weights", "used_token_weight", "eos_ramp"),
+        *("stop_turns", "stop_whitespace", "max_sentences", "max_paragraphs"),
+    }
     assert RULES.keys() - PEERS.keys() == own | coupled
     assert PEERS.keys() <= RULES.keys()

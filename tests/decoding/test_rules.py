@@ -172,7 +172,18 @@ def test_order_matters_where_it_should(vocabulary: Vocabulary) -> None:
 
 
 def test_every_rule_has_an_oracle_or_acts_on_text() -> None:
-    on_text = {"stop_strings", "banned_strings", "max_tokens"}
+    on_text = {
+        "stop_strings",
+        "banned_strings",
+        "max_tokens",
+        "stop_regex",
+        "stop_turns",
+        "stop_loops",
+        "stop_whitespace",
+        "max_sentences",
+        "max_paragraphs",
+        "token_budget",
+    }
     # See test_streams.
     coupled = {rule.name for rule in RULES.values() if rule.stage == "combine"}
     assert PARAMS.keys() | on_text | coupled == RULES.keys()

@@ -7,12 +7,21 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from bosal_decoding.errors import InvalidRecipe, UnknownName, shorten
-from bosal_decoding.rules import length, nudging, penalties, streams, strings, truncation, weights
+from bosal_decoding.rules import (
+    length,
+    nudging,
+    penalties,
+    stops,
+    streams,
+    strings,
+    truncation,
+    weights,
+)
 from bosal_decoding.rules.rule import Rule, RuleStage
 from bosal_decoding.schema import join_field
 
 _STAGES: Final = list(RuleStage)
-_MODULES: Final = (streams, nudging, weights, penalties, length, strings, truncation)
+_MODULES: Final = (streams, nudging, weights, penalties, length, strings, truncation, stops)
 
 
 def _rules() -> dict[str, type[Rule]]:

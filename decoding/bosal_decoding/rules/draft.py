@@ -16,6 +16,7 @@ from bosal_decoding.errors import (
 from bosal_decoding.schema import join_field
 from bosal_decoding.streams import StreamModel, StreamSpec
 from bosal_decoding.vocabulary import Vocabulary
+from bosal_decoding.watching import Watcher
 from bosal_kernels import ACTIVE, DELTA, CombineParams, Scope, ScopedValue, Stage, TokenFlag
 
 
@@ -49,6 +50,9 @@ class Draft:
     max_tokens: int | None = None
     stop_strings: list[bytes] = field(default_factory=list)
     banned_strings: list[bytes] = field(default_factory=list)
+    # What else ends the answer, and how the scaffold marks a turn.
+    watchers: list[Watcher] = field(default_factory=list)
+    turn_marks: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     # Of the rule being compiled: its place in the recipe and in the document, its scope, and what
     # its strings became.

@@ -51,7 +51,7 @@ class ChoiceOutput:
         self._token_bytes: Sequence[bytes] = plan.vocabulary.token_bytes
         self._eos_ids = plan.eos_ids
         self._max_tokens = max_tokens
-        self._stop = plan.text_stop() if plan.stop_strings or plan.banned_strings else None
+        self._stop = plan.text_stop() if plan.watches_text else None
         self._detokenizer = Detokenizer(plan.recipe.scaffold.lead)
         self._held_ids: list[int] = []
         self._held_ends: list[int] = []  # byte offset in the text behind each held token
@@ -99,14 +99,14 @@ class ChoiceOutput:
         else:
             self._num_bytes += len(spelling)
             self._held_ends.append(self._num_bytes)
-            match = self._stop.feed(spelling)
+            match = self._stop.feed(spelling, token)
             if isinstance(match, BanMatch):
                 rollback = self._roll_back(match.position)
                 if rollback is not None:
                     return rollback
                 match = self._stop.stop
             if isinstance(match, StopMatch):
-                self._end(FinishReason.STOP_STRING, match.string.decode(errors="replace"))
+                self._end(FinishReason(match.reason), match.string.decode(errors="replace"))
                 return None
         if reason is not None:
             self._end(reason)

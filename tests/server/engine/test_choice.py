@@ -235,3 +235,25 @@ def test_a_conflict_ends_the_choice_without_a_token(
     assert event is not None
     assert event.text == "z"
     assert ended(output) == ChoiceEnding(2, FinishReason.RULE_CONFLICT, "", 1, ())
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "left", "reason"),
+    [
+        ({"rule": "stop_loops", "min_tokens": 4}, "abcccccc", "abcccc", FinishReason.LOOP),
+        ({"rule": "max_sentences", "n": 1}, "Yes. No.", "Yes.", FinishReason.STOP_RULE),
+        ({"rule": "stop_regex", "pattern": "[0-9]b"}, "ab1a2b3", "ab1a", FinishReason.STOP_RULE),
+    ],
+)
+def test_a_rule_over_the_text_ends_it_with_its_own_reason(
+    make_plan: MakePlan,
+    tiny_llama: LoadedModel,
+    rule: dict[str, object],
+    text: str,
+    left: str,
+    reason: FinishReason,
+) -> None:
+    output = ChoiceOutput(0, make_plan(rule), 99)
+    events = play(output, letters(tiny_llama, text))
+    assert "".join(event.text for event in events) == left
+    assert ended(output).reason is reason
