@@ -13,7 +13,7 @@ from bosal_decoding.scaffolds import Message, Rendered, Scaffold
 from bosal_decoding.stopping import StringAutomaton
 from bosal_decoding.streams import BASE_ROLE, SamePrompt, StreamModel, StreamPlan, StreamSpec
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import Scope, SlotParams
+from bosal_kernels import Scope, SlotParams, packed
 
 # Openings that tokenizers treat differently; what all leave alone before them is stable.
 _PROBES: Final = (
@@ -78,6 +78,7 @@ def _compile(
         params=SlotParams(
             key=0,
             **draft.numbers,
+            allowed=tuple(packed(sorted(kept)) for kept in draft.allowed),
             scoped=tuple(draft.scoped),
             chain=tuple(draft.chain),
         ),

@@ -28,6 +28,7 @@ def check_conflicts(recipe: Recipe, draft: Draft) -> None:
                 raise RuleConflict(
                     "banned_strings", "stop_strings", why, field=places["banned_strings"]
                 )
+    _check_allowed(recipe, draft)
     for first, second, field in _pairs(recipe):
         names = {first.name, second.name}
         if names == {"temperature", "dynamic_temperature"}:
@@ -36,6 +37,26 @@ def check_conflicts(recipe: Recipe, draft: Draft) -> None:
         if first.name == "mirostat" and second.stage is RuleStage.TRUNCATE:
             why = "it measures the surprise of what is drawn from what it leaves, so it comes last"
             raise RuleConflict("mirostat", second.name, why, field=field)
+
+
+def _check_allowed(recipe: Recipe, draft: Draft) -> None:
+    """Refuse sets of allowed tokens that leave nothing, alone or with a least length."""
+    rules = [
+        (index, rule)
+        for index, rule in enumerate(recipe.rules)
+        if rule.name in ("allowed_tokens", "allowed_scripts")
+    ]
+    sets = list(zip(rules, draft.allowed, strict=False))
+    for ((_, first), kept), ((index, second), others) in combinations(sets, 2):
+        if first.overlaps(second) and not kept & others:
+            why = "no token is in both"
+            raise RuleConflict(second.name, first.name, why, field=join_field("rules", index))
+    least = [(at, rule) for at, rule in enumerate(recipe.rules) if rule.name == "min_tokens"]
+    for (_, rule), kept in sets:
+        for index, other in least:
+            if rule.overlaps(other) and kept <= draft.vocabulary.eos_ids:
+                why = "only the end of the text is allowed"
+                raise RuleConflict(other.name, rule.name, why, field=join_field("rules", index))
 
 
 def _pairs(recipe: Recipe) -> Iterator[tuple[Rule, Rule, str]]:

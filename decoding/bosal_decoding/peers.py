@@ -64,6 +64,11 @@ PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
             transformers="no_repeat_ngram_size",
             difference="of the prompt it sees the instruction, never the scaffold",
         ),
+        "allowed_tokens": Peers(
+            vllm="allowed_token_ids",
+            difference="the end of the text stays allowed unless `allow_end` is false; a function "
+            "of the text, as in transformers, is a constraint here",
+        ),
         "banned_strings": Peers(
             transformers="bad_words_ids",
             vllm="bad_words",

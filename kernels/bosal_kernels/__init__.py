@@ -1,5 +1,6 @@
 """Controls logits and draws tokens, batched over slots; depends on torch alone."""
 
+from bosal_kernels.allow import MAX_ALLOWED, packed
 from bosal_kernels.bitmask import LegalTokens
 from bosal_kernels.combine import combine
 from bosal_kernels.control import (
@@ -36,6 +37,7 @@ from bosal_kernels.streams import MAX_STREAMS, Combined, CombineParams, CombineS
 __all__ = [
     "ACTIVE",
     "DELTA",
+    "MAX_ALLOWED",
     "MAX_RULES",
     "MAX_STAGES",
     "MAX_STREAMS",
@@ -72,6 +74,7 @@ __all__ = [
     "gumbel",
     "row_shift",
     "score",
+    "packed",
     "select",
     "temperature_of",
 ]

@@ -52,7 +52,8 @@ def control(
         z = z + |z| (eos_decay_factor ** max(L - start, 0) - 1)              if it ends the text
         z = -inf            if banned, banned at L, or it ends the text and L < min_tokens
         z = -inf            if the last ngram - 1 tokens and it occur in the history
-        z = -inf            if `legal` has the row, but not the token
+        z = -inf            if `legal` has the row, but not the token, or a set of allowed tokens
+                            in force lacks it
 
     n is the longest end of the history, without a breaker and within dry_window, that the token has
     followed before; the history is instruction and output. A penalty's counts are those of its last
@@ -68,6 +69,7 @@ def control(
     if vocab_size != state.vocab_size:
         raise ValueError(f"rows of {vocab_size} logits for a state of {state.vocab_size}")
     resolve(logits, state, slots, combined)
+    legal = state.allowed.within(legal, slots)
     edits = edit(logits, state, slots, legal)
     asking = (state.logprobs[slots] >= 0).nonzero().squeeze(1)
     raw = None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bosal_kernels.allow import AllowTable
 from bosal_kernels.errors import InvalidTouchedTokens
 from bosal_kernels.groups import GROUP
 from bosal_kernels.history import HistoryTable
@@ -52,6 +53,7 @@ class SlotState(SlotNumbers):
         self.scopes = ScopeTable(num_slots, self.device, SCOPED)
         self.history = HistoryTable(num_slots, vocab_size, self.device)
         self.mirostat = MirostatTable(num_slots, self.device)
+        self.allowed = AllowTable(num_slots, vocab_size, self.device)
         # Touched lists; entries at and beyond n_touch are neutral.
         touched = (num_slots, touched_capacity)
         self.t_tok = full(touched, 0, torch.int32)
@@ -71,6 +73,8 @@ class SlotState(SlotNumbers):
 
     def table(self, name: str) -> Tensor:
         """Return a table of scopable numbers by name, [S, columns], sharing its memory."""
+        if name == "allows":
+            return self.allowed.is_on
         table: Tensor = getattr(self, name)
         return table if table.dim() == 2 else table[:, None]
 
@@ -108,6 +112,9 @@ class SlotState(SlotNumbers):
         self._make_room(count=count)
         self.set_numbers(slot, params)
         self.scopes.admit(slot, params.scoped)
+        now_and_then = {value.column for value in params.scoped if value.param == "allows"}
+        always = [column not in now_and_then for column in range(len(params.allowed))]
+        self.allowed.admit(slot, params.allowed, always)
         if params.chain:
             chain = torch.tensor(params.chain, dtype=torch.float64, device=self.device)
             self.chain_stage[slot, : len(chain)] = chain[:, 0].long()
@@ -194,6 +201,7 @@ class SlotState(SlotNumbers):
         self.scopes.free(slot)
         self.history.free(slot)
         self.mirostat.free(slot)
+        self.allowed.free(slot)
         self.active[slot] = True
         self.chain_stage[slot] = 0
         self.chain_value[slot] = 0

@@ -57,7 +57,7 @@ SCOPED: Final[Mapping[str, float]] = MappingProxyType(
         for name in SlotParams.__dataclass_fields__
         if name in _NUMBERS and name not in ("key", "logprobs")
     }
-    | {"chain_stage": 0, DELTA: 0, ACTIVE: False}
+    | {"chain_stage": 0, DELTA: 0, ACTIVE: False, "allows": False}
 )
 
 _OF_PARAMS: Final = tuple(

@@ -8,6 +8,7 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
+from bosal_kernels.allow import MAX_ALLOWED
 from bosal_kernels.errors import InvalidSlotParams, InvalidTouchedTokens
 from bosal_kernels.scope import ScopedValue
 
@@ -103,6 +104,8 @@ class SlotParams:
     # T = lowest + (highest - lowest) * (H / ln n) ** exponent, of the n tokens left in the chain.
     dynamic_exponent: float = 1.0
     chain: tuple[tuple[Stage, float, float], ...] = ()
+    # Sets of allowed tokens in packed words (`allow.packed`); only what is in all of them is legal.
+    allowed: tuple[tuple[int, ...], ...] = ()
     # -1: off, 0: the chosen token, n: the n best as well.
     logprobs: int = -1
     # Numbers that are not always in force; what they replace is neutral above.
@@ -121,6 +124,8 @@ class SlotParams:
             raise InvalidSlotParams(f"eos_decay_factor must be positive: {self.eos_decay_factor}")
         if not self.repetition > 0:
             raise InvalidSlotParams(f"repetition must be positive: {self.repetition}")
+        if len(self.allowed) > MAX_ALLOWED:
+            raise InvalidSlotParams(f"at most {MAX_ALLOWED} sets of allowed tokens")
         if self.dry_allowed < 1:
             raise InvalidSlotParams(f"dry_allowed must be at least 1: {self.dry_allowed}")
 

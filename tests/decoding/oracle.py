@@ -138,6 +138,25 @@ def no_repeat_ngram(z: Row, p: Params, c: Choice) -> Row:
     return np.where(np.isin(np.arange(len(z)), repeats), -np.inf, z)
 
 
+def allowed_tokens(z: Row, p: Params, c: Choice) -> Row:
+    kept = {*p.get("ids", ()), *(c.eos if p.get("allow_end", True) else ())}
+    kept.update(token for text in p.get("strings", ()) for token in c.ids(text))
+    return np.where(np.isin(np.arange(len(z)), list(kept)), z, -np.inf)
+
+
+def allowed_scripts(z: Row, p: Params, c: Choice) -> Row:
+    def fits(spelled: bytes) -> bool:
+        try:
+            return bool(spelled) and all(
+                (char.isascii() and char.isalpha()) == char.isalpha() for char in spelled.decode()
+            )
+        except UnicodeDecodeError:
+            return False
+
+    kept = [fits(spelled) or token in c.eos for token, spelled in enumerate(c.token_bytes)]
+    return np.where(kept, z, -np.inf)
+
+
 # Shape, then mask. Two do not commute: the repetition penalty is first, the decay last.
 SHAPES: dict[str, Callable[[Row, Params, Choice], Row]] = {
     "repetition_penalty": repetition,
@@ -151,6 +170,8 @@ SHAPES: dict[str, Callable[[Row, Params, Choice], Row]] = {
     "exponential_decay_length": exponential_decay_length,
     "min_tokens": min_tokens,
     "no_repeat_ngram": no_repeat_ngram,
+    "allowed_tokens": allowed_tokens,
+    "allowed_scripts": allowed_scripts,
 }
 
 

@@ -53,6 +53,12 @@ PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         {"start": st.integers(0, 8), "factor": st.floats(1, 3)}
     ),
     "min_tokens": st.fixed_dictionaries({"value": st.integers(0, 8)}),
+    "allowed_tokens": st.fixed_dictionaries(
+        {"ids": st.lists(st.integers(0, 299), min_size=1, max_size=60, unique=True)},
+        optional={"strings": st.just(["I", " I"]), "allow_end": st.booleans()},
+    ),
+    # What the tests' vocabulary holds beyond ASCII is halves of characters.
+    "allowed_scripts": st.just({"scripts": ["Latin"]}),
     "no_repeat_ngram": st.fixed_dictionaries({"n": st.integers(2, 4)}),
     "temperature": st.fixed_dictionaries({"value": st.just(0.0) | st.floats(0.05, 5)}),
     "dynamic_temperature": st.fixed_dictionaries(

@@ -10,6 +10,7 @@ def test_the_public_names_are_these() -> None:
     assert bosal_kernels.__all__ == [
         "ACTIVE",
         "DELTA",
+        "MAX_ALLOWED",
         "MAX_RULES",
         "MAX_STAGES",
         "MAX_STREAMS",
@@ -46,6 +47,7 @@ def test_the_public_names_are_these() -> None:
         "gumbel",
         "row_shift",
         "score",
+        "packed",
         "select",
         "temperature_of",
     ]

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bosal_decoding.errors import InvalidRecipe, UnknownName, shorten
 from bosal_decoding.rules import (
+    allowed,
     length,
     nudging,
     penalties,
@@ -21,7 +22,17 @@ from bosal_decoding.rules.rule import Rule, RuleStage
 from bosal_decoding.schema import join_field
 
 _STAGES: Final = list(RuleStage)
-_MODULES: Final = (streams, nudging, weights, penalties, length, strings, truncation, stops)
+_MODULES: Final = (
+    streams,
+    nudging,
+    weights,
+    penalties,
+    length,
+    allowed,
+    strings,
+    truncation,
+    stops,
+)
 
 
 def _rules() -> dict[str, type[Rule]]:

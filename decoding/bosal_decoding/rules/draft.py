@@ -17,7 +17,16 @@ from bosal_decoding.schema import join_field
 from bosal_decoding.streams import StreamModel, StreamSpec
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_decoding.watching import Watcher
-from bosal_kernels import ACTIVE, DELTA, CombineParams, Scope, ScopedValue, Stage, TokenFlag
+from bosal_kernels import (
+    ACTIVE,
+    DELTA,
+    MAX_ALLOWED,
+    CombineParams,
+    Scope,
+    ScopedValue,
+    Stage,
+    TokenFlag,
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +55,8 @@ class Draft:
     instruction_flags: TokenFlag = TokenFlag.NONE
     # Whether some rule edits the end of the text.
     edits_end: bool = False
+    # Sets of allowed tokens, each of one rule.
+    allowed: list[set[int]] = field(default_factory=list)
     breakers: set[int] = field(default_factory=set)
     max_tokens: int | None = None
     stop_strings: list[bytes] = field(default_factory=list)
@@ -124,9 +135,7 @@ class Draft:
 
     def weigh_id(self, token: int, weight: float, *path: str | int) -> None:
         """Add a weight to one token."""
-        if token >= self.vocabulary.size:
-            where = join_field(self.path, *path)
-            raise UnknownTokenId(token, self.vocabulary.size, field=where)
+        self.check_id(token, *path)
         if self.scope.is_always:
             self.deltas[token] = self.deltas.get(token, 0.0) + weight
         else:
@@ -147,6 +156,24 @@ class Draft:
     def _limit(self, param: str, value: float, *, column: int = 0) -> None:
         """Put a number in force where the rule's scope holds."""
         self.scoped.append(ScopedValue(param=param, value=value, scope=self.scope, column=column))
+
+    def check_id(self, token: int, *path: str | int) -> None:
+        """Refuse an id outside of the vocabulary."""
+        if token >= self.vocabulary.size:
+            where = join_field(self.path, *path)
+            raise UnknownTokenId(token, self.vocabulary.size, field=where)
+
+    def allow(self, tokens: Iterable[int], rule: str, *, with_end: bool) -> None:
+        """Make all other tokens illegal."""
+        kept = set(tokens) | (self.vocabulary.eos_ids if with_end else set())
+        if not kept:
+            raise RuleUnsupported(rule, "no token of this vocabulary is left", field=self.path)
+        if len(self.allowed) == MAX_ALLOWED:
+            why = f"a recipe has at most {MAX_ALLOWED} rules of allowed tokens"
+            raise RuleUnsupported(rule, why, field=self.path)
+        if not self.scope.is_always:
+            self._limit("allows", True, column=len(self.allowed))
+        self.allowed.append(kept)
 
     def stop_at(self, texts: Iterable[str]) -> None:
         _extend(self.stop_strings, texts)
