@@ -79,6 +79,14 @@ class Limits:
     max_choices: int = setting(16, "Choices of one request.", minimum=1, maximum=1024)
     max_top_logprobs: int = setting(20, "Alternatives per token.", minimum=0, maximum=1000)
     max_messages: int = setting(256, "Messages of a conversation.", minimum=1)
+    max_prompt_bytes: int = setting(
+        256 * 1024, "Bytes of an instruction or a conversation, before it is tokenised.", minimum=1
+    )
+    max_preparing: int = setting(
+        512,
+        "Calls that wait to be compiled and tokenised before one is refused.",
+        minimum=1,
+    )
     max_scored_tokens: int = setting(4096, "Tokens of one scored continuation.", minimum=1)
     max_request_id_chars: int = 128
 
@@ -174,6 +182,16 @@ class ServerConfig:
     trust_remote_code: bool = setting(False, "Run Python code that comes with a model.")
     max_running: int = setting(64, "Choices decoded at once.", minimum=1)
     max_waiting: int = setting(256, "Requests that may wait before one is refused.", minimum=1)
+    max_waiting_tokens: int | None = setting(
+        None,
+        "Tokens, of prompts and the longest answers, of requests that wait. Default: no limit.",
+        minimum=1,
+    )
+    max_queue_seconds: float = setting(
+        30.0,
+        "How long a request may wait; one that would is refused at once.",
+        minimum=0.1,
+    )
     max_batch_tokens: int = setting(1024, "Most tokens in one step.", minimum=1)
     cache_tokens: int | None = setting(
         None, "Key-value cache of each model, in tokens. Default: sized by the loader.", minimum=1

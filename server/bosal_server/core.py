@@ -54,14 +54,15 @@ from bosal_server.request_errors import (
     InvalidRequestId,
     MissingField,
     OutOfRange,
+    PromptTooLarge,
     ResponseTooLarge,
     located,
 )
 from bosal_server.scoring import given_tokens
+from bosal_server.security.caller import Priority
+from bosal_server.security.errors import PriorityTooHigh
 from bosal_server.security.quota import QuotaLedger
 
-# Calls that wait for a thread; each may hold a whole request's text.
-_MAX_PREPARING = 512
 # Ids and values of log-probabilities that one request may make the server keep.
 _MAX_REPORTED_NUMBERS = 4_000_000
 
@@ -249,6 +250,7 @@ class GenerationCore:
             program=started.program,
             explain=started.explain or self._sampled(started),
             deadline=command.deadline,
+            priority=_priority(command),
             key_id=command.caller.key_id,
             cache_salt=command.caller.cache_salt,
             shares_scaffold=started.recipe_name in self._shared_scaffolds,
@@ -331,8 +333,10 @@ class GenerationCore:
         Raises:
             QueueFull: too many calls wait for a thread.
         """
-        if self._num_preparing >= _MAX_PREPARING:
-            raise QueueFull(max_waiting=_MAX_PREPARING, retry_after=1.0)
+        limit = self.limits.max_preparing
+        if self._num_preparing >= limit:
+            waiting = f"{self._num_preparing} calls"
+            raise QueueFull(waiting=waiting, limit=f"{limit} calls", retry_after=1.0)
         self._num_preparing += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -457,6 +461,11 @@ class GenerationCore:
 
     def _messages(self, command: PromptCommand) -> tuple[Sequence[Message], str]:
         """Return what the user said, and the request field that holds it."""
+        texts = [message.text for message in command.conversation or ()]
+        num_bytes = sum(len(text.encode()) for text in (*texts, command.instruction or ""))
+        if num_bytes > self.limits.max_prompt_bytes:
+            field = "instruction" if command.conversation is None else "conversation"
+            raise PromptTooLarge(field, num_bytes, self.limits.max_prompt_bytes)
         if command.conversation is not None:
             if len(command.conversation) > self.limits.max_messages:
                 raise OutOfRange(
@@ -499,6 +508,20 @@ def _refuse_other_recipes(command: GenerateCommand) -> None:
                 f"{name}: the experiment gives the recipe; none may be named or changed beside it",
                 field=name,
             )
+
+
+def _priority(command: GenerateCommand) -> Priority:
+    """Return whose turn a request is; unset: the usual, or less where the key has less.
+
+    Raises:
+        PriorityTooHigh: the key may not ask for it.
+    """
+    most = command.caller.max_priority
+    if command.priority is None:
+        return min(Priority.NORMAL, most)
+    if command.priority > most:
+        raise PriorityTooHigh(command.priority.name, most.name)
+    return command.priority
 
 
 def _within(field: str, value: int, low: int, high: int) -> None:

@@ -10,6 +10,8 @@ ServerError
     ├── RequestTooLarge
     ├── RequestIdInUse
     ├── QueueFull
+    ├── QueueTimeout
+    ├── DeadlineUnreachable
     ├── DeadlineExceeded
     ├── RequestCancelled
     ├── EngineStopped
@@ -149,10 +151,40 @@ class QueueFull(EngineError):
     reason = "QUEUE_FULL"
     code = "RESOURCE_EXHAUSTED"
 
-    def __init__(self, *, max_waiting: int, retry_after: float) -> None:
+    def __init__(self, *, waiting: str, limit: str, retry_after: float) -> None:
         super().__init__(
-            f"{max_waiting} requests are already waiting; try again in {retry_after:.1f} s",
-            metadata={"max_waiting": str(max_waiting)},
+            f"{waiting} are already waiting, the limit is {limit}; "
+            f"try again in {retry_after:.1f} s",
+            metadata={"waiting": waiting, "limit": limit},
+        )
+        self.retry_after = retry_after
+
+
+class QueueTimeout(EngineError):
+    """Raised when a request has waited as long as one may."""
+
+    reason = "QUEUE_TIMEOUT"
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, seconds: float, retry_after: float) -> None:
+        super().__init__(
+            f"the request has waited {seconds:g} s and was not admitted; "
+            f"try again in {retry_after:.1f} s",
+            metadata={"max_queue_seconds": f"{seconds:g}"},
+        )
+        self.retry_after = retry_after
+
+
+class DeadlineUnreachable(EngineError):
+    """Raised at once when a request would still wait when its deadline comes."""
+
+    reason = "DEADLINE_UNREACHABLE"
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, wait: float, retry_after: float) -> None:
+        super().__init__(
+            f"the request would wait about {wait:.1f} s, longer than its deadline allows",
+            metadata={"expected_wait": f"{wait:.1f}"},
         )
         self.retry_after = retry_after
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bosal_decoding.scaffolds import Message
-from bosal_server.security.caller import ANYBODY, Caller
+from bosal_server.security.caller import ANYBODY, Caller, Priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +53,5 @@ class GenerateCommand:
     caller: Caller = ANYBODY
     # Gives the recipe.
     experiment: ExperimentCommand | None = None
+    # None: the usual.
+    priority: Priority | None = None

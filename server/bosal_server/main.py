@@ -114,6 +114,8 @@ async def _serve(
         EngineConfig(
             max_groups=config.max_running,
             max_waiting=config.max_waiting,
+            max_waiting_tokens=config.max_waiting_tokens,
+            max_queue_seconds=config.max_queue_seconds,
             max_batch_tokens=config.max_batch_tokens,
             torch_threads=threads,
         ),

@@ -138,6 +138,9 @@ class Metrics:
         self._errors = self._counter(
             "errors_total", "Calls that ended with an error, by status code.", ("method", "code")
         )
+        self._refusals = self._counter(
+            "refusals_total", "Requests refused for want of room or quota, by reason.", ("reason",)
+        )
         self._refused_calls = self._counter(
             "auth_failures_total", "Calls refused for their key, by reason.", ("reason",)
         )
@@ -190,6 +193,10 @@ class Metrics:
     def count_error(self, method: str, code: str) -> None:
         """Count a call that ended with an error."""
         self._errors.labels(method, code).inc()
+
+    def count_refusal(self, reason: str) -> None:
+        """Count a request there was no room or no quota for."""
+        self._refusals.labels(reason).inc()
 
     def count_refused_call(self, reason: str) -> None:
         """Count a call whose key was missing, wrong or not for its method."""

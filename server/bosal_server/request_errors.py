@@ -6,6 +6,7 @@ ServerError
 │   ├── OutOfRange
 │   ├── InvalidRequestId
 │   ├── ResponseTooLarge
+│   ├── PromptTooLarge
 │   ├── MalformedMessage
 │   └── MessageTooLarge
 ├── NotServed
@@ -72,6 +73,19 @@ class ResponseTooLarge(InvalidRequest):
             f"at most {limit} are kept for one request",
             field=field,
             metadata={"numbers": str(numbers), "limit": str(limit)},
+        )
+
+
+class PromptTooLarge(InvalidRequest):
+    """Raised when an instruction or conversation is longer than may be tokenised."""
+
+    reason = "PROMPT_TOO_LARGE"
+
+    def __init__(self, field: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"{field} has {size} bytes; this server tokenises at most {limit}",
+            field=field,
+            metadata={"size": str(size), "limit": str(limit)},
         )
 
 

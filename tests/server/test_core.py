@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 from tests.server.experiments.managers import idle_manager
 
 from bosal_decoding.errors import DecodingError
-from bosal_server import core as core_module
 from bosal_server.config import Limits
 from bosal_server.core import GenerationCore, ServedModel, Started
 from bosal_server.engine.loop import EngineConfig, EngineLoop
@@ -206,11 +206,10 @@ def test_what_is_wrong_is_refused_before_any_work(
 
 
 def test_a_flood_is_refused_before_its_texts_pile_up(
-    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: LoadedModel,
 ) -> None:
-    monkeypatch.setattr(core_module, "_MAX_PREPARING", 3)
-
     async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        core.limits = replace(core.limits, max_preparing=3)
         calls = [_drain(core, ask(max_tokens=2)) for _ in range(8)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, QueueFull)]

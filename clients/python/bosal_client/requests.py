@@ -53,6 +53,8 @@ class GenerationOptions(TypedDict, total=False):
     constraint: Mapping[str, Any]
     num_choices: int
     max_tokens: int
+    # low, normal or high.
+    priority: str
     seed: int
     # How many alternatives per position; 0: the chosen token alone.
     logprobs: int
@@ -86,6 +88,11 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
     if "num_choices" in options:
         with _holding("spec.num_choices"):
             spec.num_choices = options["num_choices"]
+    if "priority" in options:
+        names = {"low": pb.PRIORITY_LOW, "normal": pb.PRIORITY_NORMAL, "high": pb.PRIORITY_HIGH}
+        if options["priority"] not in names:
+            raise InvalidRequest("priority is low, normal or high", field="spec.priority")
+        spec.priority = names[options["priority"]]
     if "max_tokens" in options:
         with _holding("spec.max_tokens"):
             spec.max_tokens = options["max_tokens"]

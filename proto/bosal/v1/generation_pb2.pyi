@@ -22,6 +22,28 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """The usual, or less if the API key has less."""
+    PRIORITY_LOW: _Priority.ValueType  # 1
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    PRIORITY_HIGH: _Priority.ValueType  # 3
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Priority says whose turn it is when requests wait: all of a higher one go first."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""The usual, or less if the API key has less."""
+PRIORITY_LOW: Priority.ValueType  # 1
+PRIORITY_NORMAL: Priority.ValueType  # 2
+PRIORITY_HIGH: Priority.ValueType  # 3
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _Role:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -199,6 +221,7 @@ class GenerationSpec(_message.Message):
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     EXPERIMENT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Empty: the server's default model."""
     recipe: _builtins.str
@@ -215,6 +238,8 @@ class GenerationSpec(_message.Message):
     """At most 128 printable characters; returned in Started. Empty: the server makes one."""
     explain: _builtins.bool
     """Explain every token."""
+    priority: Global___Priority.ValueType
+    """More than the API key may ask for is PERMISSION_DENIED."""
     @_builtins.property
     def inline_recipe(self) -> _recipe_pb2.Recipe:
         """A whole recipe; its metric label is `inline`."""
@@ -258,10 +283,11 @@ class GenerationSpec(_message.Message):
         constraint: _recipe_pb2.Constraint | None = ...,
         explain: _builtins.bool = ...,
         experiment: Global___ExperimentRef | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "constraint", b"constraint", "conversation", b"conversation", "experiment", b"experiment", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "num_choices", b"num_choices", "recipe", b"recipe", "recipe_source", b"recipe_source", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "constraint", b"constraint", "conversation", b"conversation", "experiment", b"experiment", "explain", b"explain", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "num_choices", b"num_choices", "overrides", b"overrides", "recipe", b"recipe", "recipe_source", b"recipe_source", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_num_choices", b"_num_choices", "_seed", b"_seed", "constraint", b"constraint", "conversation", b"conversation", "experiment", b"experiment", "explain", b"explain", "inline_recipe", b"inline_recipe", "input", b"input", "instruction", b"instruction", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "model", b"model", "num_choices", b"num_choices", "overrides", b"overrides", "priority", b"priority", "recipe", b"recipe", "recipe_source", b"recipe_source", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015

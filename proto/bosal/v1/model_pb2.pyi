@@ -235,6 +235,8 @@ class Limits(_message.Message):
     MAX_MESSAGES_FIELD_NUMBER: _builtins.int
     MAX_RUNNING_CHOICES_FIELD_NUMBER: _builtins.int
     MAX_WAITING_REQUESTS_FIELD_NUMBER: _builtins.int
+    MAX_PROMPT_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     MAX_COMPARED_RECIPES_FIELD_NUMBER: _builtins.int
     MAX_SCORED_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_CONSTRAINT_BYTES_FIELD_NUMBER: _builtins.int
@@ -251,6 +253,10 @@ class Limits(_message.Message):
     """Choices decoded at once; further requests wait."""
     max_waiting_requests: _builtins.int
     """Requests that may wait; further ones are RESOURCE_EXHAUSTED."""
+    max_prompt_bytes: _builtins.int
+    """Bytes of an instruction or a conversation."""
+    max_queue_seconds: _builtins.float
+    """Seconds a request may wait; one that would is RESOURCE_EXHAUSTED at once."""
     max_compared_recipes: _builtins.int
     """Recipes in one comparison."""
     max_scored_tokens: _builtins.int
@@ -274,6 +280,8 @@ class Limits(_message.Message):
         max_messages: _builtins.int = ...,
         max_running_choices: _builtins.int = ...,
         max_waiting_requests: _builtins.int = ...,
+        max_prompt_bytes: _builtins.int = ...,
+        max_queue_seconds: _builtins.float = ...,
         max_compared_recipes: _builtins.int = ...,
         max_scored_tokens: _builtins.int = ...,
         max_constraint_bytes: _builtins.int = ...,
@@ -283,7 +291,7 @@ class Limits(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_choices", b"max_choices", "max_compared_recipes", b"max_compared_recipes", "max_constraint_bytes", b"max_constraint_bytes", "max_constraint_compile_seconds", b"max_constraint_compile_seconds", "max_constraint_depth", b"max_constraint_depth", "max_constraint_repetition", b"max_constraint_repetition", "max_messages", b"max_messages", "max_request_bytes", b"max_request_bytes", "max_rules", b"max_rules", "max_running_choices", b"max_running_choices", "max_scored_tokens", b"max_scored_tokens", "max_stop_strings", b"max_stop_strings", "max_top_logprobs", b"max_top_logprobs", "max_waiting_requests", b"max_waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_choices", b"max_choices", "max_compared_recipes", b"max_compared_recipes", "max_constraint_bytes", b"max_constraint_bytes", "max_constraint_compile_seconds", b"max_constraint_compile_seconds", "max_constraint_depth", b"max_constraint_depth", "max_constraint_repetition", b"max_constraint_repetition", "max_messages", b"max_messages", "max_prompt_bytes", b"max_prompt_bytes", "max_queue_seconds", b"max_queue_seconds", "max_request_bytes", b"max_request_bytes", "max_rules", b"max_rules", "max_running_choices", b"max_running_choices", "max_scored_tokens", b"max_scored_tokens", "max_stop_strings", b"max_stop_strings", "max_top_logprobs", b"max_top_logprobs", "max_waiting_requests", b"max_waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,6 +39,8 @@ class ActiveRequest:
                 _streams(request),
                 request.max_tokens,
                 Scoring(request.continuation) if request.continuation else None,
+                priority=request.priority,
+                key_id=request.key_id,
             )
             for choice in range(request.num_choices)
         ]
@@ -62,6 +64,11 @@ class ActiveRequest:
         self._admitted_at: float | None = None
         self._first_token_at: float | None = None
         self._last_token_at: float | None = None
+
+    @property
+    def cost(self) -> int:
+        """Tokens all its groups may take in the caches."""
+        return sum(group.cost for group in self.groups)
 
     @property
     def was_admitted(self) -> bool:

@@ -153,10 +153,12 @@ class StreamGroup:
         "guide",
         "is_guiding",
         "nudger",
+        "key_id",
         "max_tokens",
         "models",
         "num_rows",
         "output",
+        "priority",
         "request_id",
         "scoring",
         "slot",
@@ -171,12 +173,17 @@ class StreamGroup:
         streams: Sequence[Stream],
         max_tokens: int,
         scoring: Scoring | None = None,
+        *,
+        priority: int = 1,
+        key_id: str = "",
     ) -> None:
         self.request_id = request_id
         self.choice = choice
         self.streams = tuple(streams)
         self.models = tuple(dict.fromkeys(stream.model for stream in streams))
         self.max_tokens = max_tokens
+        self.priority = priority
+        self.key_id = key_id
         self.output: list[int] = []
         # Rows of logits that each stream gives in its next step, of its last tokens.
         self.num_rows = 1
@@ -200,6 +207,11 @@ class StreamGroup:
     def active(self) -> tuple[Stream, ...]:
         """The streams whose turn it is."""
         return self.streams[-1:] if self.is_guiding else self.coupled
+
+    @property
+    def cost(self) -> int:
+        """Tokens it may take in the cache, in the worst case."""
+        return sum(len(stream.prompt) + self.max_tokens for stream in self.streams)
 
     @property
     def is_parked(self) -> bool:

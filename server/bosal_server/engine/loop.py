@@ -16,7 +16,7 @@ from bosal_server.engine.request import EngineEvent, EngineRequest
 from bosal_server.engine.scheduler import check_size
 from bosal_server.engine.stepper import EngineModel, Stepper
 from bosal_server.engine.waiting_room import WaitingRoom
-from bosal_server.errors import EngineStopped, InternalFault, UnknownModel
+from bosal_server.errors import EngineStopped, InternalFault, QueueFull, UnknownModel
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class EngineConfig:
 
     max_groups: int = 64  # choices decoded at once, over all models
     max_waiting: int = 256  # requests
+    max_waiting_tokens: int | None = None  # reserved for those that wait; unset: no limit
+    max_queue_seconds: float | None = None  # a request that waits longer is refused
     max_batch_tokens: int = 512  # new tokens in a step; bounds how long a prompt delays others
     # Threads of torch's operators; unset leaves torch's choice.
     torch_threads: int | None = None
@@ -54,11 +56,15 @@ class EngineLoop:
         self._models = dict(models)
         self._config = config
         self._deliver = deliver
-        self._room = WaitingRoom(config.max_waiting)
+        self._room = WaitingRoom(
+            config.max_waiting, config.max_waiting_tokens, config.max_queue_seconds
+        )
         self._stepper = Stepper(
             self._models,
             max_groups=config.max_groups,
             max_batch_tokens=config.max_batch_tokens,
+            max_queue_seconds=config.max_queue_seconds,
+            retry_after=self._room.retry_after,
             observer=observer or NullObserver(),
             on_left_queue=self._leave_room,
         )
@@ -84,6 +90,7 @@ class EngineLoop:
             UnknownModel: one of its models is not served.
             RequestTooLarge: it could never be admitted.
             QueueFull: too many requests wait; says when to try again.
+            DeadlineUnreachable: it would still wait at its deadline.
             EngineStopped: the engine is shutting down.
         """
         model = self._models.get(request.model)
@@ -98,8 +105,15 @@ class EngineLoop:
         with self._lock:
             if self._is_stopping:
                 raise EngineStopped
-            self._room.enter()
+            displaced = self._room.enter(active)
             self._inbox.put(lambda: self._stepper.add(active))
+            if displaced is not None:
+                error = QueueFull(
+                    waiting="requests of keys that take up less",
+                    limit=f"{self._config.max_waiting} requests",
+                    retry_after=self._room.retry_after(),
+                )
+                self._inbox.put(lambda: self._stepper.displace(displaced, error))
 
     def _check_size(self, request: EngineRequest) -> None:
         """Refuse a group whose worst case exceeds one of its models, whatever else is there."""
@@ -196,4 +210,4 @@ class EngineLoop:
         return not self._stepper.has_work or monotonic() >= self._drain_until
 
     def _leave_room(self, active: ActiveRequest) -> None:
-        self._room.leave(was_admitted=not active.is_over)
+        self._room.leave(active, was_admitted=not active.is_over)

@@ -1,40 +1,64 @@
-"""The groups that wait for admission, one queue per model."""
+"""The groups that wait for admission: by priority, each key its fair part, then by arrival.
 
-from collections import OrderedDict
+Start-time fair queueing. A group's turn is the larger of the time of the group admitted last and
+the end of its key's group before it, which lies that group's cost later; the cost is the tokens
+reserved for it. Keys that want more than they get are given equal tokens, whatever the size and
+number of their requests, as by deficit round robin. Unlike there, all groups stand in one order,
+the same on every model: groups that need several models cannot wait for each other.
+"""
+
 from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
 from itertools import count
 
 from bosal_server.engine.group import StreamGroup
 
+# Priority, turn and number of arrival; the smallest is first.
+_Place = tuple[int, float, int]
+
 
 class WaitingQueues:
-    """First come, first served on each model; a group with several models stands in each queue."""
+    """One queue per model; a group with several models stands in each of theirs."""
 
     def __init__(self, models: Iterable[str]) -> None:
-        # By group: its number, which orders groups of different models.
-        self._queues: dict[str, OrderedDict[StreamGroup, int]] = {
-            model: OrderedDict() for model in models
-        }
+        self._queues: dict[str, list[tuple[_Place, StreamGroup]]] = {model: [] for model in models}
+        self._places: dict[StreamGroup, _Place] = {}
         self._numbers = count()
-        self._num_waiting = 0
+        # By priority: the turn of the group admitted last, and each key's end.
+        self._clocks: dict[int, float] = {}
+        self._ends: dict[tuple[int, str], float] = {}
 
     def __len__(self) -> int:
-        return self._num_waiting
+        return len(self._places)
 
     def append(self, group: StreamGroup) -> None:
-        number = next(self._numbers)
+        now = self._clocks.get(group.priority, 0.0)
+        account = (group.priority, group.key_id)
+        turn = max(now, self._ends.get(account, now))
+        self._ends[account] = turn + group.cost
+        place = (-group.priority, turn, next(self._numbers))
+        self._places[group] = place
         for model in group.models:
-            self._queues[model][group] = number
-        self._num_waiting += 1
+            heappush(self._queues[model], (place, group))
 
-    def remove(self, group: StreamGroup) -> None:
-        for model in group.models:
-            del self._queues[model][group]
-        self._num_waiting -= 1
+    def remove(self, group: StreamGroup, *, was_admitted: bool = False) -> None:
+        """Take a group out; one that was admitted moves the time on."""
+        _, turn, _ = self._places.pop(group)
+        if was_admitted:
+            self._clocks[group.priority] = max(self._clocks.get(group.priority, 0.0), turn)
+        if not self._places:
+            # Nobody is owed anything any more.
+            self._clocks.clear()
+            self._ends.clear()
 
     def heads(self) -> Iterator[StreamGroup]:
-        """Yield the groups that are first on all their models, the oldest first."""
-        heads = {model: next(iter(queue.items())) for model, queue in self._queues.items() if queue}
-        for group, _ in sorted(heads.values(), key=lambda head: head[1]):
-            if all(heads[model][0] is group for model in group.models):
+        """Yield the groups that are first on all their models, the first of them first."""
+        heads = {}
+        for model, queue in self._queues.items():
+            while queue and self._places.get(queue[0][1]) != queue[0][0]:
+                heappop(queue)
+            if queue:
+                heads[model] = queue[0]
+        for _, group in sorted(heads.values(), key=lambda head: head[0]):
+            if all(heads[model][1] is group for model in group.models):
                 yield group

@@ -1,6 +1,6 @@
 """Decides who is admitted and what each step computes.
 
-Rule 1: each model's groups are admitted first come, first served, with their worst case
+Rule 1: each model's groups are admitted in the order of `WaitingQueues`, with their worst case
         reserved, so an admitted group never waits for blocks and nothing is preempted. A group
         with streams on several models is admitted once it is first on all of them; a free slot
         goes to the oldest of the groups that could be admitted.
@@ -117,7 +117,7 @@ class Scheduler:
             group = next(filter(self._fits, self._waiting.heads()), None)
             if group is None:
                 break
-            self._waiting.remove(group)
+            self._waiting.remove(group, was_admitted=True)
             group.slot = self._free_slots.pop()
             group.state = GroupState.PREFILLING
             for stream in group.streams:

@@ -32,6 +32,7 @@ from bosal_server.engine.scheduler_step import SchedulerStep
 from bosal_server.errors import (
     DeadlineExceeded,
     InternalFault,
+    QueueTimeout,
     RequestCancelled,
     RequestIdInUse,
     ServerError,
@@ -72,6 +73,8 @@ class Stepper:
         max_batch_tokens: int,
         observer: EngineObserver,
         on_left_queue: Callable[[ActiveRequest], None],
+        max_queue_seconds: float | None = None,
+        retry_after: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._models = dict(models)
         self._allocators = {
@@ -94,6 +97,8 @@ class Stepper:
         )
         self._reporter = Reporter(observer, self._scheduler, self._allocators)
         self._on_left_queue = on_left_queue
+        self._max_queue_seconds = max_queue_seconds
+        self._retry_after = retry_after
         self._requests: dict[str, ActiveRequest] = {}
         self._events: list[tuple[object, EngineEvent]] = []
         self._num_steps = 0
@@ -123,12 +128,24 @@ class Stepper:
         if active is not None:
             self._fail(active, RequestCancelled())
 
+    def displace(self, active: ActiveRequest, error: ServerError) -> None:
+        """Refuse a request that has to leave the queue, unless its turn came just now."""
+        if not active.was_admitted:
+            self._fail(active, error)
+
     def expire(self, now: float) -> None:
-        """End the requests whose deadline has passed."""
+        """End the requests whose deadline has passed, or that have waited too long."""
         for active in list(self._requests.values()):
             deadline = active.request.deadline
             if deadline is not None and now >= deadline:
                 self._fail(active, DeadlineExceeded())
+            elif (
+                self._max_queue_seconds is not None
+                and not active.was_admitted
+                and now - active.request.arrival >= self._max_queue_seconds
+            ):
+                error = QueueTimeout(self._max_queue_seconds, self._retry_after())
+                self._fail(active, error)
 
     def fail_all(self, error: ServerError) -> None:
         """End every request; each gets its answer, whatever state the engine is in."""

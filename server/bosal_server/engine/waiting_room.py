@@ -1,50 +1,165 @@
-"""How many requests wait, shared between the engine's thread and those that submit."""
+"""Who waits, shared between the engine's thread and those that submit."""
 
+from collections import Counter
+from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
-from bosal_server.errors import QueueFull
+from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.errors import DeadlineUnreachable, QueueFull
 
 _MIN_RETRY_SECONDS = 0.1
 _MAX_RETRY_SECONDS = 30.0
+# Weight of the newest second in what is known of the engine's speed.
 _SMOOTHING = 0.2
+_MIN_INTERVAL = 0.05
 
 
 class WaitingRoom:
-    """Counts requests between submission and admission, and how quickly they are admitted."""
+    """Bounds requests between submission and admission, and knows how quickly they are admitted.
 
-    def __init__(self, max_waiting: int) -> None:
+    When it is full, whoever takes up most of it makes room: its last request leaves for the first
+    of a key that takes up less, so no key can keep the others out.
+    """
+
+    def __init__(
+        self,
+        max_waiting: int,
+        max_waiting_tokens: int | None = None,
+        max_queue_seconds: float | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._max_waiting = max_waiting
+        self._max_tokens = max_waiting_tokens
+        self._max_seconds = max_queue_seconds
+        self._clock = clock
         self._lock = Lock()
-        self._num_waiting = 0
-        self._interval = 0.5  # seconds between admissions while others wait, smoothed
-        self._last_admission: float | None = None
+        self._waiting: dict[ActiveRequest, None] = {}  # in order of arrival
+        self._num_tokens = 0
+        self._tokens_by_priority: Counter[int] = Counter()
+        self._num_by_key: Counter[str] = Counter()
+        self._tokens_by_key: Counter[str] = Counter()
+        # Tokens admitted per second while others waited, smoothed; None: not yet known.
+        self._rate: float | None = None
+        self._admitted_tokens = 0
+        self._measured_from: float | None = None
 
     def __len__(self) -> int:
-        return self._num_waiting
+        return len(self._waiting)
 
-    def enter(self) -> None:
-        """Let a request wait.
+    @property
+    def num_tokens(self) -> int:
+        return self._num_tokens
+
+    def enter(self, active: ActiveRequest) -> ActiveRequest | None:
+        """Let a request wait; return the one that has to leave for it, which is out already.
 
         Raises:
-            QueueFull: as many wait as may wait.
+            QueueFull: there is no room, or it would wait longer than anybody may.
+            DeadlineUnreachable: it would not be admitted before its deadline.
         """
         with self._lock:
-            if self._num_waiting >= self._max_waiting:
-                # Half the queue should have moved on by then.
-                wait = self._interval * max(self._max_waiting, 1) / 2
-                wait = min(max(wait, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
-                raise QueueFull(max_waiting=self._max_waiting, retry_after=wait)
-            self._num_waiting += 1
+            self._check_time(active)
+            displaced = self._make_room(active)
+            if displaced is not None:
+                self._take_out(displaced)
+            self._waiting[active] = None
+            self._num_tokens += active.cost
+            self._tokens_by_priority[active.request.priority] += active.cost
+            self._num_by_key[active.request.key_id] += 1
+            self._tokens_by_key[active.request.key_id] += active.cost
+            if self._measured_from is None:
+                self._measured_from, self._admitted_tokens = self._clock(), 0
+            return displaced
 
-    def leave(self, *, was_admitted: bool) -> None:
+    def leave(self, active: ActiveRequest, *, was_admitted: bool) -> None:
         """Note that a request waits no more."""
         with self._lock:
-            self._num_waiting -= 1
-            if not was_admitted:
+            if active not in self._waiting:
                 return
-            now = monotonic()
-            if self._last_admission is not None and self._num_waiting:
-                interval = now - self._last_admission
-                self._interval += _SMOOTHING * (interval - self._interval)
-            self._last_admission = now
+            self._take_out(active)
+            if was_admitted:
+                self._measure(active.cost)
+            if not self._waiting:
+                self._measured_from = None
+
+    def retry_after(self) -> float:
+        """Return the seconds after which half of those that wait should have moved on."""
+        with self._lock:
+            return self._retry_after()
+
+    def _check_time(self, active: ActiveRequest) -> None:
+        wait = self._expected_wait(active)
+        deadline = active.request.deadline
+        if deadline is not None and wait and self._clock() + wait >= deadline:
+            raise DeadlineUnreachable(wait, self._retry_after())
+        if self._max_seconds is not None and wait > self._max_seconds:
+            raise QueueFull(
+                waiting=f"requests for {wait:.1f} s",
+                limit=f"{self._max_seconds:g} s",
+                retry_after=self._retry_after(),
+            )
+
+    def _make_room(self, active: ActiveRequest) -> ActiveRequest | None:
+        if len(self._waiting) < self._max_waiting and self._has_tokens(active, self._num_tokens):
+            return None
+        key = active.request.key_id
+        largest = max(self._num_by_key, key=self._part, default=key)
+        mine = self._part(key) + self._size(1, active.cost)
+        if largest != key and mine < self._part(largest):
+            last = next(one for one in reversed(self._waiting) if one.request.key_id == largest)
+            if self._has_tokens(active, self._num_tokens - last.cost):
+                return last
+        raise QueueFull(
+            waiting=f"{len(self._waiting)} requests of {self._num_tokens} tokens",
+            limit=f"{self._max_waiting} requests"
+            + (f" and {self._max_tokens} tokens" if self._max_tokens is not None else ""),
+            retry_after=self._retry_after(),
+        )
+
+    def _part(self, key: str) -> float:
+        """Return how much of the room a key takes up."""
+        return self._size(self._num_by_key[key], self._tokens_by_key[key])
+
+    def _size(self, requests: int, tokens: int) -> float:
+        return max(requests / self._max_waiting, tokens / (self._max_tokens or float("inf")))
+
+    def _has_tokens(self, active: ActiveRequest, taken: int) -> bool:
+        # An empty room takes anything that the engine can.
+        return self._max_tokens is None or not taken or taken + active.cost <= self._max_tokens
+
+    def _take_out(self, active: ActiveRequest) -> None:
+        del self._waiting[active]
+        request = active.request
+        self._num_tokens -= active.cost
+        self._tokens_by_priority[request.priority] -= active.cost
+        self._num_by_key[request.key_id] -= 1
+        self._tokens_by_key[request.key_id] -= active.cost
+        if not self._num_by_key[request.key_id]:
+            del self._num_by_key[request.key_id], self._tokens_by_key[request.key_id]
+
+    def _expected_wait(self, active: ActiveRequest) -> float:
+        """Estimate from those that go first; 0 while the engine's speed is not known."""
+        if not self._rate:
+            return 0.0
+        priority = active.request.priority
+        ahead = sum(
+            tokens for other, tokens in self._tokens_by_priority.items() if other >= priority
+        )
+        return ahead / self._rate
+
+    def _measure(self, tokens: int) -> None:
+        self._admitted_tokens += tokens
+        if self._measured_from is None:
+            return
+        seconds = self._clock() - self._measured_from
+        if seconds < _MIN_INTERVAL:
+            return
+        rate = self._admitted_tokens / seconds
+        weight = 1 - (1 - _SMOOTHING) ** max(seconds, _MIN_INTERVAL)
+        self._rate = rate if self._rate is None else self._rate + weight * (rate - self._rate)
+        self._measured_from, self._admitted_tokens = self._clock(), 0
+
+    def _retry_after(self) -> float:
+        wait = self._num_tokens / 2 / self._rate if self._rate else 1.0
+        return min(max(wait, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)

@@ -30,11 +30,17 @@ from bosal_server.rpc import experiments, explanations
 from bosal_server.rpc.constraints import compiled_constraint, constraint_document
 from bosal_server.rpc.documents import recipe_document, recipe_message, rule_documents, struct
 from bosal_server.rpc.spelling import token_bytes
-from bosal_server.security.caller import current_caller
+from bosal_server.security.caller import Priority, current_caller
 
 _ROLES: dict[int, Literal["user", "assistant"]] = {
     pb.ROLE_USER: "user",
     pb.ROLE_ASSISTANT: "assistant",
+}
+_PRIORITIES: dict[int, Priority | None] = {
+    pb.PRIORITY_UNSPECIFIED: None,
+    pb.PRIORITY_LOW: Priority.LOW,
+    pb.PRIORITY_NORMAL: Priority.NORMAL,
+    pb.PRIORITY_HIGH: Priority.HIGH,
 }
 _FINISH_REASONS = {
     reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.value}") for reason in FinishReason
@@ -57,6 +63,7 @@ def generate_command(
         request_id=spec.request_id,
         deadline=deadline,
         caller=current_caller.get(),
+        priority=_priority(spec),
         experiment=_experiment_command(spec),
     )
 
@@ -84,6 +91,12 @@ def prompt_command(source: pb.GenerationSpec | pb.PromptSource, limits: Limits) 
             _messages(source.conversation, limits) if source.HasField("conversation") else None
         ),
     )
+
+
+def _priority(spec: pb.GenerationSpec) -> Priority | None:
+    if spec.priority not in _PRIORITIES:
+        raise InvalidRequest(f"priority {spec.priority} is none of this server's", field="priority")
+    return _PRIORITIES[spec.priority]
 
 
 def _messages(conversation: pb.Conversation, limits: Limits) -> list[Message]:

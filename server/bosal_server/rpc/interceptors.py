@@ -151,6 +151,8 @@ class Boundary(grpc.aio.ServerInterceptor):
             log.error("request %.200r: %s failed", request_id, method, exc_info=error)
             error = InternalFault()
         self._metrics.count_error(method, error.code)
+        if error.code == "RESOURCE_EXHAUSTED":
+            self._metrics.count_refusal(error.reason)
         code, text, trailers = describe(error, request_id)
         await context.abort(code, text, trailers)
 

@@ -51,6 +51,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                 max_messages=limits.max_messages,
                 max_running_choices=self._config.max_running,
                 max_waiting_requests=self._config.max_waiting,
+                max_prompt_bytes=limits.max_prompt_bytes,
+                max_queue_seconds=self._config.max_queue_seconds,
                 max_compared_recipes=MAX_RECIPES,
                 max_scored_tokens=limits.max_scored_tokens,
             ),

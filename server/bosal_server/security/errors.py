@@ -6,6 +6,7 @@ ServerError
 │   ├── KeyInvalid
 │   └── KeyExpired
 ├── PermissionDenied
+├── PriorityTooHigh
 ├── QuotaExceeded
 └── QuotaTooSmall
 """
@@ -60,6 +61,20 @@ class PermissionDenied(ServerError):
         super().__init__(
             f"the API key may not call {method}: it lacks the scope {wanted}",
             metadata={"method": method, "scopes": ",".join(sorted(scopes))},
+        )
+
+
+class PriorityTooHigh(ServerError):
+    """Raised when a request asks for a priority its key may not ask for."""
+
+    reason = "PRIORITY_TOO_HIGH"
+    code = "PERMISSION_DENIED"
+
+    def __init__(self, asked: str, most: str) -> None:
+        super().__init__(
+            f"the API key may ask for priority {most} at most, not {asked}",
+            field="priority",
+            metadata={"asked": asked, "most": most},
         )
 
 

@@ -62,7 +62,7 @@ def test_every_violation_is_named_from_the_outermost_message() -> None:
 
 
 def test_a_full_queue_says_when_to_try_again() -> None:
-    error = QueueFull(max_waiting=3, retry_after=1.5)
+    error = QueueFull(waiting="3 requests", limit="3 requests", retry_after=1.5)
     _, _, trailers = describe(error, "r-1")
     retry = details(error)[error_details_pb2.RetryInfo]
     assert isinstance(retry, error_details_pb2.RetryInfo)

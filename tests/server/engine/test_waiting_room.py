@@ -1,0 +1,101 @@
+"""Who may wait: bounds, whose request makes room, and what waiting is expected to take."""
+
+from typing import Any, cast
+
+import pytest
+
+from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.waiting_room import WaitingRoom
+from bosal_server.errors import DeadlineUnreachable, QueueFull
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class _Request:
+    def __init__(self, key_id: str, priority: int, deadline: float | None) -> None:
+        self.key_id, self.priority, self.deadline = key_id, priority, deadline
+
+
+class _Active:
+    def __init__(self, request: _Request, cost: int) -> None:
+        self.request, self.cost = request, cost
+
+
+def waiting(
+    key: str = "", *, cost: int = 10, priority: int = 1, deadline: float | None = None
+) -> ActiveRequest:
+    """A request as the room sees it."""
+    return cast(ActiveRequest, cast(Any, _Active(_Request(key, priority, deadline), cost)))
+
+
+def test_a_room_holds_so_many_requests_and_no_more() -> None:
+    room = WaitingRoom(2)
+    first = waiting()
+    assert room.enter(first) is None
+    room.enter(waiting())
+    with pytest.raises(QueueFull) as failure:
+        room.enter(waiting())
+    assert failure.value.retry_after > 0
+    room.leave(first, was_admitted=False)
+    room.leave(first, was_admitted=False)
+    room.enter(waiting())
+    assert (len(room), room.num_tokens) == (2, 20)
+
+
+def test_a_room_holds_so_many_tokens_and_no_more() -> None:
+    room = WaitingRoom(100, 25)
+    room.enter(waiting(cost=20))
+    with pytest.raises(QueueFull, match="25 tokens"):
+        room.enter(waiting(cost=10))
+    room.enter(waiting(cost=5))
+    # What the engine can take may always wait for it alone.
+    assert WaitingRoom(100, 25).enter(waiting(cost=1000)) is None
+
+
+def test_whoever_fills_the_room_makes_room_for_others() -> None:
+    room = WaitingRoom(4)
+    greedy = [waiting("greedy") for _ in range(4)]
+    for one in greedy:
+        room.enter(one)
+    modest = waiting("modest")
+    assert room.enter(modest) is greedy[3]
+    assert room.enter(waiting("modest")) is greedy[2]
+    with pytest.raises(QueueFull):
+        room.enter(waiting("greedy"))
+    # With equal parts nobody has to leave.
+    with pytest.raises(QueueFull):
+        room.enter(waiting("modest"))
+
+
+def test_a_request_that_cannot_start_before_its_deadline_is_refused_at_once() -> None:
+    clock = Clock()
+    room = WaitingRoom(100, clock=clock)
+    ahead = [waiting(cost=100) for _ in range(10)]
+    for one in ahead:
+        # Nothing is known of the engine's speed yet.
+        room.enter(one)
+    clock.now = 1.0
+    room.leave(ahead[0], was_admitted=True)
+    # 900 tokens wait and 100 a second are admitted.
+    with pytest.raises(DeadlineUnreachable):
+        room.enter(waiting(deadline=1.0 + 8.9))
+    room.enter(waiting(deadline=1.0 + 9.1))
+    # A higher priority passes them all.
+    room.enter(waiting(priority=2, deadline=1.0 + 0.1))
+
+
+def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
+    clock = Clock()
+    room = WaitingRoom(100, None, 5.0, clock=clock)
+    ahead = [waiting(cost=100) for _ in range(7)]
+    for one in ahead:
+        room.enter(one)
+    clock.now = 1.0
+    room.leave(ahead[0], was_admitted=True)
+    with pytest.raises(QueueFull, match="5 s"):
+        room.enter(waiting())
