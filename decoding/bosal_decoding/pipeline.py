@@ -192,7 +192,7 @@ class Pipeline:
     def certainty(self, combined: Combined, places: Sequence[int]) -> tuple[list[float], list[int]]:
         """Of the base's rows at some places, the greatest probability and its token."""
         where = combined.base[self._index(places)]
-        top1, _ = certainty(combined.streams, self._state, where)
+        top1, _ = certainty(combined.streams, where)
         best = combined.streams.index_select(0, where).argmax(1)
         return top1.tolist(), best.tolist()
 

@@ -95,7 +95,7 @@ class _Groups:
         """Return the combined rows [G, V], and where the streams had a say [G]."""
         rows = self.rows
         base_rows = rows.index_select(0, self.base)
-        grouped = GroupedRows(rows, group_max(rows), self.state.scratch(len(rows)))
+        grouped = GroupedRows(rows, group_max(rows))
         row_max = grouped.maxima.amax(1)
         best = row_max[self.base]
         normalizer = self._normalizers(grouped, row_max)
@@ -120,7 +120,7 @@ class _Groups:
         acts = (position >= coupling.after[slots]) & (position < coupling.until[slots])
         acts &= (region == Region.ANY) | ((region == Region.INSIDE) == inside)
         if any(one.scope.is_gated for one in self.params):
-            top1, entropy = certainty(self.rows, self.state, self.base)
+            top1, entropy = certainty(self.rows, self.base)
             below, above = coupling.top1_below[slots], coupling.entropy_above[slots]
             acts &= (top1 < below) | (below == torch.inf)
             acts &= (entropy > above) | (above == -torch.inf)

@@ -76,7 +76,6 @@ def control(
     if len(asking):
         raw = raw_rows(
             logits,
-            state.scratch(num_rows),
             asking,
             wanted=state.logprobs[slots[asking]],
             touched=edits.tokens[asking],

@@ -30,10 +30,16 @@ class Edits:
 
     def write(self, logits: Tensor, rows: Tensor, masked: Tensor) -> None:
         """Store the shaped values of some rows, -inf where masked; [k], [k, W]."""
-        valid = self.valid[rows]
+        if self.tokens.shape[1] == 0:
+            return
         values = self.shaped[rows].masked_fill_(masked | self.illegal[rows], -torch.inf)
         places = rows[:, None] * logits.shape[1] + self.tokens[rows]
-        logits.view(-1)[places[valid]] = values[valid]
+        # Padding repeats what is stored first; a row without tokens keeps what it has.
+        is_real = self.valid[rows]
+        first = torch.where(is_real[:, :1], values[:, :1], self.raw[rows, :1])
+        places = torch.where(is_real, places, places[:, :1])
+        values = torch.where(is_real, values, first)
+        logits.view(-1).index_copy_(0, places.view(-1), values.view(-1))
 
 
 class Touched:
@@ -45,13 +51,13 @@ class Touched:
         num_touched = state.n_touch[slots]
         self.width = int(num_touched.max()) if len(slots) else 0
         self.valid = torch.arange(self.width, device=slots.device) < num_touched[:, None]
-        self.tokens = state.t_tok[slots, : self.width].long()
-        self.count = state.t_out_count[slots, : self.width]
-        self.flags = state.t_flag[slots, : self.width]
+        self.tokens = state.t_tok[:, : self.width].index_select(0, slots).long()
+        self.count = state.t_out_count[:, : self.width].index_select(0, slots)
+        self.flags = state.t_flag[:, : self.width].index_select(0, slots)
         self.position = state.position[slots, None]
 
     def param(self, table: Tensor) -> Tensor:
-        return table[self.slots, None]
+        return table.index_select(0, self.slots)[:, None]
 
     def has(self, flag: TokenFlag) -> Tensor:
         return (self.flags & flag) != 0
@@ -79,7 +85,7 @@ def edit(
     touched = Touched(state, slots)
     raw = logits.gather(1, touched.tokens)
     z = _penalised(raw, touched)
-    z = z + state.t_delta[slots, : touched.width]
+    z = z + state.t_delta[:, : touched.width].index_select(0, slots)
     if state.history.is_used:
         z = _without_loops(z, touched)
     z = _nearer_to_the_end(z, touched)

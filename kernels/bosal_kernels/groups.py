@@ -26,40 +26,59 @@ def group_max(rows: Tensor) -> Tensor:
 
 
 class GroupedRows:
-    """Rows padded to whole groups with -inf, with their group maxima.
+    """Rows read as whole groups, with their group maxima; -inf beyond the vocabulary.
 
-    The padding is a copy in `scratch` [>= B, NG * 64], whose columns beyond the vocabulary hold
-    -inf; rows that need none are used as they are.
+    A group is a window of the flat batch, so nothing is copied but the rows' last, short groups.
     """
 
-    def __init__(self, rows: Tensor, maxima: Tensor, scratch: Tensor) -> None:
+    def __init__(self, rows: Tensor, maxima: Tensor) -> None:
+        rows = rows.contiguous()
+        self.values = rows  # [B, V]
         self.maxima = maxima  # [B, NG]
         self.num_rows, self.num_groups = maxima.shape
-        vocab_size = rows.shape[1]
-        if vocab_size % GROUP:
-            padded = scratch[: self.num_rows]
-            padded[:, :vocab_size] = rows
-            rows = padded
-        self.values = rows  # [B, NG * 64]
-        self._blocks = rows.view(-1, GROUP)
+        self.vocab_size = rows.shape[1]
+        num_full, rest = divmod(self.vocab_size, GROUP)
+        self._last: Tensor | None = None
+        if rest:
+            self._last = rows.new_full((self.num_rows, GROUP), -torch.inf)
+            self._last[:, :rest] = rows[:, num_full * GROUP :]
+        num_windows = rows.numel() - GROUP + 1
+        if num_windows > 0:
+            self._windows = rows.as_strided((num_windows, GROUP), (1, 1))
+        else:
+            self._windows = rows.new_full((1, GROUP), -torch.inf)
 
     def read(self, row: Tensor, group: Tensor) -> Tensor:
         """Return the values of groups, [n, 64]."""
-        return self._blocks.index_select(0, row * self.num_groups + group)
+        start = torch.add(row * self.vocab_size, group, alpha=GROUP)
+        if self._last is None:
+            return self._windows.index_select(0, start)
+        values = self._windows.index_select(0, start.clamp_(max=len(self._windows) - 1))
+        short = (group == self.num_groups - 1).nonzero().squeeze(1)
+        if len(short):
+            values[short] = self._last[row[short]]
+        return values
 
     def chunks(self, row: Tensor, group: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield the values of many groups piece by piece: their span and values [n, 64]."""
-        place = row * self.num_groups + group
-        if len(place) <= _CHUNK:
-            yield slice(None), self._blocks.index_select(0, place)
+        if len(row) <= _CHUNK:
+            yield slice(None), self.read(row, group)
             return
-        for start in range(0, len(place), _CHUNK):
+        for start in range(0, len(row), _CHUNK):
             span = slice(start, start + _CHUNK)
-            yield span, self._blocks.index_select(0, place[span])
+            yield span, self.read(row[span], group[span])
 
     def at(self, row: Tensor, token: Tensor) -> Tensor:
         """Return single values; the arguments broadcast."""
-        return self.values.view(-1)[row * self.values.shape[1] + token]
+        return self.values.take(row * self.vocab_size + token)
+
+
+def first_tokens(rows: GroupedRows, row_max: Tensor) -> Tensor:
+    """Return the lowest id that has its row's maximum, [B]; any id where that is NaN."""
+    row = torch.arange(rows.num_rows, device=row_max.device)
+    group = (rows.maxima == row_max[:, None]).byte().argmax(1)
+    lane = (rows.read(row, group) == row_max[:, None]).byte().argmax(1)
+    return lane.add_(group, alpha=GROUP)
 
 
 def weights(scaled: Tensor) -> Tensor:

@@ -45,7 +45,9 @@ class Tokens:
 class Intervals:
     """The intervals of R rows of a batch; both edges are tokens and inclusive."""
 
-    def __init__(self, rows: GroupedRows, place: Tensor, row_max: Tensor) -> None:
+    def __init__(
+        self, rows: GroupedRows, place: Tensor, row_max: Tensor, first_token: Tensor
+    ) -> None:
         self.rows = rows
         self.place = place  # [R] rows of the batch; everything below is [R]
         self.maxima = rows.maxima[place]  # [R, NG]
@@ -56,11 +58,9 @@ class Intervals:
         self.high_token = torch.full_like(place, -1)
         # Whether any row has lost its top.
         self.is_cut = False
-        group = (self.maxima == row_max[:, None]).int().argmax(1)
-        lane = (rows.read(place, group) == row_max[:, None]).int().argmax(1)
         # The first token inside; its logit is the largest.
         self.first_value = row_max.clone()
-        self.first_token = group * GROUP + lane
+        self.first_token = first_token
         self._lane = torch.arange(GROUP, device=place.device)
 
     def raise_floor(self, which: Tensor, value: Tensor, token: Tensor | None = None) -> None:
@@ -131,10 +131,31 @@ class Intervals:
             found.append((row[span][place], token, values[place, lane]))
         return Tokens(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
+    def is_whole(self, which: Tensor) -> Tensor:
+        """Tell which rows have lost no token yet."""
+        return (self.low_value[which] == -torch.inf) & (self.high_value[which] == torch.inf)
+
     def mass(self, which: Tensor, inverse: Tensor) -> Tensor:
         """Return the sum of exp(relative scaled logit) over the intervals, float64 [k]."""
         row, group = self._reaching(which, self.low_value[which])
         return self._sum(row, group, self._weighted(which, inverse, row, group), len(which))
+
+    def row_mass(self, which: Tensor, inverse: Tensor) -> Tensor:
+        """Return what `mass` is while the rows are whole."""
+        row, group = (self.maxima[which] > -torch.inf).nonzero(as_tuple=True)
+        pieces = self._weighted(which, inverse, row, group, is_whole=True)
+        return self._sum(row, group, pieces, len(which))
+
+    def best_mass_behind(self, which: Tensor, inverse: Tensor, value: Tensor) -> Tensor:
+        """Return the summed weights of the maxima of groups that `value` outranks, float64 [k].
+
+        In whole rows the mass of those groups is this at least and 64 times this at most.
+        """
+        maxima = self.maxima[which]
+        weight = self.scaled(which[:, None], inverse[:, None], maxima)
+        # Denormal numbers are slow, and nothing beside the read groups.
+        weight = weight.clamp_(min=-80.0).exp_()
+        return weight.masked_fill_(maxima >= value[:, None], 0.0).sum(1, dtype=torch.float64)
 
     def mass_and_moment(self, which: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mass and the sum of exp(s) s, s the relative scaled logit, float64 [k]."""
@@ -155,11 +176,17 @@ class Intervals:
             numbers.append((inside & (values > -torch.inf)).sum(1))
         return sum_by_row(row, group, numbers, (len(which), self.rows.num_groups))
 
-    def mass_ahead(self, which: Tensor, inverse: Tensor, value: Tensor, token: Tensor) -> Tensor:
-        """Return the mass of each interval's tokens ahead of (value, token), float64 [k]."""
+    def mass_ahead(
+        self, which: Tensor, inverse: Tensor, value: Tensor, token: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mass of each interval's tokens ahead of (value, token), float64 [k].
+
+        And that of all tokens of the groups read, in the interval or not: those that value does
+        not outrank.
+        """
         # Ties of the token itself count, so its own level is read as well.
         row, group = self._reaching(which, value)
-        sums = []
+        sums, totals = [], []
         for span, values in self.rows.chunks(self.place[which[row]], group):
             edge, lane_limit = value[row[span], None], (token[row] - group * GROUP)[span, None]
             ahead = (values > edge) | ((values == edge) & (self._lane < lane_limit))
@@ -167,8 +194,10 @@ class Intervals:
                 ahead &= self.contains_lanes(which[row[span]], group[span], values)
             of_row = which[row[span], None]
             weight = weights(self.relative(of_row, inverse[row[span], None], values))
+            totals.append(weight.sum(1))
             sums.append(weight.masked_fill_(~ahead, 0.0).sum(1))
-        return sum_by_row(row, group, sums, (len(which), self.rows.num_groups))
+        shape = (len(which), self.rows.num_groups)
+        return sum_by_row(row, group, sums, shape), sum_by_row(row, group, totals, shape)
 
     def _reaching(self, which: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """List the groups of rows `which` [k] whose maxima reach a value: row, group [n]."""
@@ -177,13 +206,16 @@ class Intervals:
         return row, group
 
     def _weighted(
-        self, which: Tensor, inverse: Tensor, row: Tensor, group: Tensor
+        self, which: Tensor, inverse: Tensor, row: Tensor, group: Tensor, *, is_whole: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the weights of members, 0 for others, and the relative scaled logits."""
-        is_whole = not self.is_cut and bool((self.low_value[which] == -torch.inf).all())
+        """Yield the weights of members, 0 for others, and the relative scaled logits.
+
+        All tokens of whole rows count as members, whatever was cut since.
+        """
+        is_whole = is_whole or bool(self.is_whole(which).all())
         of_row, of_inverse = which[row], inverse[row, None]
         maximum = self.row_max[of_row, None]
-        offset = self.offset(of_row, inverse[row])[:, None] if self.is_cut else None
+        offset = None if is_whole else self.offset(of_row, inverse[row])[:, None]
         for span, values in self.rows.chunks(self.place[of_row], group):
             outside = None
             if not is_whole:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bosal_kernels.allow import AllowTable
 from bosal_kernels.errors import InvalidTouchedTokens
-from bosal_kernels.groups import GROUP
 from bosal_kernels.history import HistoryTable
 from bosal_kernels.mirostat import MirostatTable
 from bosal_kernels.numbers import SCOPED, SlotNumbers
@@ -67,7 +66,6 @@ class SlotState(SlotNumbers):
         # Tokens banned at one output position, by touched index.
         self.ban_index = full((num_slots, 4), 0, torch.int32)
         self.ban_position = full((num_slots, 4), -1, torch.int64)
-        self._scratch = full((0, -(-vocab_size // GROUP) * GROUP), 0, torch.float32)
         # Upper bound of n_touch over all slots, kept on the host so that a step need not read it.
         self._touch_bound = 0
 
@@ -81,12 +79,6 @@ class SlotState(SlotNumbers):
     @property
     def touched_capacity(self) -> int:
         return self.t_tok.shape[1]
-
-    def scratch(self, num_rows: int) -> Tensor:
-        """Return room for rows padded to whole groups with -inf, reused by every step."""
-        if len(self._scratch) < num_rows:
-            self._scratch = self._scratch.new_full((num_rows, self._scratch.shape[1]), -torch.inf)
-        return self._scratch
 
     def admit(
         self,

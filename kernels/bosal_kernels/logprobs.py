@@ -50,35 +50,51 @@ class Ranked:
 
 
 def best_tokens(rows: GroupedRows, which: Tensor, counts: Tensor) -> Ranked:
-    """Return the `counts` [k] best finite tokens of rows `which` [k] by (value desc, id asc).
+    """Return the `counts` [k] best finite tokens of rows `which` [k] by (value desc, id asc)."""
+    row, token, value = _in_order(rows, which, counts)
+    start = torch.searchsorted(row, torch.arange(len(which), device=row.device))
+    rank = torch.arange(len(row), device=row.device) - start[row]
+    kept = rank < counts[row]
+    return Ranked(row[kept], rank[kept], token[kept], value[kept])
 
-    The n best tokens lie in the groups whose maximum reaches the n-th largest group maximum.
+
+def nth_tokens(rows: GroupedRows, which: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the last of the `counts` [k] best finite tokens of rows `which`: value and id, [k].
+
+    Counts are at least 1; a row with fewer tokens gives its last.
+    """
+    row, token, value = _in_order(rows, which, counts)
+    edges = torch.searchsorted(row, torch.arange(len(which) + 1, device=row.device))
+    place = torch.minimum(edges[:-1] + counts, edges[1:]) - 1
+    return value[place], token[place]
+
+
+def _in_order(rows: GroupedRows, which: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """List tokens of rows `which` [k], the `counts` best of each among them, all [n].
+
+    By (row, value desc, id asc): the row's place in `which`, the id and the value. The n best
+    tokens lie in the groups whose maximum reaches the n-th largest group maximum.
     """
     maxima = rows.maxima[which]
     deepest = min(int(counts.max()), rows.num_groups)
     if deepest < 1:
-        return Ranked(which[:0], which[:0], which[:0], maxima.new_empty(0))
+        return which[:0], which[:0], maxima.new_empty(0)
     floor = maxima.topk(deepest).values.gather(1, counts[:, None].clamp(1, deepest) - 1)
     # A row that asks more tokens than there are groups reads all of them.
     floor = floor.masked_fill_(counts[:, None] > rows.num_groups, -torch.inf)
     row, group = ((maxima >= floor) & (maxima > -torch.inf)).nonzero(as_tuple=True)
-    floor = floor[row]
-    if len(row) == 0:
-        return Ranked(row, row, row, maxima.new_empty(0))
+    floor = floor[row].clamp_(min=torch.finfo(torch.float32).min)
     found = []
     for span, values in rows.chunks(which[row], group):
-        reaches = (values >= floor[span]) & (values > -torch.inf)
-        place, lane = reaches.nonzero(as_tuple=True)
-        token = group[span][place] * GROUP + lane
-        found.append((row[span][place], token, values[place, lane]))
-    row, token, value = (torch.cat(parts) for parts in zip(*found, strict=True))
+        place, lane = (values >= floor[span]).nonzero(as_tuple=True)
+        token = torch.add(lane, group[span][place], alpha=GROUP)
+        found.append((row[span][place], token, values.take(place * GROUP + lane)))
+    row, token, value = (
+        found[0] if len(found) == 1 else (torch.cat(part) for part in zip(*found, strict=True))
+    )
     # Stable, and tokens of a row are listed by id: ties keep the lowest id first.
     order = ((row << 32) | descending_key(value)).argsort(stable=True)
-    row, token, value = row[order], token[order], value[order]
-    starts = torch.searchsorted(row, torch.arange(len(which), device=row.device))
-    rank = torch.arange(len(row), device=row.device) - starts[row]
-    kept = rank < counts[row]
-    return Ranked(row[kept], rank[kept], token[kept], value[kept])
+    return row[order], token[order], value[order]
 
 
 def log_normalizer(rows: GroupedRows, which: Tensor, inverse: Tensor, maximum: Tensor) -> Tensor:
@@ -117,7 +133,6 @@ def top_tokens(best: Ranked, log_normalizer: Tensor, inverse: Tensor, width: int
 
 def raw_rows(
     logits: Tensor,
-    scratch: Tensor,
     rows: Tensor,
     wanted: Tensor,
     touched: Tensor,
@@ -131,7 +146,7 @@ def raw_rows(
     if combined is not None and combined.is_coupled:
         source = base = combined.streams.index_select(0, combined.base[rows])
         which = torch.arange(len(rows), device=rows.device)
-    grouped = GroupedRows(source, group_max(source), scratch)
+    grouped = GroupedRows(source, group_max(source))
     one = torch.ones(len(rows), dtype=torch.float32, device=logits.device)
     normalizer = log_normalizer(grouped, which, one, grouped.maxima[which].amax(1))
     best = best_tokens(grouped, which, wanted)

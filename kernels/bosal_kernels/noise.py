@@ -63,15 +63,21 @@ def philox4x32(
     even = torch.stack([counter[0], counter[2].expand_as(counter[0])])
     odd = torch.stack([counter[1], counter[3]])
     keys = torch.stack(key)
-    lane_shape = (2,) + (1,) * counter[0].dim()
-    multipliers = torch.tensor(_MULTIPLIERS, device=even.device).view(lane_shape)
-    weyl = torch.tensor(_WEYL, device=even.device).view(lane_shape)
-    for _ in range(rounds):
-        product = (even * multipliers).flip(0)
-        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(keys).bitwise_and_(_MASK32)
+    first, second = even.unbind()
+    # An odd half outlives its round by one.
+    products = [torch.empty_like(even), torch.empty_like(even)]
+    halves = [product.unbind() for product in products]
+    weyl = torch.tensor(_WEYL, device=even.device).view((2,) + (1,) * counter[0].dim())
+    for number in range(rounds):
+        if number:
+            keys += weyl
+        product, (left, right) = products[number % 2], halves[number % 2]
+        torch.mul(second, _MULTIPLIERS[1], out=left)
+        torch.mul(first, _MULTIPLIERS[0], out=right)
+        torch.bitwise_right_shift(product, 32, out=even)
+        even.bitwise_xor_(odd).bitwise_xor_(keys).bitwise_and_(_MASK32)
         odd = product
-        keys.add_(weyl)
-    odd = odd & _MASK32
+    odd.bitwise_and_(_MASK32)
     return torch.stack([even[0], odd[0], even[1], odd[1]])
 
 
@@ -90,13 +96,13 @@ def words(key: Tensor, position: Tensor, counter: Tensor, purpose: Purpose) -> T
 
 def exponential(word: Tensor) -> Tensor:
     """Return X(h), float32, of 32-bit words: -log1p(-u) keeps full resolution where u is small."""
-    uniform = (word.to(torch.float32) + 0.5) * 2.0**-32
-    return -torch.log1p(-uniform.clamp_(max=_LARGEST_UNIFORM).double()).float()
+    uniform = word.to(torch.float32).add_(0.5).mul_(2.0**-32).clamp_(max=_LARGEST_UNIFORM)
+    return uniform.double().neg_().log1p_().neg_().float()
 
 
 def negative_log(value: Tensor) -> Tensor:
     """Return -ln of float32 values, through float64."""
-    return -torch.log(value.double()).float()
+    return value.double().log_().neg_().float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +114,27 @@ class GroupNoise:
     lane: Tensor  # [0, 64), int64
 
     def at(self, places: Tensor) -> Self:
+        """Return the noise at places along the first axis."""
         return type(self)(self.smallest[places], self.bound[places], self.lane[places])
+
+    def take(self, places: Tensor) -> Self:
+        """Return the noise at flat places."""
+        return type(self)(
+            self.smallest.take(places), self.bound.take(places), self.lane.take(places)
+        )
 
 
 def pair_noise(key: Tensor, position: Tensor, pair: Tensor) -> GroupNoise:
-    """Return the noise of groups 2 * pair, then of groups 2 * pair + 1, [n] -> [2n]."""
-    word = words(key, position, pair, Purpose.GROUP)
-    smallest = exponential(torch.cat([word[0], word[2]])) * (1.0 / 64.0)
-    lane = torch.cat([word[1], word[3]]) >> 26
-    return GroupNoise(smallest, negative_log(smallest), lane)
+    """Return the noise of groups 2 * pair and 2 * pair + 1, [n] -> [n, 2]."""
+    word = words(key, position, pair, Purpose.GROUP).t().contiguous()
+    smallest = exponential(word[:, 0::2]) * (1.0 / 64.0)
+    return GroupNoise(smallest, negative_log(smallest), word[:, 1::2] >> 26)
 
 
 def group_noise(key: Tensor, position: Tensor, group: Tensor) -> GroupNoise:
     """Return the noise of groups, [n]."""
     noise = pair_noise(key, position, group >> 1)
-    return noise.at(torch.arange(len(group), device=group.device) + (group & 1) * len(group))
+    return noise.take(2 * torch.arange(len(group), device=group.device) + (group & 1))
 
 
 def token_noise(key: Tensor, position: Tensor, token: Tensor, group: GroupNoise) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bosal_kernels.groups import GroupedRows, group_max
+from bosal_kernels.groups import GroupedRows, first_tokens, group_max
 from bosal_kernels.interval import Intervals
 from bosal_kernels.layout import SlotState
 from bosal_kernels.scope import DELTA, Region
@@ -37,9 +37,9 @@ def resolve(
     holds &= (region == Region.ANY) | ((region == Region.INSIDE) == is_inside)
     if state.scopes.has_gates:
         if combined is not None and combined.is_coupled:
-            top1, entropy = certainty(combined.streams, state, combined.base[rows])
+            top1, entropy = certainty(combined.streams, combined.base[rows])
         else:
-            top1, entropy = certainty(logits, state, rows)
+            top1, entropy = certainty(logits, rows)
         holds &= (top1[:, None] < top1_below) | (top1_below == torch.inf)
         holds &= (entropy[:, None] > entropy_above) | (entropy_above == -torch.inf)
     is_entry = torch.arange(param.shape[1], device=logits.device) < count[:, None]
@@ -63,16 +63,17 @@ def resolve(
         table[slot[is_on], place[is_on]] = number[is_on].to(table.dtype)
 
 
-def certainty(logits: Tensor, state: SlotState, rows: Tensor) -> tuple[Tensor, Tensor]:
+def certainty(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return max p and the entropy in nats of rows [R] of logits [B, V], float64 [R] each.
 
     p is the softmax of the row; a row that is no distribution has NaN.
     """
     chosen = logits[rows]
     maxima = group_max(chosen)
-    grouped = GroupedRows(chosen, maxima, state.scratch(len(chosen)))
+    grouped = GroupedRows(chosen, maxima)
     everyone = torch.arange(len(chosen), device=logits.device)
-    intervals = Intervals(grouped, everyone, maxima.amax(1))
+    row_max = maxima.amax(1)
+    intervals = Intervals(grouped, everyone, row_max, first_tokens(grouped, row_max))
     one = torch.ones(len(chosen), dtype=torch.float32, device=logits.device)
     mass, moment = intervals.mass_and_moment(everyone, one)
     return 1 / mass, mass.log() - moment / mass

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bosal_kernels.control import Control
 from bosal_kernels.draw import Draw
-from bosal_kernels.groups import GROUP, GroupedRows
+from bosal_kernels.groups import GroupedRows, first_tokens
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import (
     RawRows,
@@ -66,24 +66,21 @@ def select(
     values = state.chain_value[slots]
     is_live = ~control.invalid & (control.row_max > -torch.inf)
     is_greedy = ((stages == Stage.TEMPERATURE) & (values <= 0)).any(1)
-    tokens = torch.full_like(slots, -1)
-    greedy = (is_live & is_greedy).nonzero().squeeze(1)
-    if len(greedy):
-        tokens[greedy] = _best(control, greedy)
+    rows = GroupedRows(control.logits, control.group_max)
+    # What a greedy row wants; the others are about to draw.
+    first = first_tokens(rows, control.row_max)
+    tokens = first.masked_fill(~is_live, -1)
     sampled = (is_live & ~is_greedy).nonzero().squeeze(1)
     logprobs = None
-    if len(sampled) or control.raw is not None:
-        scratch = state.scratch(len(slots))
-        rows = GroupedRows(control.logits, control.group_max, scratch)
-        inverse = torch.ones_like(control.row_max)
-        if len(sampled):
-            here = slots[sampled]
-            truncation = _truncate(control, state, slots, rows, sampled)
-            tokens[sampled] = Draw(truncation).tokens()
-            inverse[sampled] = truncation.inverse
-            state.last_temperature[here] = 1 / truncation.inverse.double()
-            if state.mirostat.is_used:
-                _learn(state, here, truncation, stages[sampled], tokens[sampled])
+    inverse = torch.ones_like(control.row_max)
+    if len(sampled):
+        here = slots[sampled]
+        truncation = _truncate(control, state, slots, rows, sampled, first[sampled])
+        tokens[sampled] = Draw(truncation).tokens()
+        inverse[sampled] = truncation.inverse
+        state.last_temperature[here] = 1 / truncation.inverse.double()
+        if state.mirostat.is_used:
+            _learn(state, here, truncation, stages[sampled], tokens[sampled])
     if forced is not None:
         place = forced.clamp(min=0)[:, None]
         is_legal = control.logits.gather(1, place)[:, 0] > -torch.inf
@@ -98,18 +95,26 @@ def select(
 
 
 def _truncate(
-    control: Control, state: SlotState, slots: Tensor, rows: GroupedRows, places: Tensor
+    control: Control,
+    state: SlotState,
+    slots: Tensor,
+    rows: GroupedRows,
+    places: Tensor,
+    first_token: Tensor,
 ) -> Truncation:
-    """Run the chains of the rows at `places` [R] of the batch, whose slots are `slots` [B]."""
+    """Run the chains of the rows at `places` [R] of the batch, whose slots are `slots` [B].
+
+    `first_token` [R] is each row's best.
+    """
     here = slots[places]
     position = state.position[here]
     truncation = Truncation(
         rows,
-        control.row_max[places],
         places,
-        control.logits.shape[1],
-        state.key[here],
-        position,
+        row_max=control.row_max[places],
+        first_token=first_token,
+        key=state.key[here],
+        position=position,
         exponent=state.dynamic_exponent[here],
         surprise=state.mirostat.at(here, position) if state.mirostat.is_used else None,
     )
@@ -123,13 +128,14 @@ def score(control: Control, state: SlotState, tokens: Tensor) -> Logprobs:
     The slots ask for log-probabilities.
     """
     assert control.raw is not None
-    rows = GroupedRows(control.logits, control.group_max, state.scratch(len(tokens)))
+    rows = GroupedRows(control.logits, control.group_max)
     inverse = (1 / temperature_of(state, control.slots)).clamp(max=3e38).float()
     is_dynamic = (state.chain_stage[control.slots] == Stage.DYNAMIC_TEMPERATURE).any(1)
     is_dynamic &= ~control.invalid & (control.row_max > -torch.inf)
     if bool(is_dynamic.any()):
         places = is_dynamic.nonzero().squeeze(1)
-        inverse[places] = _truncate(control, state, control.slots, rows, places).inverse
+        first = first_tokens(rows, control.row_max)[places]
+        inverse[places] = _truncate(control, state, control.slots, rows, places, first).inverse
     found = _logprobs(control, control.raw, rows, tokens, inverse)
     # Where nothing is legal neither is the token.
     return replace(
@@ -161,17 +167,6 @@ def _learn(
     target, rate = state.chain_value[slots[row], place], state.chain_second[slots[row], place]
     error = truncation.surprise_of(row, tokens[row]) - target
     state.mirostat.following[slots[row]] = truncation.surprise[row] - rate * error
-
-
-def _best(control: Control, rows: Tensor) -> Tensor:
-    """Return the lowest id among the largest logits of rows [k]."""
-    row_max = control.row_max[rows, None]
-    group = (control.group_max[rows] == row_max).int().argmax(1)
-    width = min(GROUP, control.logits.shape[1])
-    # The last window may begin before its group: what precedes the group is less than the maximum.
-    start = (group * GROUP).clamp(max=control.logits.shape[1] - width)
-    window = start[:, None] + torch.arange(width, device=rows.device)
-    return start + (control.logits[rows[:, None], window] == row_max).int().argmax(1)
 
 
 def _logprobs(

@@ -22,7 +22,7 @@ from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import SlotState, TouchedTokens, control
-from bosal_kernels.groups import GroupedRows
+from bosal_kernels.groups import GroupedRows, first_tokens
 from bosal_kernels.truncate import Truncation
 
 NO_IDS = torch.zeros(1, 0, dtype=torch.long)
@@ -36,9 +36,14 @@ def kept_ids(vocabulary: Vocabulary, rule: dict[str, Any], logits: torch.Tensor)
     state.admit(0, plan.params, TouchedTokens.of())
     slots = torch.tensor([0])
     controlled = control(logits[None].clone(), state, slots)
-    rows = GroupedRows(controlled.logits, controlled.group_max, state.scratch(1))
+    rows = GroupedRows(controlled.logits, controlled.group_max)
     truncation = Truncation(
-        rows, controlled.row_max, slots, size, state.key[slots], state.position[slots]
+        rows,
+        slots,
+        row_max=controlled.row_max,
+        first_token=first_tokens(rows, controlled.row_max),
+        key=state.key[slots],
+        position=state.position[slots],
     )
     truncation.run(state.chain_stage, state.chain_value, state.chain_second)
     inside = truncation.intervals.contains(slots, torch.arange(size), controlled.logits[0])

@@ -77,11 +77,12 @@ def test_group_noise_is_the_same_alone_and_in_pairs() -> None:
     key, position = torch.tensor([3, -7]), torch.tensor([0, 2**33 + 5])
     row, pair = torch.ones(2, 4).nonzero(as_tuple=True)
     pairs = pair_noise(key[row], position[row], pair)
-    group = torch.cat([2 * pair, 2 * pair + 1])
-    alone = group_noise(key[row].repeat(2), position[row].repeat(2), group)
-    assert torch.equal(pairs.smallest, alone.smallest)
-    assert torch.equal(pairs.bound, alone.bound)
-    assert torch.equal(pairs.lane, alone.lane)
+    group = torch.stack([2 * pair, 2 * pair + 1], 1).flatten()
+    row = row.repeat_interleave(2)
+    alone = group_noise(key[row], position[row], group)
+    assert torch.equal(pairs.smallest.flatten(), alone.smallest)
+    assert torch.equal(pairs.bound.flatten(), alone.bound)
+    assert torch.equal(pairs.lane.flatten(), alone.lane)
 
 
 def test_noise_never_exceeds_the_bound_of_its_group() -> None:

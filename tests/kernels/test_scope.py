@@ -80,7 +80,7 @@ def test_gates_read_the_row_as_the_model_gave_it() -> None:
     kinds = ["wide", "confident", "equal", "half_left", "bf16"]
     logits = torch.from_numpy(np.stack([rows.logits(kind, VOCAB, 3) for kind in kinds]))
     state = SlotState(num_slots=len(kinds), vocab_size=VOCAB)
-    top1, entropy = certainty(logits, state, torch.arange(len(kinds)))
+    top1, entropy = certainty(logits, torch.arange(len(kinds)))
     p = logits.double().softmax(1)
     exact = -(p * p.clamp(min=1e-300).log()).sum(1)
     torch.testing.assert_close(top1, p.amax(1), rtol=1e-6, atol=0)

@@ -18,6 +18,8 @@ from bosal_kernels import (
     control,
     select,
 )
+from bosal_kernels.groups import GroupedRows, first_tokens, group_max
+from bosal_kernels.truncate import Truncation
 
 # Vocabulary sizes around the group and word sizes, and hypothesis examples for each.
 SIZES = {1: 5, 31: 30, 33: 30, 63: 30, 64: 30, 65: 30, 100: 50, 192: 30, 4097: 50, 50257: 12}
@@ -110,6 +112,37 @@ def test_what_is_left_far_below_the_maximum_keeps_its_weights(after: Stage) -> N
         chain = (cut, cold, (after, 0.0513 if after == Stage.EPSILON else 0.6013, 0.0))
         batch.append(Row(logits=z, chain=chain, key=seed, position=seed))
     check(batch)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.7, 5.0])
+def test_a_pending_top_p_leaves_out_what_the_sum_of_the_row_leaves_out(temperature: float) -> None:
+    # Whether a bound decides or the sum: around the cut every token is asked about.
+    kinds = [kind for kind in rows.KINDS if kind not in ("huge", "one_left")]
+    z = torch.from_numpy(np.stack([rows.logits(kind, 4097, 5) for kind in kinds]))
+    grouped = GroupedRows(z, group_max(z))
+    row_max, place = z.amax(1), torch.arange(len(z))
+    share = 0.9003
+    truncation = Truncation(
+        grouped,
+        place,
+        row_max=row_max,
+        first_token=first_tokens(grouped, row_max),
+        key=place,
+        position=place,
+    )
+    stages = torch.tensor([[Stage.TEMPERATURE, Stage.TOP_P]]).expand(len(z), 2)
+    values = torch.tensor([[temperature, share]], dtype=torch.float64).expand(len(z), 2)
+    truncation.run(stages, values, torch.zeros_like(values))
+    weight = ((z - row_max[:, None]) / temperature).double().exp()
+    order = z.sort(dim=1, descending=True, stable=True).indices
+    ahead = weight.gather(1, order).cumsum(1) - weight.gather(1, order)
+    target = share * weight.sum(1)
+    last = (ahead < target[:, None]).sum(1) - 1
+    for step in (-30, -4, 4, 30):
+        at = (last + step).clamp(1, 4096)[:, None]
+        token = order.gather(1, at).squeeze(1)
+        left_out = truncation.is_left_out(place, grouped.at(place, token), token)
+        assert torch.equal(left_out, ahead.gather(1, at).squeeze(1) >= target)
 
 
 def test_touched_tokens_take_part_like_any_other() -> None:
