@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -19,6 +20,12 @@ class LegalTokens:
 
     def forbid(self, logits: Tensor) -> None:
         """Set the illegal tokens of the rows to -inf in place, in logits [B, V]."""
+        if logits.is_cuda and find_spec("triton") is not None:
+            # Triton exists on Linux only, and is slow to import.
+            from bosal_kernels.bitmask_apply import bitmask_apply
+
+            bitmask_apply(logits, self.rows, self.bits)
+            return
         table = _byte_table(logits.device)
         vocab_size = logits.shape[1]
         # Row by row on a CPU: what a row expands to stays in its cache.
