@@ -15,6 +15,7 @@ from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final
 
+from bosal_decoding.constraints.backends import Compiler
 from bosal_decoding.constraints.constraint import Constraint
 from bosal_decoding.constraints.errors import CompileQueueFull, InvalidConstraint
 from bosal_decoding.constraints.limits import CACHE_BYTES, MAX_WAITING
@@ -47,9 +48,10 @@ class ConstraintCompiler:
         self._programs: OrderedDict[str, Program] = OrderedDict()
         self._refusals: OrderedDict[str, InvalidConstraint] = OrderedDict()
         self._pending: dict[str, Future[Program]] = {}
-        self._compile_trial = TrialProcess()
         self._validate_trial = TrialProcess()
-        self._llguidance = LlguidanceCompiler(self._compile_trial)
+        self._llguidance = LlguidanceCompiler()
+        # Of the backends that somebody has named.
+        self._compilers: dict[str, Compiler] = {"llguidance": self._llguidance}
         self._spellings: dict[str, Spelling] = {}
         # One thread each: compilations queue behind one another, validations do not.
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="bosal-constraints")
@@ -59,8 +61,9 @@ class ConstraintCompiler:
         """Stop compiling; what waits is cancelled."""
         for pool in (self._compiling, self._validating):
             pool.shutdown(wait=False, cancel_futures=True)
-        for trial in (self._compile_trial, self._validate_trial):
-            trial.close()
+        holders: list[Compiler | TrialProcess] = [*self._compilers.values(), self._validate_trial]
+        for holder in holders:
+            holder.close()
 
     def prepare(self, vocabulary: Vocabulary) -> Future[Any]:
         """Do now what the first constraint over a vocabulary would wait for."""
@@ -150,11 +153,24 @@ class ConstraintCompiler:
         self, key: str, constraint: Constraint, vocabulary: Vocabulary, lead: str
     ) -> Program:
         try:
-            return self._llguidance.compile(key, constraint, self._spelling(vocabulary), lead)
+            compiler = self._compiler(constraint.backend)
+            return compiler.compile(key, constraint, self._spelling(vocabulary), lead)
         except InvalidConstraint as error:
             if error.field is None:
                 error.field = constraint.kind
             raise
+
+    def _compiler(self, backend: str) -> Compiler:
+        if backend not in self._compilers:
+            if backend == "outlines_core":
+                from bosal_decoding.constraints.outlines_core_program import OutlinesCoreCompiler
+
+                self._compilers[backend] = OutlinesCoreCompiler()
+            else:
+                from bosal_decoding.constraints.xgrammar_program import XgrammarCompiler
+
+                self._compilers[backend] = XgrammarCompiler(self._llguidance)
+        return self._compilers[backend]
 
     def _keep(self, key: str, program: Program) -> None:
         self._programs[key] = program

@@ -74,8 +74,8 @@ _BYTES_PER_SPEC_BYTE: Final = 64
 class LlguidanceCompiler:
     """Compiles constraints; used by one thread."""
 
-    def __init__(self, trial: TrialProcess) -> None:
-        self._trial = trial
+    def __init__(self) -> None:
+        self._trial = TrialProcess()
         self._tokenizers: dict[str, LlguidanceTokenizer] = {}
 
     def prepare(self, spelling: Spelling) -> LlguidanceTokenizer:
@@ -84,6 +84,17 @@ class LlguidanceCompiler:
         if digest not in self._tokenizers:
             self._tokenizers[digest] = LlguidanceTokenizer(spelling)
         return self._tokenizers[digest]
+
+    def close(self) -> None:
+        self._trial.close()
+
+    def check(self, constraint: Constraint) -> None:
+        """Compile on trial alone.
+
+        Raises:
+            InvalidConstraint: of the kind that says why not.
+        """
+        self._try(grammar_of(constraint, ""))
 
     def compile(
         self, key: str, constraint: Constraint, spelling: Spelling, lead: str

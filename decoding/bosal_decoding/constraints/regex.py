@@ -64,6 +64,21 @@ def translate(pattern: str, *, max_repetition: int = MAX_REPETITION, search: boo
         raise ConstraintTooLarge("groups are nested too deeply") from None
 
 
+def with_literals(translated: str) -> str:
+    """Write a translated pattern for readers that know no code points in braces."""
+    return re.sub(r"\\x\{([0-9A-F]+)\}", _spelled_out, translated)
+
+
+def _spelled_out(match: re.Match[str]) -> str:
+    code = int(match[1], 16)
+    char = chr(code)
+    if char == " " or not char.isascii():
+        return char
+    if char.isprintable():
+        return f"\\{char}"
+    return f"\\u{code:04x}"
+
+
 def escape(text: str) -> str:
     """Write a literal text in the common syntax."""
     return "".join(map(_literal, map(ord, text)))

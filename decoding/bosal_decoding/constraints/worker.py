@@ -8,6 +8,7 @@ the server.
 import json
 import resource
 import sys
+from base64 import b64decode
 from contextlib import suppress
 from typing import Any
 
@@ -41,6 +42,10 @@ class _Compilers:
                 return {}
             case "compile":
                 return self._compile(request["grammar"], request["limits"])
+            case "outlines_core":
+                return self._index(request["pattern"], request["tokens"])
+            case "xgrammar":
+                return self._grammar(request.get("recipe"), request.get("tokens"))
             case "validate":
                 return self._validate(request["schema"], request["text"])
         raise ValueError(request["do"])
@@ -58,6 +63,28 @@ class _Compilers:
         if not matcher.is_error() and not matcher.is_stopped():
             matcher.compute_bitmask()
         return {"error": matcher.get_error()} if matcher.is_error() else {}
+
+    def _index(self, pattern: str, tokens: list[str]) -> dict[str, Any]:
+        from outlines_core import Index, Vocabulary
+
+        sentinel = "\U0010ffff".encode()
+        ids: dict[bytes, list[int]] = {sentinel: [len(tokens)]}
+        for token, spelled in enumerate(map(b64decode, tokens)):
+            if spelled and sentinel not in spelled:
+                ids.setdefault(spelled, []).append(token)
+        index = Index(pattern, Vocabulary(len(tokens) + 1, ids))
+        return {"transitions": sum(map(len, index.get_transitions().values()))}
+
+    def _grammar(self, recipe: dict[str, Any] | None, tokens: list[str] | None) -> dict[str, Any]:
+        import xgrammar
+
+        from bosal_decoding.constraints import xgrammar_program
+
+        if recipe is not None and tokens is not None:
+            info = xgrammar_program.tokenizer_info([b64decode(one) for one in tokens])
+            compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+            compiler.compile_grammar(xgrammar_program.grammar_of(recipe))
+        return {}
 
     def _validate(self, schema: str, text: str) -> dict[str, Any]:
         import jsonschema
