@@ -21,6 +21,7 @@ from bosal_client import (
 )
 from bosal_client.requests import GenerationOptions, Message, Prompt
 from bosal_lab.evaluation_errors import ArmChangedError, ArmError, ServerLostError
+from bosal_lab.forms import form_of, is_formed
 from bosal_lab.item import Answer, Item, Split, Suite
 from bosal_lab.record import Arm, Record
 from bosal_lab.results import Results
@@ -209,7 +210,9 @@ class _Run:
         for turn in range(len(item.to_answer)):
             seed = seed_of(arm.noise, item.id, sample, turn)
             said = item.asked([answer.text for answer in answers])
-            answers.append(await self._generate(arm, said, seed))
+            is_last = turn == len(item.to_answer) - 1
+            form = form_of(item) if is_last and is_formed(arm.recipe) else None
+            answers.append(await self._generate(arm, said, seed, form))
         last = answers[-1]
         choice = last.choices[0]
         started = asdict(last.started)
@@ -229,17 +232,22 @@ class _Run:
             timings=asdict(last.timings),
         )
 
-    async def _generate(self, arm: Arm, said: Sequence[Message], seed: int) -> Generation:
+    async def _generate(
+        self, arm: Arm, said: Sequence[Message], seed: int, form: Mapping[str, Any] | None
+    ) -> Generation:
         options = GenerationOptions(
             model=arm.model, recipe=arm.pinned or arm.recipe_document, seed=seed, num_choices=1
         )
+        if form is not None:
+            options["constraint"] = form
         if arm.max_tokens is not None:
             options["max_tokens"] = arm.max_tokens
         if self._settings.has_ranks:
             options["logprobs"] = 0
         generation = await self._patiently(said[0].text if len(said) == 1 else said, options)
         started = generation.started
-        for field in ("model_digest", "recipe_version"):
+        # A form makes another recipe of it, item by item.
+        for field in ("model_digest", "recipe_version")[: 1 if form is not None else 2]:
             before, now = getattr(arm, field), getattr(started, field)
             if before != now:
                 raise ArmChangedError(arm.name, field.replace("_", " "), before, now)

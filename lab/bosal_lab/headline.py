@@ -13,6 +13,7 @@ from bosal_lab.compare import compare
 from bosal_lab.evaluate import Settings
 from bosal_lab.evaluation_errors import ArmError
 from bosal_lab.evaluation_run import Request, run_evaluation
+from bosal_lab.forms import FORMED
 from bosal_lab.item import Suite
 from bosal_lab.local_server import serving
 from bosal_lab.ranks import store_plain_ranks
@@ -68,9 +69,11 @@ def headline_rows(
         *((BASE, document) for document in without),
         (BASE, "in-context"),
         (BASE, "steered"),
+        (BASE, {**documents["steered"], "name": f"steered{FORMED}"}),
         *((BASE, recipe) for recipe in COUPLED),
         (TUNED, "plain"),
         (TUNED, greedy),
+        (TUNED, {**greedy, "name": f"plain-greedy{FORMED}"}),
         (TUNED, "steered"),
     )
 
