@@ -100,6 +100,10 @@ class Pipeline:
         if program is not None:
             self._constraints.add(slot, program, max_tokens, plan.eos_ids)
             self.set_in_constraint([slot], [True])
+            constraint = plan.recipe.constraint
+            brackets = [plan.vocabulary.ids_of(bracket) for bracket in "]}"]
+            if constraint is not None and constraint.rules_in_strings and all(brackets):
+                self._constraints.watch_text(slot, (brackets[0][0], brackets[1][0]))
 
     def start_masks(self, slots: Sequence[int]) -> None:
         """Begin to fill the constraints' masks of slots, to call before the model runs."""
@@ -141,7 +145,11 @@ class Pipeline:
 
     def _legal(self, slots: Sequence[int]) -> LegalTokens | None:
         """The constraints' masks of slots."""
-        return self._constraints.legal(slots)
+        legal = self._constraints.legal(slots)
+        in_text = self._constraints.in_text(slots)
+        if in_text:
+            self.set_in_constraint(list(in_text), [not one for one in in_text.values()])
+        return legal
 
     def _combine(self, rows: Tensor, slots: Sequence[int], *, is_masking: bool = True) -> Combined:
         return combine(

@@ -11,7 +11,8 @@ from bosal_client.errors import IncompleteAnswer, InvalidRequest
 __all__ = ["ResponseModel", "constraint_document", "constraint_message", "constraint_of", "parsed"]
 
 _KINDS = ("choice", "regex", "json_schema", "grammar", "python_type")
-_OPTIONS = ("syntax", "backend", "whitespace", "allow_unsupported")
+_FLAGS = ("backend", "whitespace", "allow_unsupported", "rules_in_strings")
+_OPTIONS = ("syntax", *_FLAGS)
 _WHOLE = ("constraint_complete", "constraint_closed", "stop_token")
 
 
@@ -74,7 +75,7 @@ def constraint_message(document: Mapping[str, Any], field: str) -> recipe_pb2.Co
             message.json_schema = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         else:
             setattr(message, kind, value)
-        for option in ("backend", "whitespace", "allow_unsupported"):
+        for option in _FLAGS:
             if option in given:
                 setattr(message, option, given[option])
     except (TypeError, ValueError) as error:
@@ -94,7 +95,7 @@ def constraint_document(message: recipe_pb2.Constraint) -> dict[str, Any]:
                 document["syntax"] = message.grammar.syntax
         case str(kind):
             document[kind] = getattr(message, kind)
-    for option in ("backend", "whitespace", "allow_unsupported"):
+    for option in _FLAGS:
         if value := getattr(message, option):
             document[option] = value
     return document

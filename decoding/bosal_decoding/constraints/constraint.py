@@ -53,6 +53,8 @@ class Constraint(Schema):
     """The matcher; another one is used only when it is named."""
     whitespace: Whitespace = "bounded"
     """Between the parts of JSON: at most four blanks, none, or as much as the model likes."""
+    rules_in_strings: bool = False
+    """Let rules that stand down inside a constraint act in the contents of JSON strings."""
     allow_unsupported: bool = False
     """Ignore JSON Schema keywords that cannot be enforced, report them, and validate the text."""
 
@@ -74,7 +76,7 @@ class Constraint(Schema):
         if self.grammar is None and "syntax" in self.model_fields_set:
             raise ValueError("'syntax' goes with 'grammar' alone")
         if self.json_schema is None and self.python_type is None:
-            for field in ("whitespace", "allow_unsupported"):
+            for field in ("whitespace", "rules_in_strings", "allow_unsupported"):
                 if field in self.model_fields_set:
                     raise ValueError(f"'{field}' goes with 'json_schema' alone")
         return self

@@ -170,6 +170,8 @@ class ConstraintSlots:
         is_pinned = self._device.type == "cuda"
         self._bits = torch.zeros(shape, dtype=torch.int32, pin_memory=is_pinned)
         self._rows = self._bits.numpy()
+        # Of the slots whose strings count as outside: two tokens that only free text has both of.
+        self._brackets: dict[int, tuple[int, int]] = {}
         self._helper: ThreadPoolExecutor | None = None
         self._filling: Future[None] | None = None
 
@@ -185,7 +187,22 @@ class ConstraintSlots:
         self._join()
         self._slots[slot] = ConstrainedSlot(program, max_tokens, ends)
 
+    def watch_text(self, slot: int, brackets: tuple[int, int]) -> None:
+        """Tell apart where a slot writes free text: there both of these tokens are legal."""
+        self._brackets[slot] = brackets
+
+    def in_text(self, slots: Sequence[int]) -> dict[int, bool]:
+        """Say of the watched slots whether their masks, which are filled, allow free text."""
+        return {
+            slot: all(
+                self._rows[slot, token >> 5] & bit_of(token) for token in self._brackets[slot]
+            )
+            for slot in slots
+            if slot in self._brackets
+        }
+
     def free(self, slot: int) -> None:
+        self._brackets.pop(slot, None)
         if slot in self._slots:
             self._join()
             del self._slots[slot]

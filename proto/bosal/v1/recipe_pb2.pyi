@@ -78,6 +78,7 @@ class Constraint(_message.Message):
     BACKEND_FIELD_NUMBER: _builtins.int
     WHITESPACE_FIELD_NUMBER: _builtins.int
     ALLOW_UNSUPPORTED_FIELD_NUMBER: _builtins.int
+    RULES_IN_STRINGS_FIELD_NUMBER: _builtins.int
     regex: _builtins.str
     """The whole output matches it, in the dialect of docs/constraints.md."""
     json_schema: _builtins.str
@@ -94,6 +95,8 @@ class Constraint(_message.Message):
     """Leave out JSON Schema keywords that cannot be enforced, name them in Started, and validate
     the finished text.
     """
+    rules_in_strings: _builtins.bool
+    """Let rules that stand down inside a constraint act in the contents of JSON strings."""
     @_builtins.property
     def choice(self) -> Global___ChoiceList:
         """One of these texts."""
@@ -111,10 +114,11 @@ class Constraint(_message.Message):
         backend: _builtins.str = ...,
         whitespace: _builtins.str = ...,
         allow_unsupported: _builtins.bool = ...,
+        rules_in_strings: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "grammar", b"grammar", "json_schema", b"json_schema", "kind", b"kind", "python_type", b"python_type", "regex", b"regex"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unsupported", b"allow_unsupported", "backend", b"backend", "choice", b"choice", "grammar", b"grammar", "json_schema", b"json_schema", "kind", b"kind", "python_type", b"python_type", "regex", b"regex", "whitespace", b"whitespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unsupported", b"allow_unsupported", "backend", b"backend", "choice", b"choice", "grammar", b"grammar", "json_schema", b"json_schema", "kind", b"kind", "python_type", b"python_type", "regex", b"regex", "rules_in_strings", b"rules_in_strings", "whitespace", b"whitespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["choice", "regex", "json_schema", "grammar", "python_type"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

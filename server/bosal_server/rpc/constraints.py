@@ -26,8 +26,9 @@ def constraint_document(message: recipe_pb2.Constraint) -> dict[str, Any]:
     for option in ("backend", "whitespace"):
         if value := getattr(message, option):
             document[option] = value
-    if message.allow_unsupported:
-        document["allow_unsupported"] = True
+    for flag in ("allow_unsupported", "rules_in_strings"):
+        if getattr(message, flag):
+            document[flag] = True
     return document
 
 
@@ -37,6 +38,7 @@ def constraint_message(document: Mapping[str, Any]) -> recipe_pb2.Constraint:
         backend=document.get("backend", ""),
         whitespace=document.get("whitespace", ""),
         allow_unsupported=document.get("allow_unsupported", False),
+        rules_in_strings=document.get("rules_in_strings", False),
     )
     if "choice" in document:
         message.choice.values.extend(document["choice"])

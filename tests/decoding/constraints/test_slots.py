@@ -206,3 +206,28 @@ def test_a_plan_with_a_constraint_needs_its_program(
     pipeline = Pipeline(byte_level_vocabulary.size, 1)
     with pytest.raises(ValueError, match="program"):
         pipeline.add(0, plan, history=[], seed=0, choice=0)
+
+
+@pytest.mark.parametrize("rules_in_strings", [False, True])
+def test_rules_stand_down_in_structure_and_act_in_strings_if_told_to(
+    compiler: ConstraintCompiler, byte_level_vocabulary: Vocabulary, rules_in_strings: bool
+) -> None:
+    words = byte_level_vocabulary
+    rule = {"rule": "used_token_weight", "weight": -5}
+    guess = Guess(
+        compiler, words, rule, max_tokens=60, seed=1,
+        json_schema={"type": "array", "items": {"type": "string"}, "minItems": 2},
+        rules_in_strings=rules_in_strings,
+    )  # fmt: skip
+    weighed = []
+    text = '["aa","a'
+    for place, char in enumerate(text.encode()):
+        logits = guess.pipeline.apply(torch.zeros(1, guess.size), [1]).logits[0]
+        used = {words.token_bytes.index(bytes([byte])) for byte in text.encode()[:place]}
+        legal = [token for token in used if logits[token] > -torch.inf]
+        weighed.append(any(logits[token] == -5 for token in legal))
+        guess.pipeline.commit([1], [[words.token_bytes.index(bytes([char]))]])
+    # Only within the two strings, and only if told to.
+    inside = [place in (2, 3, 4, 7) for place in range(len(text))]
+    assert weighed[3:5] == [rules_in_strings] * 2
+    assert not any(value for value, is_text in zip(weighed, inside, strict=True) if not is_text)
