@@ -1,5 +1,6 @@
 """The pipeline with a mixed batch of recipes against transformers' processors, row by row."""
 
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -15,18 +16,26 @@ from bosal_decoding.pipeline import Pipeline
 
 ROWS = 32
 HISTORY = 200
+LONG_HISTORY = 8192
 
 
 class Batch:
     """32 slots in the middle of their answers, recipes in turn."""
 
-    def __init__(self, plans: list[Plan], width: int, histories: list[list[int]]) -> None:
+    def __init__(
+        self,
+        plans: list[Plan],
+        width: int,
+        histories: list[list[int]],
+        instructions: list[list[int]] | None = None,
+    ) -> None:
         self._slots = list(range(len(histories)))
 
         self._pipeline = Pipeline(width, len(histories))
+        read = instructions or [[] for _ in histories]
         for slot, history in enumerate(histories):
             plan = plans[slot % len(plans)]
-            self._pipeline.add(slot, plan, history=(), seed=slot, choice=0, logprobs=-1)
+            self._pipeline.add(slot, plan, history=read[slot], seed=slot, choice=0, logprobs=-1)
             self._pipeline.commit([slot], [history])
 
     def step(self, logits: Tensor) -> list[int]:
@@ -47,6 +56,28 @@ def timed_step(batch: Batch, logits: Tensor) -> float:
     elapsed = seconds(lambda: batch.step(logits))
     batch.restore()
     return elapsed
+
+
+def history_seconds(vocabulary: Vocabulary, rounds: int, repeats: int) -> dict[str, list[float]]:
+    """Return a step's seconds with rules that look back at 8k tokens, and without them."""
+    back = [{"rule": "dry", "multiplier": 0.8}, {"rule": "no_repeat_ngram", "n": 3}]
+    zipf = torch.softmax(zipf_rows(1, vocabulary.size, seed=3)[0], 0)
+    generator = torch.Generator().manual_seed(4)
+    said = torch.multinomial(zipf, ROWS * LONG_HISTORY, replacement=True, generator=generator)
+    histories = said.view(ROWS, LONG_HISTORY).tolist()
+    logits = zipf_rows(ROWS, vocabulary.size, seed=7)
+
+    def runner(rules: list[dict[str, object]]) -> Callable[[], float]:
+        recipe = Recipe.parse({"rules": [*rules, {"rule": "temperature", "value": 0.7}]})
+        plan = compile(recipe, vocabulary, context_tokens=2 * LONG_HISTORY)
+        batch = Batch([plan], vocabulary.size, [[] for _ in histories], instructions=histories)
+
+        def run() -> float:
+            return median(seconds(lambda: batch.step(logits.clone())) for _ in range(repeats))
+
+        return run
+
+    return interleave({"with": runner(back), "without": runner([])}, rounds)
 
 
 def main() -> None:
@@ -79,6 +110,12 @@ def main() -> None:
                 report.figure(f"vs_processors_{name}", ratio(samples, "theirs", "ours"))
                 if width == models.VOCABULARY_SIZE:
                     control_seconds = median(samples["ours"])
+    vocabulary = Vocabulary.from_tokenizer(models.tokenizer(models.VOCABULARY_SIZE))
+    samples = history_seconds(vocabulary, options.rounds, repeats)
+    report.detail("history_8k_with_seconds", samples["with"])
+    report.detail("history_8k_without_seconds", samples["without"])
+    gaps = [a - b for a, b in zip(samples["with"], samples["without"], strict=True)]
+    report.figure("history_rule_ms", 1000 * median(gaps))
     step = decode_step_seconds("500m", rows=ROWS, context=128, repeats=2 if options.quick else 10)
     report.detail("step_500m_seconds", [step])
     report.figure("share_of_step_500m", control_seconds / (control_seconds + step))

@@ -8,6 +8,7 @@ from torch import Tensor
 from bosal_kernels.bitmask import LegalTokens
 from bosal_kernels.layout import SlotState
 from bosal_kernels.params import TokenFlag
+from bosal_kernels.scope import NO_LIMIT
 
 _LARGEST_GAIN = 1e30
 
@@ -82,12 +83,13 @@ def edit(
     logits: Tensor, state: SlotState, slots: Tensor, legal: LegalTokens | None = None
 ) -> Edits:
     """Gather the touched tokens' logits; compute their shaped values and masks (see `control`)."""
+    found = _look_back(state, slots) if state.history.is_used else None
     touched = Touched(state, slots)
     raw = logits.gather(1, touched.tokens)
     z = _penalised(raw, touched)
     z = z + state.t_delta[:, : touched.width].index_select(0, slots)
-    if state.history.is_used:
-        z = _without_loops(z, touched)
+    if found is not None:
+        z = _without_loops(z, touched, found)
     z = _nearer_to_the_end(z, touched)
     is_eos = touched.has(TokenFlag.EOS)
     early = is_eos & (touched.position < touched.param(state.min_tokens))
@@ -98,7 +100,7 @@ def edit(
         shaped=z,
         banned=_banned(touched) & touched.valid,
         early=early & touched.valid,
-        repeats=_repeating(touched),
+        repeats=_repeating(touched, found),
         illegal=(
             torch.zeros_like(touched.valid)
             if legal is None
@@ -126,22 +128,49 @@ def _penalised(z: Tensor, touched: Touched) -> Tensor:
     return z + touched.param(state.used_weight) * used
 
 
-def _without_loops(z: Tensor, touched: Touched) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What looking back found: rows of the batch, tokens and run lengths, [n] each."""
+
+    repeats: tuple[Tensor, Tensor]
+    extensions: tuple[Tensor, Tensor, Tensor]
+
+
+def _look_back(state: SlotState, slots: Tensor) -> _Found:
+    """Find the tokens that would repeat something, and list those that nothing edits yet."""
+    n = state.ngram[slots]
+    allowed = torch.where(state.dry_multiplier[slots] > 0, state.dry_allowed[slots], 0)
+    least = torch.where(n >= 2, n - 1, NO_LIMIT)
+    least = torch.minimum(least, torch.where(allowed >= 1, allowed, NO_LIMIT))
+    ends = state.history.earlier_ends(slots, torch.where(least < NO_LIMIT, least, 0))
+    found = _Found(
+        state.history.repeats(slots, n, *ends),
+        state.history.extensions(slots, allowed, state.dry_window[slots], *ends),
+    )
+    row = torch.cat([found.repeats[0], found.extensions[0]])
+    token = torch.cat([found.repeats[1], found.extensions[1]])
+    is_new = state.t_pos[slots[row], token] < 0
+    if bool(is_new.any()):
+        keys = torch.unique(row[is_new] * state.vocab_size + token[is_new])
+        state.touch(slots[keys // state.vocab_size], keys % state.vocab_size)
+    return found
+
+
+def _without_loops(z: Tensor, touched: Touched, found: _Found) -> Tensor:
     """Subtract the DRY penalty from what followed earlier occurrences of the history's end."""
-    state, slots = touched.state, touched.slots
-    multiplier = state.dry_multiplier[slots]
-    rows = (multiplier > 0).nonzero().squeeze(1)
-    if len(rows) == 0:
+    row, token, run = found.extensions
+    if len(row) == 0:
         return z
-    allowed = state.dry_allowed[slots[rows]]
-    row, token, run = state.history.extensions(slots[rows], allowed, state.dry_window[slots[rows]])
-    longest = torch.zeros((len(rows), touched.width), dtype=torch.int32, device=z.device)
-    index = touched.index(rows[row], token)
-    longest.view(-1).scatter_reduce_(0, row * touched.width + index, run, "amax")
-    excess = (longest - allowed[:, None]).clamp(min=0)
-    penalty = multiplier[rows, None].double() * state.dry_base[slots[rows], None] ** excess
-    penalty = penalty.clamp(max=_LARGEST_GAIN).float() * (longest >= allowed[:, None])
-    return z.index_put((rows,), z[rows] - penalty)
+    state, width = touched.state, touched.width
+    longest = torch.zeros(z.shape, dtype=torch.int64, device=z.device)
+    longest.view(-1).scatter_reduce_(0, row * width + touched.index(row, token), run, "amax")
+    row, column = (longest > 0).nonzero(as_tuple=True)
+    slot = touched.slots[row]
+    excess = longest[row, column] - state.dry_allowed[slot]
+    penalty = state.dry_multiplier[slot].double() * state.dry_base[slot] ** excess
+    z = z.clone()
+    z[row, column] -= penalty.clamp(max=_LARGEST_GAIN).float()
+    return z
 
 
 def _nearer_to_the_end(z: Tensor, touched: Touched) -> Tensor:
@@ -172,10 +201,9 @@ def _banned(touched: Touched) -> Tensor:
     return banned
 
 
-def _repeating(touched: Touched) -> Tensor:
-    state, slots = touched.state, touched.slots
+def _repeating(touched: Touched, found: _Found | None) -> Tensor:
     repeating = torch.zeros_like(touched.valid)
-    if state.history.is_used:
-        row, token = state.history.repeats(slots, state.ngram[slots])
+    if found is not None:
+        row, token = found.repeats
         repeating[row, touched.index(row, token)] = True
     return repeating

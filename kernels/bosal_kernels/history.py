@@ -66,10 +66,11 @@ class HistoryTable:
         self._make_room(self._bound)
         width = self._bound
         self.tokens[slots, self.length[slots]] = tokens.to(self.tokens.dtype)
-        extends = self.tokens[slots, :width] == tokens[:, None]
+        said = self.tokens[:, :width].index_select(0, slots)
+        extends = said == tokens[:, None].to(said.dtype)
         run = torch.zeros((len(slots), width + 1), dtype=self.run.dtype, device=self.run.device)
-        torch.mul(self.run[slots, :width] + 1, extends, out=run[:, 1:])
-        self.run[slots, : width + 1] = run
+        run[:, 1:] = self.run[:, :width].index_select(0, slots).add_(1).mul_(extends)
+        self.run[:, : width + 1].index_copy_(0, slots, run)
         self.length[slots] += 1
         self.unbroken[slots] += 1
         if self.breaks.shape[1]:
@@ -81,36 +82,44 @@ class HistoryTable:
             kept = int(self.length[slot]) - count
             self._rewrite(slot, self.tokens[slot, :kept].tolist())
 
-    def repeats(self, slots: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-        """List tokens that would complete an n-gram that their history holds: row, token [m].
+    def earlier_ends(self, slots: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+        """List where the history's last `least` [B] tokens occurred before: row, place behind [m].
 
-        A pair may be listed twice; `n` [B] below 2 is off.
+        A row whose `least` is below 1 has none.
         """
         width = self._bound
-        ends = self.run[slots, :width] >= (n - 1)[:, None]
-        ends &= (n >= 2)[:, None] & self._is_past(slots, width)
-        row, place = ends.nonzero(as_tuple=True)
-        return row, self.tokens[slots[row], place].long()
-
-    def extensions(
-        self, slots: Tensor, allowed: Tensor, window: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """List what followed earlier occurrences of the history's end: row, token, length [m].
-
-        The length is that of the occurrence, without a breaker and within the last `window` tokens
-        (0: all); those shorter than `allowed` [B] are left out, and so are breakers that follow.
-        """
-        width = self._bound
-        first = self._first(slots, window)
-        place = torch.arange(width, device=slots.device)
-        run = torch.minimum(self.run[slots, :width], self.unbroken[slots, None].int())
-        run = torch.minimum(run, (place - first[:, None]).int())
-        row, place = ((run >= allowed[:, None]) & self._is_past(slots, width)).nonzero(
+        least = torch.where(least >= 1, least, width + 1).int()
+        row, place = (self.run[:, :width].index_select(0, slots) >= least[:, None]).nonzero(
             as_tuple=True
         )
-        token, run = self.tokens[slots[row], place].long(), run[row, place]
+        is_past = place < self.length[slots[row]]
+        return row[is_past], place[is_past]
+
+    def repeats(
+        self, slots: Tensor, n: Tensor, row: Tensor, place: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Keep of `earlier_ends` what would complete an n-gram [B]; below 2 is off: row, token."""
+        slot, n = slots[row], n[row]
+        is_one = (n >= 2) & (self.run[slot, place] >= n - 1)
+        return row[is_one], self.tokens[slot[is_one], place[is_one]].long()
+
+    def extensions(
+        self, slots: Tensor, allowed: Tensor, window: Tensor, row: Tensor, place: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keep of `earlier_ends` what went on from them: row, token, length of the end.
+
+        The length is counted without a breaker and within the last `window` [B] tokens (0: all);
+        those shorter than `allowed` [B] (0: off) are left out, and so are breakers that follow.
+        """
+        slot = slots[row]
+        run = torch.minimum(self.run[slot, place].long(), self.unbroken[slot])
+        run = torch.minimum(run, place - self._first(slots, window)[row])
+        allowed = allowed[row]
+        is_one = (allowed >= 1) & (run >= allowed)
+        row, slot, place, run = row[is_one], slot[is_one], place[is_one], run[is_one]
+        token = self.tokens[slot, place].long()
         if self.breaks.shape[1]:
-            goes_on = ~self.breaks[slots[row], token]
+            goes_on = ~self.breaks[slot, token]
             row, token, run = row[goes_on], token[goes_on], run[goes_on]
         return row, token, run
 

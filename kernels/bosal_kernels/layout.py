@@ -94,7 +94,7 @@ class SlotState(SlotNumbers):
         `instruction` is what rules that look back see before the output; they do not reach over
         `breakers`. Both are looked at only if there are such rules.
         """
-        if params.keeps_history:
+        if params.counts_history:
             listed = list(dict.fromkeys(instruction))
             touched = touched.merge(TouchedTokens.of(listed, flags=TokenFlag.LISTED))
         count = len(touched.ids)

@@ -49,9 +49,8 @@ class TokenFlag(IntFlag):
 
 
 # Numbers that need the history when they are not neutral.
-_LOOKING_BACK: Final = (
-    "ngram",
-    "dry_multiplier",
+_LOOKING_BACK: Final = ("ngram", "dry_multiplier")
+_COUNTING: Final = (
     "repetition_window",
     "repetition_instruction",
     "presence_window",
@@ -132,10 +131,18 @@ class SlotParams:
     @property
     def keeps_history(self) -> bool:
         """Whether any rule looks back at what was read and said."""
+        return self.counts_history or self._has_any(_LOOKING_BACK)
+
+    @property
+    def counts_history(self) -> bool:
+        """Whether a penalty counts other tokens than all of the output."""
+        return self._has_any(_COUNTING)
+
+    def _has_any(self, names: Sequence[str]) -> bool:
         scoped = {value.param for value in self.scoped}
         return any(
             getattr(self, name) != type(self).__dataclass_fields__[name].default or name in scoped
-            for name in _LOOKING_BACK
+            for name in names
         )
 
 
