@@ -13,8 +13,8 @@ from bosal_decoding.rules import RuleStage
 from bosal_decoding.shadows import ExplainedRows, Shadow, Shadows
 from bosal_kernels import Control, row_shift
 
-# Rows of counterfactuals computed at a time.
-_ROWS = 64
+# Rows of counterfactuals computed at a time; each call has its price, whatever its size.
+_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,36 +35,33 @@ def row_shift(raw: Tensor, controlled: Tensor, inverse: Tensor, tokens: Tensor) 
     `inverse` [B] is the inverse temperature. Both rows hold a finite logit; a token that is -inf
     in the raw row is so in the controlled one.
     """
-    raw_maxima, maxima = group_max(raw), group_max(controlled)
-    raw_best, best = raw_maxima.amax(1), maxima.amax(1)
     parts = [
-        _moments(
+        _statistics(
             raw[at : at + _ROWS],
             controlled[at : at + _ROWS],
-            raw_best[at : at + _ROWS, None],
-            best[at : at + _ROWS, None],
             inverse[at : at + _ROWS, None],
+            tokens[at : at + _ROWS, None],
         )
         for at in range(0, len(raw), _ROWS)
     ]
-    raw_norm, norm, entropy, divergence = torch.cat(parts, 1)
-    raw_value = raw.gather(1, tokens[:, None]).squeeze(1)
-    value = controlled.gather(1, tokens[:, None]).squeeze(1)
+    raw_logprob, logprob, raw_rank, rank, entropy, divergence = torch.cat(parts, 1)
     return RowShift(
-        raw_argmax=_argmax(raw, raw_maxima, raw_best),
-        raw_logprob=(raw_value - raw_best).double() - raw_norm,
-        raw_rank=1 + _count_above(raw, raw_maxima, raw_value),
-        controlled_logprob=((value - best) * inverse).double() - norm,
-        controlled_rank=1 + _count_above(controlled, maxima, value),
+        raw_argmax=_argmax(raw),
+        raw_logprob=raw_logprob,
+        raw_rank=raw_rank.long(),
+        controlled_logprob=logprob,
+        controlled_rank=rank.long(),
         entropy=entropy,
         divergence=divergence.clamp(min=0.0),
     )
 
 
-def _moments(
-    raw: Tensor, controlled: Tensor, raw_best: Tensor, best: Tensor, inverse: Tensor
-) -> Tensor:
-    """Return ln of both centred sums, the entropy and the divergence: [4, n] float64."""
+def _statistics(raw: Tensor, controlled: Tensor, inverse: Tensor, tokens: Tensor) -> Tensor:
+    """Return both log-probabilities, both ranks, the entropy and the divergence: [6, n] float64."""
+    raw_best, best = raw.amax(1, keepdim=True), controlled.amax(1, keepdim=True)
+    raw_value, value = raw.gather(1, tokens), controlled.gather(1, tokens)
+    raw_rank = 1 + (raw > raw_value).sum(1, dtype=torch.int32)
+    rank = 1 + (controlled > value).sum(1, dtype=torch.int32)
     s = raw - raw_best
     p = s.exp()
     s.clamp_(min=_FAR)
@@ -75,29 +72,23 @@ def _moments(
     weight, moment = q.sum(1).double(), torch.linalg.vecdot(q, t).double()
     crossed = torch.linalg.vecdot(q, s).double()
     raw_norm, norm = mass.log(), weight.log()
-    entropy = raw_norm - raw_moment / mass
-    divergence = (moment - crossed) / weight - norm + raw_norm
-    return torch.stack((raw_norm, norm, entropy, divergence))
+    return torch.stack(
+        (
+            (raw_value - raw_best).squeeze(1).double() - raw_norm,
+            ((value - best) * inverse).squeeze(1).double() - norm,
+            raw_rank.double(),
+            rank.double(),
+            raw_norm - raw_moment / mass,
+            (moment - crossed) / weight - norm + raw_norm,
+        )
+    )
 
 
-def _argmax(rows: Tensor, maxima: Tensor, best: Tensor) -> Tensor:
-    group = (maxima == best[:, None]).int().argmax(1)
-    token, _, value = _lanes(rows, torch.arange(len(rows), device=rows.device), group)
-    is_best = value == best[:, None]
-    return token.gather(1, is_best.int().argmax(1, keepdim=True)).squeeze(1)
-
-
-def _count_above(rows: Tensor, maxima: Tensor, value: Tensor) -> Tensor:
-    """Return how many tokens of each row exceed its `value` [B]."""
-    row, group = (maxima > value[:, None]).nonzero(as_tuple=True)
-    _, is_real, values = _lanes(rows, row, group)
-    above = ((values > value[row, None]) & is_real).sum(1)
-    return torch.zeros(len(rows), dtype=torch.int64, device=rows.device).index_add_(0, row, above)
-
-
-def _lanes(rows: Tensor, row: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the tokens of groups [n, 64], which of them exist, and their logits."""
-    token = group[:, None] * GROUP + torch.arange(GROUP, device=rows.device)
-    is_real = token < rows.shape[1]
-    token = token.clamp(max=rows.shape[1] - 1)
-    return token, is_real, rows[row[:, None], token]
+def _argmax(rows: Tensor) -> Tensor:
+    """Return the lowest id among the greatest of each row, through its groups' maxima."""
+    maxima = group_max(rows)
+    best = maxima.amax(1, keepdim=True)
+    group = (maxima == best).int().argmax(1, keepdim=True)
+    token = group * GROUP + torch.arange(GROUP, device=rows.device)
+    is_best = (rows.gather(1, token.clamp(max=rows.shape[1] - 1)) == best).int()
+    return token.gather(1, is_best.argmax(1, keepdim=True)).squeeze(1)
