@@ -57,7 +57,9 @@ class ExplainingPipeline(Pipeline):
         legal = self._legal(slots)
         masks = {} if legal is None else dict(zip(legal.rows.tolist(), legal.bits, strict=True))
         begins = list(accumulate(counts[:-1], initial=0))
-        rows = ExplainedRows(streams=streams, begins=begins, masks=masks)
+        rows = ExplainedRows(
+            streams=streams, begins=begins, masks=masks, limits=self.surprise_limits(slots)
+        )
         after = controlled.logits
         if len(places) < len(after):
             after = after.index_select(0, torch.tensor(places, device=after.device))

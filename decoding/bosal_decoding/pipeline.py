@@ -208,6 +208,18 @@ class Pipeline:
         """Return the log-probabilities of given tokens [B], of the slots that report any."""
         return score(controlled, self._state, self._index(tokens))
 
+    def surprise_limits(self, slots: Sequence[int]) -> Tensor | None:
+        """Mirostat's limits [B] at the slots' positions; None where no slot has one."""
+        if not self._state.mirostat.is_used:
+            return None
+        index = self._index(slots)
+        return self._state.mirostat.at(index, self._state.position[index])
+
+    def limit_surprise(self, slots: Sequence[int], limits: Tensor) -> None:
+        """Give slots the limits [B] that others have learned from the same output."""
+        index = self._index(slots)
+        self._state.mirostat.put(index, self._state.position[index], limits)
+
     def temperature(self, slots: Sequence[int]) -> Tensor:
         """The temperature [B] at which the rows of slots are drawn; 0 reads as 1."""
         return temperature_of(self._state, self._index(slots))

@@ -94,6 +94,8 @@ class ExplainedRows:
     begins: Sequence[int]
     # By choice: its mask of legal tokens, if a constraint holds it.
     masks: Mapping[int, Tensor]
+    # What the choices' own draws have taught mirostat, [E].
+    limits: Tensor | None
 
 
 class Shadows:
@@ -205,6 +207,16 @@ class Shadows:
             for choice, shadow in asked
             if shadow.counterfactual.is_constrained and choice in rows.masks
         }
+        if rows.limits is not None:
+            # Another recipe learns from draws of its own.
+            own = [
+                (shadow.slot, choice)
+                for choice, shadow in asked
+                if isinstance(shadow.counterfactual, Without)
+            ]
+            if own:
+                limits = rows.limits[[choice for _, choice in own]]
+                self._pipeline.limit_surprise([slot for slot, _ in own], limits)
         streams = rows.streams.index_select(
             0, torch.tensor(places, dtype=torch.int64, device=rows.streams.device)
         )

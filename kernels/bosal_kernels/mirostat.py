@@ -39,16 +39,24 @@ class MirostatTable:
         """Return the limits [n] of slots at their output positions."""
         return self.limit[slots, position.clamp(max=self.limit.shape[1] - 1)]
 
+    def put(self, slots: Tensor, position: Tensor, limit: Tensor) -> None:
+        """Set the limits of slots [n] at their output positions."""
+        self._reach(int(position.max()))
+        self.limit[slots, position] = limit
+
     def forget(self, slots: Tensor) -> None:
         """Learn nothing from the last draws of slots [n]: other tokens were put in their place."""
         self.following[slots] = torch.nan
 
     def advance(self, slots: Tensor, position: Tensor) -> None:
         """Carry the limits from `position` [n] to the next one."""
-        longest = int(position.max()) + 2
-        if longest > self.limit.shape[1]:
-            extra = max(longest - self.limit.shape[1], self.limit.shape[1])
-            self.limit = torch.nn.functional.pad(self.limit, (0, extra))
+        self._reach(int(position.max()) + 1)
         here, following = self.limit[slots, position], self.following[slots]
         self.limit[slots, position + 1] = torch.where(following.isnan(), here, following)
         self.following[slots] = torch.nan
+
+    def _reach(self, position: int) -> None:
+        """Have room for a position."""
+        if position >= self.limit.shape[1]:
+            extra = max(position + 1 - self.limit.shape[1], self.limit.shape[1])
+            self.limit = torch.nn.functional.pad(self.limit, (0, extra))

@@ -115,6 +115,10 @@ class Metrics:
             (*_REQUEST_LABELS, "reason"),
         )
         self._explanations = ExplanationMetrics(self.registry)
+        self._rule_seconds = self._counter(
+            "rule_seconds_total", "Control, shared among the rules that acted.", ("model", "rule")
+        )
+        self._bound_rules: dict[tuple[str, str], Counter] = {}
         self._step = self._histogram(
             "step_seconds",
             "One model's part in one engine step, split into forward, control and rest.",
@@ -217,6 +221,12 @@ class Metrics:
         bound.control.observe(report.control_s)
         bound.rest.observe(report.rest_s)
         bound.batch_rows.observe(report.rows)
+        for rule, seconds in report.rule_s.items():
+            counter = self._bound_rules.get((report.model, rule))
+            if counter is None:
+                counter = self._rule_seconds.labels(report.model, rule)
+                self._bound_rules[report.model, rule] = counter
+            counter.inc(seconds)
 
     def prefix(self, model: str, queried_tokens: int, hit_tokens: int) -> None:
         self._prefix_queries.labels(model).inc(queried_tokens)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tests.decoding.oracle import Choice, controlled, scores
+from tests.decoding.oracle import Choice, controlled, kept, scores
 from tests.decoding.test_pipeline import choices, plan_of
 from tests.decoding.test_rules import TOLERANCE, check_token
 
@@ -60,9 +60,8 @@ def without(choice: Choice, rule: str) -> Choice:
     return replace(choice, document={"rules": rules})
 
 
-def temperature(choice: Choice) -> float:
-    values = [rule["value"] for rule in choice.rules if rule["rule"] == "temperature"]
-    return float(values[0]) if values and values[0] > 0 else 1.0
+def temperature(choice: Choice, shaped: np.ndarray[Any, Any]) -> float:
+    return kept(shaped, choice)[1] or 1.0
 
 
 def log_softmax(row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -75,7 +74,7 @@ def check(one: Explanation, logits: torch.Tensor, choice: Choice) -> None:
     """Hold an explanation against a run in float64 with each rule removed in turn."""
     raw = logits.double().numpy()
     shaped = controlled(raw, choice)
-    p, q = log_softmax(raw), log_softmax(shaped / temperature(choice))
+    p, q = log_softmax(raw), log_softmax(shaped / temperature(choice, shaped))
     token = one.token
     check_token(token, scores(shaped, choice))
     assert one.raw_logprob == pytest.approx(p[token], abs=TOLERANCE)
@@ -135,7 +134,9 @@ def test_a_mixed_batch_is_explained_as_runs_without_each_rule_would_have_gone(
     for slot, choice in zip(slots, mixed, strict=True):
         choice.token_bytes = vocabulary.token_bytes
         begin(pipeline, slot, vocabulary, choice)
-    for turn in range(3):
+    # The oracle knows mirostat at the beginning only.
+    has_mirostat = any(rule["rule"] == "mirostat" for choice in mixed for rule in choice.rules)
+    for turn in range(1 if has_mirostat else 3):
         logits = rows(seed + turn, len(mixed), vocabulary.size)
         for index, (one, choice) in enumerate(
             zip(step(pipeline, slots, logits), mixed, strict=True)
@@ -205,6 +206,26 @@ def test_a_ban_is_explained_by_the_rule_that_banned(vocabulary: Vocabulary) -> N
     pipeline.rollback(0, 1)
     # The ban still holds: it was at this position.
     assert step(pipeline, [0], logits) == [second]
+
+
+def test_mirostats_counterfactuals_know_what_the_choice_has_learned(
+    vocabulary: Vocabulary,
+) -> None:
+    rules = [
+        {"rule": "logit_bias", "ids": {str(token): 0.3 for token in range(40, 90)}},
+        {"rule": "epsilon", "value": 1e-9},
+        {"rule": "mirostat", "tau": 5.0, "eta": 0.9},
+    ]
+    choice = Choice({"rules": rules}, vocabulary.token_bytes, [0], seed=5)
+    pipeline = ExplainingPipeline(vocabulary.size, 1)
+    begin(pipeline, 0, vocabulary, choice)
+    changed = 0
+    for turn in range(40):
+        (one,) = step(pipeline, [0], rows(turn, 1, vocabulary.size) * 0.5)
+        changed += not one.is_unchanged
+        # It cuts nothing, so the draw without it is the draw.
+        assert "epsilon" not in {effect.rule for effect in one.effects}
+    assert changed > 5
 
 
 def test_without_rules_nothing_is_changed(vocabulary: Vocabulary) -> None:

@@ -39,6 +39,7 @@ class ActiveRequest:
                 _streams(request),
                 request.max_tokens,
                 Scoring(request.continuation) if request.continuation else None,
+                request.plan.rules,
                 priority=request.priority,
                 key_id=request.key_id,
             )

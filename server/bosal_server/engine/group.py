@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from bosal_decoding.nudging import Nudger
+from bosal_decoding.plan import CompiledRule
 from bosal_server.engine.scoring import Scoring
 
 
@@ -160,6 +161,7 @@ class StreamGroup:
         "output",
         "priority",
         "request_id",
+        "rules",
         "scoring",
         "slot",
         "state",
@@ -173,6 +175,7 @@ class StreamGroup:
         streams: Sequence[Stream],
         max_tokens: int,
         scoring: Scoring | None = None,
+        rules: Sequence[CompiledRule] = (),
         *,
         priority: int = 1,
         key_id: str = "",
@@ -189,6 +192,8 @@ class StreamGroup:
         self.num_rows = 1
         # The tokens it is given instead of drawing them.
         self.scoring = scoring
+        # Of its recipe, for the clock.
+        self.rules = rules
         last = self.streams[-1]
         self.guide = last if isinstance(last, GuideStream) else None
         self.nudger: Nudger | None = None

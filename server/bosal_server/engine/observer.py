@@ -22,6 +22,7 @@ class StepReport:
     waiting: int
     blocks_used: int
     blocks_total: int
+    rule_s: Mapping[str, float]  # of control, by rule
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ class Reporter:
         step: SchedulerStep,
         forward_seconds: Mapping[str, float],
         control_seconds: Mapping[str, float],
+        rule_seconds: Mapping[str, Mapping[str, float]],
         seconds: float,
     ) -> None:
         """Report each model's part; what was neither forward nor control is shared evenly."""
@@ -62,6 +63,7 @@ class Reporter:
                         waiting=self._scheduler.num_waiting,
                         blocks_used=self._allocators[name].num_held,
                         blocks_total=self._allocators[name].num_blocks,
+                        rule_s=rule_seconds.get(name, {}),
                     )
                 )
 

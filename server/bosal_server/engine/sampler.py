@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from bosal_kernels import Combined, Logprobs
 from bosal_kernels import TopTokens as TopTable
 from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import PositionLogprobs, TokenLogprobs, TopTokens
+from bosal_server.engine.rule_clock import RuleClock
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.scheduler_step import SchedulerStep
 
@@ -46,6 +48,11 @@ class Sampler:
     ) -> None:
         self._runners = runners
         self._pipelines = pipelines
+        self._clocks = {name: RuleClock() for name in pipelines}
+
+    def take_rule_seconds(self) -> dict[str, dict[str, float]]:
+        """Return the seconds of control by model and rule since the last call."""
+        return {name: clock.take() for name, clock in self._clocks.items()}
 
     def draw(
         self, model: str, step: SchedulerStep, members: Sequence[int], logits: Mapping[str, Tensor]
@@ -56,7 +63,9 @@ class Sampler:
         """
         pipeline = self._pipelines[model]
         try:
-            draws: list[Draw | None] = list(_select(pipeline, step, members, logits))
+            draws: list[Draw | None] = list(
+                _select(pipeline, step, members, logits, self._clocks[model])
+            )
         except Exception:
             _LOG.exception("control failed for a batch of model '%s'; trying row by row", model)
             draws = self._draw_alone(pipeline, step, members)
@@ -116,6 +125,7 @@ def _select(
     step: SchedulerStep,
     members: Sequence[int],
     logits: Mapping[str, Tensor],
+    clock: RuleClock | None = None,
 ) -> list[Draw]:
     """Combine, control and sample; changes logits in place, and nothing else."""
     groups = [step.ready[member] for member in members]
@@ -123,11 +133,18 @@ def _select(
     slots = [group.slot for group in groups]
     explained = [i for i, group in enumerate(groups) if pipeline.is_explained(group.slot)]
     streams = _stream_rows(rows, groups, explained)
+    times = [perf_counter()]
     combined = pipeline.combine(rows, slots)
+    times.append(perf_counter())
     controlled = pipeline.apply(combined, slots)
+    times.append(perf_counter())
     moves = _moves(pipeline, combined, groups)
     forced = _forced(groups, moves)
     selection = pipeline.sample(controlled, forced)
+    times.append(perf_counter())
+    if clock is not None:
+        seconds = [end - begin for begin, end in pairwise(times)]
+        clock.add([group.rules for group in groups], seconds)
     acted = selection.invalid if combined.acted is None else combined.acted
     tokens, yielded, invalid, acts = torch.stack(
         (selection.tokens, selection.yielded, selection.invalid.long(), acted.long())

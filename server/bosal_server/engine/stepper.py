@@ -177,7 +177,9 @@ class Stepper:
         control_seconds = self._decide(step, logits)
         self._num_steps += 1
         seconds = perf_counter() - started
-        self._reporter.step(step, forward_seconds, control_seconds, seconds)
+        self._reporter.step(
+            step, forward_seconds, control_seconds, self._sampler.take_rule_seconds(), seconds
+        )
 
     def stats(self, waiting_requests: int) -> EngineStats:
         return EngineStats(

@@ -1,0 +1,41 @@
+"""The time of batched stages, shared among rules."""
+
+from collections.abc import Callable
+
+import pytest
+
+from bosal_decoding.plan import Plan
+from bosal_server.engine.observer import NullObserver, StepReport
+from bosal_server.engine.rule_clock import RuleClock
+
+from .conftest import Bench
+
+
+def test_a_stage_is_shared_by_the_rules_that_act_in_it(make_plan: Callable[..., Plan]) -> None:
+    shaped = make_plan({"rule": "presence_penalty", "value": 1.0}, {"rule": "top_k", "k": 3})
+    both = make_plan({"rule": "presence_penalty", "value": 1.0}, {"rule": "min_tokens", "value": 1})
+    clock = RuleClock()
+    clock.add([shaped.rules, both.rules], [1.0, 6.0, 9.0])
+    # Temperature 0 is in both; combining had nobody.
+    assert clock.take() == pytest.approx(
+        {"presence_penalty": 4.0, "min_tokens": 2.0, "temperature": 6.0, "top_k": 3.0}
+    )
+    assert clock.take() == {}
+
+
+def test_steps_report_the_seconds_of_their_rules(
+    make_bench: Callable[..., Bench], make_plan: Callable[..., Plan]
+) -> None:
+    reports: list[StepReport] = []
+
+    class Watch(NullObserver):
+        def step(self, report: StepReport) -> None:
+            reports.append(report)
+
+    bench = make_bench(observer=Watch())
+    bench.submit(make_plan({"rule": "presence_penalty", "value": 1.0}), [5, 6], max_tokens=4)
+    bench.run()
+    assert len(reports) == 4
+    for report in reports:
+        assert set(report.rule_s) == {"presence_penalty", "temperature"}
+        assert 0 < sum(report.rule_s.values()) <= report.control_s
