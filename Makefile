@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test check serve stubs docs wheel clean
+.PHONY: demo demo-ab test check serve stubs docs wheel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    a base model, plain and steered, side by side over gRPC"
+	@echo "make demo-ab an experiment on simulated users: watched, reported, promoted"
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, mypy, buf lint, buf breaking"
 	@echo "make serve   the server on the embedded model, until Ctrl-C"
@@ -28,6 +29,9 @@ $(BIN)/python:
 
 demo: .venv/server
 	$(BIN)/bosal demo
+
+demo-ab: .venv/server
+	$(BIN)/bosal demo-ab --html experiment.html
 
 serve: .venv/server
 	$(BIN)/bosal serve

@@ -1,6 +1,7 @@
 """The subcommands `serve`, `demo` and `config`. Light: what they need is imported when they run."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -90,6 +91,26 @@ def demo(
         raise _missing_extra(error) from None
     code = demonstration.run(models or (), recipe=recipe, max_tokens=max_tokens, seed=seed)
     raise typer.Exit(code)
+
+
+def demo_ab(
+    users: Annotated[int, typer.Option(min=1, help="Simulated users.")] = 300,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Write the report as a page.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Makes the users repeatable.")] = 1,
+) -> None:
+    """Run an experiment with simulated users on a server of its own, and promote the winner.
+
+    [bold]Example[/bold]
+
+      bosal demo-ab --html brevity.html
+    """
+    try:
+        from bosal_server import demo_ab as demonstration
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from None
+    raise typer.Exit(demonstration.run(users=users, html_file=html_file, seed=seed))
 
 
 def _missing_extra(error: ModuleNotFoundError) -> typer.Exit:

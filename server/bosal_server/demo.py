@@ -74,7 +74,7 @@ def run(
     console = Console(highlight=False)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        with _server(models) as address:
+        with serving(models) as address:
             console.print(Text(f"a server is ready at {address}", "dim"))
             rounds = [
                 _Round(instruction, [_Answer(_WITHOUT), _Answer(recipe)])
@@ -90,7 +90,7 @@ def run(
 
 
 @contextmanager
-def _server(models: Sequence[str]) -> Iterator[str]:
+def serving(models: Sequence[str]) -> Iterator[str]:
     """Run a server on a free port; its messages go to our standard error."""
     command = [sys.executable, "-m", "bosal_server", "serve", "--port=0", "--metrics-port=-1"]
     command.append("--database=temporary")

@@ -43,6 +43,7 @@ _SERVICE_CONFIG = json.dumps(
                     {"service": "bosal.v1.GenerationService"},
                     {"service": "bosal.v1.RecipeService"},
                     {"service": "bosal.v1.ModelService"},
+                    {"service": "bosal.v1.ExperimentService"},
                 ],
                 "retryPolicy": {
                     "maxAttempts": 4,

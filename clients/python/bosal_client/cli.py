@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bosal_client import constraint_flags, errors, render, replay
+from bosal_client import constraint_flags, errors, experiment_commands, render, replay
 from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.compare_command import compare
 from bosal_client.constraint_flags import Choices, Grammar, PythonType, Regex, Schema
@@ -224,6 +224,7 @@ def application() -> typer.Typer:
     for command in (generate, explain, compare, score, recipes, rules, models):
         app.command()(command)
     app.command("replay")(replay_record)
+    app.add_typer(experiment_commands.app, name="experiments")
     for entry in sorted(entry_points(group="bosal.commands"), key=lambda entry: entry.name):
         _add(app, entry)
     return app

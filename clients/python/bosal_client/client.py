@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
+from google.protobuf.message import Message
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
 from bosal_client import calls, comparisons, requests, responses, results
 from bosal_client.constraints import Answer, constraint_of, parsed
 from bosal_client.errors import Cancelled, InternalError, from_rpc_error
+from bosal_client.experiments import Experiments
 from bosal_client.requests import GenerationOptions, Prompt
 
 __all__ = ["Client", "ComparisonStream", "Stream"]
@@ -150,6 +152,11 @@ class Client:
         """Return the server's versions, defaults and limits."""
         return self._run(calls.server_info(), timeout)
 
+    @property
+    def experiments(self) -> Experiments:
+        """A/B tests of recipes."""
+        return Experiments(lambda call: self._run(call, None), self._run_stream)
+
     def close(self) -> None:
         """Close the connection; running calls are cancelled."""
         self._channel.close()
@@ -166,6 +173,15 @@ class Client:
         )
         try:
             return call.read(method(call.request, timeout=timeout, metadata=self._metadata))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+    def _run_stream(self, method: str, request: Message, response: type[Message]) -> Iterator[Any]:
+        call = self._channel.unary_stream(
+            method, type(request).SerializeToString, response.FromString
+        )
+        try:
+            yield from call(request, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 

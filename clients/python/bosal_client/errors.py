@@ -114,6 +114,8 @@ _BY_CODE: dict[grpc.StatusCode, type[BosalError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: InvalidRequest,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
     grpc.StatusCode.ALREADY_EXISTS: InvalidRequest,
+    # What was read before has changed since.
+    grpc.StatusCode.ABORTED: InvalidRequest,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,

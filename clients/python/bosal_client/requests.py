@@ -60,6 +60,11 @@ class GenerationOptions(TypedDict, total=False):
     logprobs: int
     # Explain every token.
     explain: bool
+    # An experiment, which then gives the recipe, and who is served.
+    experiment: str
+    unit: str
+    # For debugging: serve this variant.
+    force_variant: str
     # Made by the client when left out, so that a retried call keeps it.
     request_id: str
 
@@ -104,6 +109,13 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
             spec.logprobs.top = options["logprobs"]
     if "explain" in options:
         spec.explain = options["explain"]
+    if "experiment" in options:
+        with _holding("spec.experiment"):
+            spec.experiment.experiment = options["experiment"]
+            spec.experiment.unit_id = options.get("unit", "")
+            spec.experiment.force_variant = options.get("force_variant", "")
+    elif options.keys() & {"unit", "force_variant"}:
+        raise TypeError("'unit' and 'force_variant' need an 'experiment'")
     return spec
 
 

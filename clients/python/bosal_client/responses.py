@@ -6,6 +6,8 @@ from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import model_pb2, recipe_pb2
 from bosal_client import explanations, results
 from bosal_client.documents import plain, recipe_document
+from bosal_client.experiment_results import Assignment
+from bosal_client.mirror import read
 
 __all__ = [
     "Transcript",
@@ -135,6 +137,9 @@ def started(message: pb.Started) -> results.Started:
         versions=dict(message.versions),
         constraint=(
             _compiled_constraint(message.constraint) if message.HasField("constraint") else None
+        ),
+        assignment=(
+            read(Assignment, message.assignment) if message.HasField("assignment") else None
         ),
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bosal_client.experiment_results import Assignment
 from bosal_client.explanations import Explanation, ExplanationSummary
 
 __all__ = [
@@ -64,6 +65,8 @@ class Started:
     versions: Mapping[str, str]
     # What became of the constraint; None without one.
     constraint: CompiledConstraint | None = None
+    # None: no experiment was named.
+    assignment: Assignment | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,156 @@
+"""Experiments as documents people write, and as the wire's messages."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from bosal.v1 import experiment_pb2 as pb
+from bosal_client.documents import recipe_message
+from bosal_client.errors import InvalidRequest
+
+__all__ = ["experiment_message"]
+
+_PPM = 1_000_000
+_DAY = 86_400
+
+_EXPERIMENT = frozenset(
+    {
+        "name", "description", "unit_kind", "variants", "metrics", "namespace", "alpha",
+        "planned_units", "min_units", "method", "coverage", "retention_days",
+        "text_retention_days", "max_failures_per_minute",
+    }
+)  # fmt: skip
+_VARIANT = frozenset({"key", "recipe", "weight", "control"})
+_METRIC = frozenset(
+    {
+        "name", "kind", "outcome", "denominator", "level", "threshold", "direction", "role",
+        "margin", "relative_margin", "covariate",
+    }
+)  # fmt: skip
+_NAMESPACE = frozenset({"name", "low", "high"})
+
+
+def experiment_message(document: Mapping[str, Any]) -> pb.Experiment:
+    """Write a document as an experiment.
+
+    Shares (`weight`, `coverage`, a namespace's `low` and `high`) are numbers from 0 to 1, spans
+    are days; enumerations are their names in small letters.
+
+    Raises:
+        InvalidRequest: a field is unknown, or of the wrong kind; `field` says which.
+    """
+    _known(document, _EXPERIMENT, "")
+    message = pb.Experiment()
+    for name in ("name", "description", "unit_kind"):
+        _set(message, name, document, name)
+    for name in ("alpha", "planned_units", "min_units", "max_failures_per_minute"):
+        _set(message, name, document, name)
+    for index, one in enumerate(_list(document, "variants")):
+        _variant(message.variants.add(), one, f"variants[{index}]")
+    for index, one in enumerate(_list(document, "metrics")):
+        _metric(message.metrics.add(), one, f"metrics[{index}]")
+    if "method" in document:
+        method = _enum(pb.AnalysisMethod, "ANALYSIS_METHOD_", document["method"], "method")
+        message.method = pb.AnalysisMethod.ValueType(method)
+    if "coverage" in document:
+        message.coverage_ppm = _share(document["coverage"], "coverage")
+    if "namespace" in document:
+        space = _mapping(document["namespace"], "namespace")
+        _known(space, _NAMESPACE, "namespace")
+        _set(message.namespace, "name", space, "namespace.name")
+        message.namespace.low_ppm = _share(space.get("low", 0), "namespace.low")
+        message.namespace.high_ppm = _share(space.get("high", 1), "namespace.high")
+    for name in ("retention", "text_retention"):
+        if f"{name}_days" in document:
+            days = document[f"{name}_days"]
+            getattr(message, name).CopyFrom(_days(days, f"{name}_days"))
+    return message
+
+
+def _variant(message: pb.Variant, document: Any, field: str) -> None:
+    document = _mapping(document, field)
+    _known(document, _VARIANT, field)
+    _set(message, "key", document, f"{field}.key")
+    recipe = document.get("recipe", "")
+    if isinstance(recipe, str):
+        message.recipe = recipe
+    else:
+        message.inline_recipe.CopyFrom(recipe_message(recipe, f"{field}.recipe"))
+    message.weight_ppm = _share(document.get("weight", 0), f"{field}.weight")
+    if "control" in document:
+        message.is_control = bool(document["control"])
+
+
+def _metric(message: pb.Metric, document: Any, field: str) -> None:
+    document = _mapping(document, field)
+    _known(document, _METRIC, field)
+    for name in ("name", "outcome", "denominator", "covariate", "level", "threshold", "margin"):
+        _set(message, name, document, f"{field}.{name}")
+    if "relative_margin" in document:
+        message.margin = _number(document["relative_margin"], f"{field}.relative_margin")
+        message.is_margin_relative = True
+    for name, enum, prefix in (
+        ("kind", pb.MetricKind, "METRIC_KIND_"),
+        ("direction", pb.MetricDirection, "METRIC_DIRECTION_"),
+        ("role", pb.MetricRole, "METRIC_ROLE_"),
+    ):
+        if name in document:
+            setattr(message, name, _enum(enum, prefix, document[name], f"{field}.{name}"))
+
+
+def _set(message: Any, name: str, document: Mapping[str, Any], field: str) -> None:
+    leaf = field.rpartition(".")[2]
+    if leaf not in document:
+        return
+    try:
+        setattr(message, name, document[leaf])
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{field}: {error}", field=field) from None
+
+
+def _known(document: Mapping[str, Any], names: Iterable[str], field: str) -> None:
+    for name in document:
+        if name not in names:
+            close = get_close_matches(str(name), sorted(names), n=1, cutoff=0.5)
+            what = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(names))}"
+            where = f"{field}.{name}" if field else str(name)
+            raise InvalidRequest(f"{where}: no such field, {what}", field=where)
+
+
+def _list(document: Mapping[str, Any], field: str) -> list[Any]:
+    found = document.get(field, [])
+    if not isinstance(found, list):
+        raise InvalidRequest(f"{field}: must be a list", field=field)
+    return found
+
+
+def _mapping(value: Any, field: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{field}: must be a mapping of names to values", field=field)
+    return value
+
+
+def _number(value: Any, field: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{field}: must be a number", field=field)
+    return float(value)
+
+
+def _share(value: Any, field: str) -> int:
+    share = _number(value, field)
+    if not 0 <= share <= 1:
+        raise InvalidRequest(f"{field}: a share from 0 to 1, not {value}", field=field)
+    return round(share * _PPM)
+
+
+def _days(value: Any, field: str) -> Duration:
+    return Duration(seconds=round(_number(value, field) * _DAY))
+
+
+def _enum(enum: Any, prefix: str, value: Any, field: str) -> int:
+    names = [name.removeprefix(prefix).lower() for name in enum.keys()[1:]]
+    if value not in names:
+        raise InvalidRequest(f"{field}: one of {', '.join(names)}, not {value!r}", field=field)
+    return int(enum.Value(prefix + value.upper()))

@@ -1,0 +1,210 @@
+"""What calls about experiments return; the names are the wire's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+__all__ = [
+    "ArmReport",
+    "ArmValue",
+    "Assignment",
+    "AuditEvent",
+    "Distribution",
+    "Effect",
+    "EffectPoint",
+    "Experiment",
+    "Metric",
+    "MetricReport",
+    "OutcomeResult",
+    "Phase",
+    "Removed",
+    "Report",
+    "ShareCheck",
+    "Variant",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What a unit is served and why; `reason` is the wire's name, in small letters."""
+
+    experiment: str
+    phase: int
+    variant: str
+    recipe_version: str
+    reason: str
+    # For `record`; "": no exposure.
+    exposure_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    key: str
+    # "": it came with the experiment.
+    recipe: str
+    recipe_version: str
+    weight_ppm: int
+    is_control: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    name: str
+    kind: str
+    outcome: str
+    denominator: str
+    level: float
+    threshold: float
+    direction: str
+    role: str
+    margin: float
+    is_margin_relative: bool
+    covariate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    number: int
+    weights_ppm: Mapping[str, int]
+    start_time: datetime | None
+    end_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """An experiment as it is at its etag."""
+
+    name: str
+    description: str
+    unit_kind: str
+    variants: tuple[Variant, ...]
+    metrics: tuple[Metric, ...]
+    alpha: float
+    planned_units: int
+    min_units: int
+    method: str
+    coverage_ppm: int
+    state: str
+    etag: str
+    phases: tuple[Phase, ...]
+    promoted_variant: str
+    state_reason: str
+    create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmReport:
+    variant: str
+    units: int
+    requests: int
+    completed: int
+    failed: int
+    share: float
+    expected_share: float
+    mixed_units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareCheck:
+    p_value: float
+    chi_square_p: float
+    is_alarm: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmValue:
+    variant: str
+    count: int
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """A variant less the control; None: too little is known."""
+
+    variant: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    relative: float | None
+    relative_low: float | None
+    relative_high: float | None
+    p_value: float
+    adjusted_p: float
+    method: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricReport:
+    metric: Metric
+    arms: tuple[ArmValue, ...]
+    effects: tuple[Effect, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectPoint:
+    """The primary metric's effect as it was."""
+
+    at: datetime | None
+    units: int
+    variant: str
+    difference: float
+    low: float
+    high: float
+    share_p: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """An outcome over one variant's requests: 101 values, smallest to largest."""
+
+    outcome: str
+    variant: str
+    count: int
+    percentiles: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What is known of one phase, and what may be concluded."""
+
+    experiment: Experiment
+    phase: int
+    as_of: datetime | None
+    arms: tuple[ArmReport, ...]
+    shares: ShareCheck
+    metrics: tuple[MetricReport, ...]
+    conclusion: str
+    warnings: tuple[str, ...]
+    orphans: int
+    skewed_outcomes: int
+    history: tuple[EffectPoint, ...]
+    distributions: tuple[Distribution, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeResult:
+    """What became of an outcome: recorded, duplicate, orphan or rejected."""
+
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    experiment: str
+    at: datetime | None
+    actor: str
+    action: str
+    reason: str
+    details: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """Rows that a unit's removal took."""
+
+    exposures: int
+    outcomes: int

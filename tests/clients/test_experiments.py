@@ -1,0 +1,131 @@
+"""Experiments from Python and from the command line, against a live server."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+from tests.live_server import LiveServer
+from typer.testing import CliRunner
+
+from bosal_client import Client, InvalidRequest
+from bosal_client.cli import application
+from bosal_client.experiment_documents import experiment_message
+from bosal_client.experiment_page import page
+from bosal_client.experiments import Outcome
+
+
+def document(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "variants": [
+            {"key": "control", "recipe": "plain", "weight": 0.5, "control": True},
+            {"key": "ruled", "recipe": "rules", "weight": 0.5},
+        ],
+        "metrics": [
+            {"name": "liked", "kind": "proportion", "direction": "increase", "role": "primary"},
+            {"name": "total_ms", "kind": "quantile", "level": 0.5, "direction": "decrease",
+             "role": "secondary"},
+        ],
+        "planned_units": 200,
+    }  # fmt: skip
+
+
+def bosal(server: LiveServer, *arguments: str, code: int = 0) -> str:
+    done = CliRunner().invoke(
+        application(),
+        ["experiments", *arguments],
+        env={"BOSAL_SERVER": server.address, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def test_an_experiment_is_led_from_the_command_line(
+    server: LiveServer, client: Client, tmp_path: Path
+) -> None:
+    file = tmp_path / "exp.yaml"
+    file.write_text(json.dumps(document("cli")))
+    assert "draft" in bosal(server, "create", str(file))
+    assert "already" in bosal(server, "create", str(file), code=2)
+    assert "running" in bosal(server, "start", "cli", "--reason", "why not")
+    for index in range(6):
+        answer = client.generate("Name a river.", experiment="cli", unit=f"u{index}", max_tokens=3)
+        assigned = answer.started.assignment
+        assert assigned is not None
+        assert assigned.reason == "assigned"
+        outcome = Outcome(name="liked", value=True, exposure_id=assigned.exposure_id)
+        (result,) = client.experiments.record("cli", [outcome])
+        assert result.status == "recorded"
+    html_file = tmp_path / "page.html"
+    said = bosal(server, "report", "cli", "--html", str(html_file))
+    assert "too few units" in said
+    text = html_file.read_text()
+    assert "too few units" in text
+    assert "<svg" in text  # the latencies
+    assert "http" not in text
+    exposures, outcomes = tmp_path / "e.csv", tmp_path / "o.parquet"
+    said = bosal(server, "export", "cli", "--out", str(exposures), "--outcomes", str(outcomes))
+    assert said.strip() == "6 exposures, 6 outcomes"
+    with exposures.open() as opened:
+        rows = list(csv.DictReader(opened))
+    assert {row["outcome.output_tokens"] for row in rows} == {"3.0"}
+    assert parquet.read_table(outcomes).to_pydict()["value"] == [1.0] * 6
+    assert "deleted 1 exposures and 1 outcomes" in bosal(server, "forget", "u1")
+    assert "etag" in bosal(server, "traffic", "cli", "0.5")
+    assert "has changed" in bosal(server, "pause", "cli", "--etag", "0", code=2)
+    assert "promoted" in bosal(server, "promote", "cli", "ruled")
+    assert "promoted" in bosal(server, "watch", "cli")
+    assert "PROMOTE" in bosal(server, "audit", "cli").splitlines()[0]
+    assert "cli\tpromoted" in bosal(server, "list")
+
+
+def test_a_page_has_every_part_and_no_markup_of_others(client: Client) -> None:
+    experiments = client.experiments
+    experiments.create({**document("page"), "description": "<script>alert(1)</script>"})
+    experiments.start("page")
+    for index in range(4):
+        client.generate("Name a river.", experiment="page", unit=f"u{index}", max_tokens=2)
+    found = experiments.report("page", with_distributions=True)
+    text = page(found)
+    assert "<script>" not in text
+    for part in ("Shares", "liked", "Total time, ms", "Variants"):
+        assert part in text
+
+
+def test_what_was_read_before_is_an_etag(client: Client) -> None:
+    experiments = client.experiments
+    made = experiments.create(document("etag"))
+    assert experiments.start("etag", etag=made.etag).state == "running"
+    with pytest.raises(InvalidRequest) as failure:
+        experiments.stop("etag", etag=made.etag)
+    assert failure.value.reason == "STALE_ETAG"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"variant": []}, "variant"),
+        ({"variants": {}}, "variants"),
+        ({"variants": [{"key": "a", "wieght": 1}]}, "variants[0].wieght"),
+        ({"variants": [{"key": "a", "weight": 50}]}, "variants[0].weight"),
+        ({"metrics": [{"name": "m", "kind": "average"}]}, "metrics[0].kind"),
+        ({"metrics": [{"name": "m", "level": "x"}]}, "metrics[0].level"),
+        ({"coverage": "all"}, "coverage"),
+        ({"retention_days": "long"}, "retention_days"),
+        ({"namespace": 3}, "namespace"),
+        ({"method": "bayes"}, "method"),
+        ({"planned_units": -4}, "planned_units"),
+    ],
+)
+def test_a_wrong_document_names_its_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as failure:
+        experiment_message({**document("wrong"), **change})
+    assert failure.value.field == field
+
+
+def test_a_unit_without_an_experiment_is_a_mistake(client: Client) -> None:
+    with pytest.raises(TypeError, match="need an 'experiment'"):
+        client.generate("x", unit="u")
