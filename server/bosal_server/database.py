@@ -7,8 +7,9 @@ Whoever keeps something here declares its tables on `METADATA`, adds a migration
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final, Self
 
 import platformdirs
@@ -105,6 +106,8 @@ class Database:
     ) -> None:
         self._engine = engine
         self._folder = folder
+        # SQLite lets whoever asks at the right moment write: in one process, take turns instead.
+        self._turn: AbstractContextManager[object] = Lock() if self.is_sqlite else nullcontext()
 
     @classmethod
     def open(cls, where: str | None = None) -> Self:
@@ -183,7 +186,7 @@ class Database:
         Raises:
             DatabaseUnavailable: it cannot be written; nothing was.
         """
-        with self._transaction(is_writing=True) as connection:
+        with self._turn, self._transaction(is_writing=True) as connection:
             yield connection
 
     def close(self) -> None:
