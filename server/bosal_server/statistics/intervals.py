@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.api import OLS
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 __all__ = [
@@ -206,16 +205,20 @@ def swap_test(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values of which at most one in 1/alpha families holds a false alarm."""
-    return _adjusted(p_values, "holm")
+    """Return p-values of which at most one in 1/alpha families holds a false alarm.
+
+    statsmodels' own collects garbage at every call, which stops a server for a fifth of a second.
+    """
+    array = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(array, kind="stable")
+    raised = np.maximum.accumulate(array[order] * np.arange(len(array), 0, -1))
+    adjusted = np.empty_like(array)
+    adjusted[order] = np.minimum(raised, 1.0)
+    return [float(value) for value in adjusted]
 
 
 def false_discovery(p_values: Sequence[float]) -> list[float]:
     """Return Benjamini and Hochberg's adjusted p-values, for looking around."""
-    return _adjusted(p_values, "fdr_bh")
-
-
-def _adjusted(p_values: Sequence[float], method: str) -> list[float]:
     if not p_values:
         return []
-    return [float(value) for value in multipletests(p_values, method=method)[1]]
+    return [float(value) for value in stats.false_discovery_control(p_values, method="bh")]

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from bosal_server.statistics import intervals
 
@@ -148,3 +149,11 @@ def test_holm_multiplies_by_the_tests_that_are_left() -> None:
 
 def test_false_discovery_divides_by_the_rank() -> None:
     assert intervals.false_discovery([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.04, 0.04])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_adjusted_p_values_are_statsmodels(seed: int) -> None:
+    p_values = np.random.default_rng(seed).uniform(size=seed * 3 + 1) ** 3
+    p_values[-1] = p_values[0]
+    for ours, method in ((intervals.holm, "holm"), (intervals.false_discovery, "fdr_bh")):
+        assert ours(p_values.tolist()) == pytest.approx(multipletests(p_values, method=method)[1])
