@@ -21,7 +21,10 @@ DecodingError
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Final
+
+# Names that a message lists; a server may know thousands.
+_MAX_NAMES: Final = 64
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -31,7 +34,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=1, cutoff=0.5) if len(name) <= 200 else []
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(names)}" if names else "none is known here"
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"known: {', '.join(names[:_MAX_NAMES])}{more}" if names else "none is known here"
 
 
 def shorten(text: str, limit: int = 60) -> str:

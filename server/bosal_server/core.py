@@ -48,7 +48,7 @@ from bosal_server.experiments.trial import NO_TRIAL, ExposedTrial, Trial, instru
 from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.mailbox import Mailbox
 from bosal_server.metrics import MeteredRequest, Metrics
-from bosal_server.recipe_store import RecipeStore
+from bosal_server.recipe_store import RecipeEntry, RecipeStore
 from bosal_server.request_errors import (
     InvalidRequest,
     InvalidRequestId,
@@ -58,6 +58,7 @@ from bosal_server.request_errors import (
     ResponseTooLarge,
     located,
 )
+from bosal_server.rule_cost import control_seconds
 from bosal_server.scoring import given_tokens
 from bosal_server.security.caller import Priority
 from bosal_server.security.errors import PriorityTooHigh
@@ -95,6 +96,9 @@ class Started:
     model: ServedModel
     # `inline` for a recipe that came with the request.
     recipe_name: str
+    # Of the recipe before the request's overrides, and these as they came.
+    base_version: str
+    overrides: Sequence[Mapping[str, Any]]
     plan: Plan
     seed: int
     max_tokens: int
@@ -116,6 +120,15 @@ class Started:
         """What metrics call the variant; "": the request is no exposure."""
         assignment = self.assignment
         return assignment.label if assignment is not None and assignment.is_recorded else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What a recipe became for a model."""
+
+    plan: Plan
+    # What its rules take per token of one choice; None where it cannot be measured.
+    control_seconds: float | None
 
 
 CoreEvent = Started | TokensEvent | FinishedEvent
@@ -195,7 +208,7 @@ class GenerationCore:
         """Resolve, check, compile and tokenise a request; nothing runs yet."""
         arrival = monotonic()
         self._check(command)
-        started = await self._beside(lambda: self._accept(command, arrival, assignment))
+        started = await self.beside(lambda: self._accept(command, arrival, assignment))
         return await self._with_program(started, command)
 
     async def _begin(self, command: GenerateCommand) -> tuple[Started, Trial]:
@@ -209,7 +222,7 @@ class GenerationCore:
         started = await self.accept(command, assignment)
         if assignment.is_recorded:
             text = instruction_text(self._messages(command.prompt)[0])
-            tokens = await self._beside(lambda: len(started.model.vocabulary.encode(text)))
+            tokens = await self.beside(lambda: len(started.model.vocabulary.encode(text)))
             exposed = self.experiments.expose(
                 assignment,
                 request_id=started.request_id,
@@ -298,7 +311,7 @@ class GenerationCore:
             with _at("text"):
                 return model.vocabulary.encode(text)
 
-        return await self._beside(tokens)
+        return await self.beside(tokens)
 
     async def tokenize_prompt(
         self, command: PromptCommand, model: ServedModel
@@ -310,15 +323,28 @@ class GenerationCore:
             plan = self._plan(model, self._recipe(command.recipe)[1], command.recipe)
             return self._prompts(plan, messages, field)
 
-        return await self._beside(prompts)
+        return await self.beside(prompts)
 
-    async def validate(self, document: Mapping[str, Any], model: ServedModel) -> Plan:
-        """Compile a recipe document for a model."""
-        plan = await self._beside(
-            lambda: self._compile(model, Recipe.parse(document)),
-        )
+    async def create_recipe(self, document: Mapping[str, Any] | str) -> tuple[RecipeEntry, bool]:
+        """Keep a recipe; the second value tells if that changed what its name stands for.
+
+        One that no served model could run is refused as that model refuses it.
+        """
+
+        def create() -> tuple[RecipeEntry, bool]:
+            recipe = Recipe.parse(document)
+            self._check_usable(recipe)
+            return self.recipes.create(recipe)
+
+        return await self.beside(create)
+
+    async def validate(self, document: Mapping[str, Any] | str, model: ServedModel) -> Validation:
+        """Compile a recipe document for a model, and measure what its rules cost there."""
+        plan = await self.beside(lambda: self._compile(model, Recipe.parse(document)))
         await self.constraints.program(plan, "constraint")
-        return plan
+        if not model.device.startswith("cpu"):
+            return Validation(plan, None)
+        return Validation(plan, await self.beside(lambda: control_seconds(plan)))
 
     def model(self, name: str) -> ServedModel:
         """Return a model by name; "" is the default."""
@@ -327,7 +353,12 @@ class GenerationCore:
             raise UnknownModel(name, self.models)
         return self.models[name]
 
-    async def _beside(self, work: Callable[[], Result]) -> Result:
+    @property
+    def default_version(self) -> tuple[str, str]:
+        """Name and version of the recipe that serves requests naming none."""
+        return self.default_recipe, self.recipes.find(self.default_recipe).version
+
+    async def beside(self, work: Callable[[], Result]) -> Result:
         """Do in a thread what would hold up the event loop.
 
         Raises:
@@ -342,6 +373,19 @@ class GenerationCore:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             self._num_preparing -= 1
+
+    def _check_usable(self, recipe: Recipe) -> None:
+        """Raise what the default model says, unless another served model can run the recipe."""
+        failure: DecodingError | None = None
+        for served in self.models.values():
+            try:
+                self._compile(served, recipe)
+            except DecodingError as error:
+                failure = failure or error
+            else:
+                return
+        if failure is not None:
+            raise failure
 
     def _check(self, command: GenerateCommand) -> None:
         """Refuse what needs no recipe to be wrong."""
@@ -375,6 +419,7 @@ class GenerationCore:
             name, recipe = self._recipe(command.prompt.recipe)
         else:
             name, recipe = assignment.variant.recipe_name, assignment.variant.recipe
+        base_version = recipe.version
         if command.overrides:
             recipe = recipe.with_overrides(command.overrides)
         if command.constraint is not None:
@@ -417,6 +462,8 @@ class GenerationCore:
             request_id=command.request_id or uuid4().hex,
             model=served,
             recipe_name=name,
+            base_version=base_version,
+            overrides=command.overrides,
             plan=plan,
             prompts=prompts,
             seed=secrets.randbits(32) if command.seed is None else command.seed,

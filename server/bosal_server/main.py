@@ -33,6 +33,7 @@ from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel, load_model
 from bosal_server.recipe_store import RecipeStore
+from bosal_server.recipe_watch import RecipeWatch
 from bosal_server.rpc.server import RpcServer
 from bosal_server.security import exposure
 from bosal_server.security.access import Access
@@ -52,20 +53,21 @@ def serve(config: ServerConfig) -> int:
     try:
         exposure.check(config)
         access, tls = Access(config.key_file), _tls(config)
-        recipes = RecipeStore.load(config.recipes)
         types = load_types(config.python_types)
-        default_recipe = _default_recipe(config, recipes)
         _check_port(config.host, config.port)
-        database = Database.open(config.database)
-        experiments = ExperimentManager(
-            database, recipes, Pseudonyms.open(database, config.unit_key)
-        )
-        models = [_load(model, config) for model in models_to_serve(config.models, recipes)]
-        _compare(models)
-        with closing(database), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(
-                _serve(config, recipes, default_recipe, models, experiments, access, tls, types)
+        with closing(Database.open(config.database)) as database:
+            recipes = RecipeStore.load(config.recipes, database)
+            default_recipe = _default_recipe(config, recipes)
+            experiments = ExperimentManager(
+                database, recipes, Pseudonyms.open(database, config.unit_key)
             )
+            recipes.guard(experiments.recipe_users)
+            models = [_load(model, config) for model in models_to_serve(config.models, recipes)]
+            _compare(models)
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(
+                    _serve(config, recipes, default_recipe, models, experiments, access, tls, types)
+                )
     except (ServerError, DecodingError) as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"error: {error}", markup=False)
@@ -140,7 +142,10 @@ async def _serve(
         constraints=constraints,
     )
     rpc = RpcServer(core, config, metrics, access, tls)
-    with _exported(metrics, config) as metrics_address:
+    with (
+        _exported(metrics, config) as metrics_address,
+        RecipeWatch(recipes, metrics.count_reload),
+    ):
         engine.start()
         await experiments.start()
         loop.add_signal_handler(signal.SIGHUP, _reload, access, tls)
@@ -230,7 +235,8 @@ def _tls(config: ServerConfig) -> TlsCredentials | None:
 
 def _default_recipe(config: ServerConfig, recipes: RecipeStore) -> str:
     name = config.default_recipe or ("steered" if is_embedded_default(config.models) else "plain")
-    return recipes.get(name).name
+    recipes.need(name)
+    return name
 
 
 def _check_port(host: str, port: int) -> None:

@@ -30,6 +30,7 @@ _STEP: Final = (
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 _REQUEST_LABELS: Final = ("model", "recipe", "variant")
+_RELOAD_OUTCOMES: Final = ("read", "refused")
 # Status codes of requests the engine could not finish.
 _FAILURES: Final = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE")
 
@@ -148,6 +149,17 @@ class Metrics:
         self._refused_calls = self._counter(
             "auth_failures_total", "Calls refused for their key, by reason.", ("reason",)
         )
+        self._reloads = self._counter(
+            "recipe_reloads_total", "Times the folder of recipes was read again.", ("outcome",)
+        )
+        for outcome in _RELOAD_OUTCOMES:
+            self._reloads.labels(outcome)
+        self._folder = self._gauge(
+            "recipe_folder_current",
+            "1 if recipes are served as the folder holds them; 0 if a file in it is wrong.",
+            (),
+        )
+        self._folder.set(1)
         # Read when scraped, so they are right also when no step runs.
         self._running = self._gauge("running_groups", "Choices being decoded.", ())
         self._waiting = self._gauge("waiting_groups", "Choices waiting for admission.", ())
@@ -205,6 +217,11 @@ class Metrics:
     def count_refused_call(self, reason: str) -> None:
         """Count a call whose key was missing, wrong or not for its method."""
         self._refused_calls.labels(reason).inc()
+
+    def count_reload(self, is_read: bool) -> None:
+        """Count that the folder of recipes was read again, or refused because a file is wrong."""
+        self._reloads.labels(_RELOAD_OUTCOMES[not is_read]).inc()
+        self._folder.set(is_read)
 
     # The engine's observer; from here on everything is called from the engine's thread.
 

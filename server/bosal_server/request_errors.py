@@ -10,15 +10,13 @@ ServerError
 │   ├── MalformedMessage
 │   └── MessageTooLarge
 ├── NotServed
-├── UnknownRecipe
-├── UnknownRecipeVersion
 └── ShuttingDown
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bosal_decoding.errors import DecodingError, shorten, suggestion
+from bosal_decoding.errors import DecodingError
 from bosal_server.errors import ServerError
 
 
@@ -121,34 +119,6 @@ class NotServed(ServerError):
 
     def __init__(self, what: str, *, field: str | None = None) -> None:
         super().__init__(f"this server does not serve {what}", field=field)
-
-
-class UnknownRecipe(ServerError):
-    """Raised when a request names a recipe this server does not have."""
-
-    reason = "UNKNOWN_RECIPE"
-    code = "NOT_FOUND"
-
-    def __init__(self, name: str, known: Iterable[str], *, field: str) -> None:
-        super().__init__(
-            f"no recipe is called {shorten(name)}, {suggestion(name, known)}",
-            field=field,
-            metadata={"recipe": name[:200]},
-        )
-
-
-class UnknownRecipeVersion(ServerError):
-    """Raised when a recipe exists, but not in the version asked for."""
-
-    reason = "UNKNOWN_RECIPE_VERSION"
-    code = "NOT_FOUND"
-
-    def __init__(self, name: str, version: str, current: str, *, field: str) -> None:
-        super().__init__(
-            f"recipe '{name}' has no version {shorten(version)}; here it is '{name}@{current}'",
-            field=field,
-            metadata={"recipe": name, "version": version[:200], "current": current},
-        )
 
 
 class ShuttingDown(ServerError):

@@ -94,7 +94,7 @@ def test_a_shown_recipe_is_a_document_a_server_takes(server: LiveServer, tmp_pat
     from bosal_decoding.recipe import load_folder, load_shipped
 
     for name in load_shipped():
-        shown = bosal(server, "recipes", name)
+        shown = bosal(server, "recipes", "show", name)
         (tmp_path / f"{name}.yaml").write_text(shown.stdout, "utf-8")
     assert load_folder(tmp_path) == load_shipped()
 
@@ -124,7 +124,10 @@ def test_a_rule_is_explained(server: LiveServer) -> None:
         (("generate", "Hi", "--frobnicate"), 2, "--frobnicate"),
         (("generate", "Hi", "--seed=x"), 2, "seed"),
         (("generate", "Hi", "--timeout=0.001"), 124, "error: "),
-        (("recipes", "plane"), 2, "did you mean 'plain'?"),
+        (("recipes", "show", "plane"), 2, "did you mean 'plain'?"),
+        (("recipes", "lint", "no-such-file.yaml"), 2, "no-such-file.yaml"),
+        (("recipes", "archive", "plain"), 2, "read-only"),
+        (("generate", "Hi", "--recipe=./no-such-file.yaml"), 2, "no-such-file.yaml"),
         (("rules", "no_such_rule"), 2, "eos_ramp"),
         (("models", "--server=127.0.0.1:1"), 69, "bosal serve"),
         (("replay", "no-such-file.json"), 2, "no-such-file.json"),

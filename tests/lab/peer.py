@@ -165,6 +165,16 @@ class Peer(
         recipe = recipe_pb2.Recipe(name=name, rules=rules)
         return recipe_pb2.RecipeVersion(recipe=recipe, version=self.version)
 
+    def CreateRecipe(
+        self, request: recipe_pb2.CreateRecipeRequest, context: grpc.ServicerContext
+    ) -> recipe_pb2.CreateRecipeResponse:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no recipes are kept here")
+
+    def ArchiveRecipe(
+        self, request: recipe_pb2.ArchiveRecipeRequest, context: grpc.ServicerContext
+    ) -> recipe_pb2.ArchiveRecipeResponse:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no recipes are kept here")
+
     def ValidateRecipe(
         self, request: recipe_pb2.ValidateRecipeRequest, context: grpc.ServicerContext
     ) -> recipe_pb2.ValidateRecipeResponse:

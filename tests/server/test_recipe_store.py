@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bosal_decoding.errors import InvalidRecipe
+from bosal_server.recipe_errors import UnknownRecipe, UnknownRecipeVersion
 from bosal_server.recipe_store import RecipeStore
-from bosal_server.request_errors import UnknownRecipe, UnknownRecipeVersion
 
 
 def test_the_shipped_recipes_are_there() -> None:

@@ -17,7 +17,10 @@ from bosal_client.requests import GenerationOptions, Prompt
 __all__ = [
     "DEFAULT_SERVER",
     "Call",
+    "Document",
+    "archive_recipe",
     "channel_options",
+    "create_recipe",
     "generate",
     "get_recipe",
     "list_models",
@@ -33,6 +36,9 @@ __all__ = [
 DEFAULT_SERVER = "127.0.0.1:50051"
 
 Result = TypeVar("Result")
+
+# A recipe as a mapping, or as YAML or JSON text.
+Document = Mapping[str, Any] | str
 
 # Only calls the server never began are tried again: UNAVAILABLE before the first message.
 _SERVICE_CONFIG = json.dumps(
@@ -152,11 +158,31 @@ def get_recipe(name: str) -> Call[results.Recipe]:
     )
 
 
-def list_recipes(page_token: str = "") -> Call[tuple[list[results.Recipe], str]]:
-    """One page, and the token of the next or ""."""
+def create_recipe(document: Document) -> Call[results.Recipe]:
+    request = recipe_pb2.CreateRecipeRequest()
+    _set_document(request, document)
+    return Call(
+        "/bosal.v1.RecipeService/CreateRecipe",
+        request,
+        recipe_pb2.CreateRecipeResponse,
+        lambda response: responses.recipe(response.recipe),
+    )
+
+
+def archive_recipe(name: str) -> Call[tuple[results.Recipe, ...]]:
+    return Call(
+        "/bosal.v1.RecipeService/ArchiveRecipe",
+        recipe_pb2.ArchiveRecipeRequest(name=name),
+        recipe_pb2.ArchiveRecipeResponse,
+        lambda response: tuple(responses.recipe(one) for one in response.recipes),
+    )
+
+
+def list_recipes(name: str = "", page_token: str = "") -> Call[tuple[list[results.Recipe], str]]:
+    """One page, and the token of the next or ""; of a `name`, all versions."""
     return Call(
         "/bosal.v1.RecipeService/ListRecipes",
-        recipe_pb2.ListRecipesRequest(page_token=page_token),
+        recipe_pb2.ListRecipesRequest(name=name, page_token=page_token),
         recipe_pb2.ListRecipesResponse,
         lambda response: (
             [responses.recipe(one) for one in response.recipes],
@@ -165,10 +191,12 @@ def list_recipes(page_token: str = "") -> Call[tuple[list[results.Recipe], str]]
     )
 
 
-def validate(document: Mapping[str, Any], model: str) -> Call[results.Validation]:
+def validate(document: Document, model: str) -> Call[results.Validation]:
+    request = recipe_pb2.ValidateRecipeRequest(model=model)
+    _set_document(request, document)
     return Call(
         "/bosal.v1.RecipeService/ValidateRecipe",
-        recipe_pb2.ValidateRecipeRequest(recipe=recipe_message(document, "recipe"), model=model),
+        request,
         recipe_pb2.ValidateRecipeResponse,
         responses.validation,
     )
@@ -199,3 +227,15 @@ def server_info() -> Call[results.ServerInfo]:
         model_pb2.GetServerInfoResponse,
         responses.server_info,
     )
+
+
+def _set_document(
+    request: recipe_pb2.CreateRecipeRequest | recipe_pb2.ValidateRecipeRequest, document: Document
+) -> None:
+    if not isinstance(document, str):
+        request.recipe.CopyFrom(recipe_message(document, "recipe"))
+        return
+    try:
+        request.document = document
+    except ValueError as error:
+        raise InvalidRequest(f"document: {error}", field="document") from error

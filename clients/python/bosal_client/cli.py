@@ -2,12 +2,24 @@
 
 from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bosal_client import constraint_flags, errors, experiment_commands, render, replay
+from bosal_client import (
+    batch_command,
+    constraint_flags,
+    errors,
+    experiment_commands,
+    recipe_commands,
+    render,
+    replay,
+    results,
+)
+from bosal_client.batch import Batch
 from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.client import Client
 from bosal_client.compare_command import compare
 from bosal_client.constraint_flags import Choices, Grammar, PythonType, Regex, Schema
 from bosal_client.explain_command import explain
@@ -22,6 +34,7 @@ from bosal_client.invocation import (
     Server,
     Timeout,
     connected,
+    given_recipe,
     overrides,
     prompt_text,
     show,
@@ -69,6 +82,25 @@ def generate(
     ] = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Answer every line of this file instead: a prompt as a JSON string, or an object "
+            "with `prompt` or `messages`, `id`, and options that replace those given here.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --batch: append the answers to this file, one JSON object a line, as they "
+            "come. Lines it has are not asked again.",
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1024, help="With --batch: requests under way at once.")
+    ] = 32,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Ask a model for text and print it as it comes.
@@ -80,10 +112,15 @@ def generate(
       bosal generate "Name a river." --set temperature.value=0 --seed 7\n
       bosal generate "Is Rome in Italy?" --choice yes --choice no\n
       bosal generate "Describe a dog." --schema dog.json\n
-      bosal generate "Name a river." --json > record.json
+      bosal generate "Name a river." --json > record.json\n
+      bosal generate --batch in.jsonl --out out.jsonl --seed 7
     """
-    asked = prompt_text(prompt)
-    options = GenerationOptions(recipe=recipe, model=model)
+    if (batch is None) != (out is None):
+        raise typer.BadParameter("--batch and --out go together", param_hint="--batch")
+    if batch is not None and prompt is not None:
+        raise typer.BadParameter("give a prompt or --batch, not both", param_hint="PROMPT")
+    asked = prompt_text(prompt) if batch is None else ""
+    options = GenerationOptions(model=model)
     if assignments:
         options["overrides"] = overrides(assignments)
     if constraint := constraint_flags.document(schema, regex, choice, grammar, python_type):
@@ -97,17 +134,21 @@ def generate(
     if logprobs is not None:
         options["logprobs"] = logprobs
     is_live = not as_json and (num_choices or 1) == 1
-    with connected(server) as client, client.stream(asked, timeout=timeout, **options) as stream:
-        ends_line = True
-        try:
-            for batch in stream:
-                if is_live and batch.text:
-                    render.text(batch.text)
-                    ends_line = batch.text.endswith("\n")
-        finally:
-            if not ends_line:
-                render.text("\n")
-        generation = stream.result()
+    with connected(server) as client:
+        options["recipe"] = given_recipe(client, recipe)
+        if batch is not None and out is not None:
+            batch_command.run(
+                Batch(
+                    requests=batch,
+                    answers=out,
+                    defaults=options,
+                    concurrency=concurrency,
+                    timeout=timeout,
+                ),
+                server,
+            )
+            return
+        generation = _streamed(client, asked, timeout, options, is_live=is_live)
     if as_json:
         typer.echo(replay.dump(asked, logprobs, generation))
         return
@@ -117,25 +158,26 @@ def generate(
     render.footer(generation)
 
 
-def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this one: NAME or NAME@VERSION.")] = None,
-    as_json: AsJson = False,
-    server: Server = DEFAULT_SERVER,
-) -> None:
-    """List the server's recipes, or show one as a document.
-
-    [bold]Examples[/bold]
-
-      bosal recipes\n
-      bosal recipes steered > mine.yaml
-    """
-    with connected(server) as client:
-        if name is not None:
-            found = client.recipe(name)
-            show(asdict(found)) if as_json else render.recipe(found)
-            return
-        every = client.recipes()
-    show([asdict(one) for one in every]) if as_json else render.recipes(every)
+def _streamed(
+    client: Client,
+    asked: str,
+    timeout: float | None,
+    options: GenerationOptions,
+    *,
+    is_live: bool,
+) -> results.Generation:
+    """Run a request; print its text as it comes if `is_live`."""
+    with client.stream(asked, timeout=timeout, **options) as stream:
+        ends_line = True
+        try:
+            for batch in stream:
+                if is_live and batch.text:
+                    render.text(batch.text)
+                    ends_line = batch.text.endswith("\n")
+        finally:
+            if not ends_line:
+                render.text("\n")
+        return stream.result()
 
 
 def rules(
@@ -221,10 +263,11 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for command in (generate, explain, compare, score, recipes, rules, models):
+    for command in (generate, explain, compare, score, rules, models):
         app.command()(command)
     app.command("replay")(replay_record)
     app.add_typer(experiment_commands.app, name="experiments")
+    app.add_typer(recipe_commands.app, name="recipes")
     for entry in sorted(entry_points(group="bosal.commands"), key=lambda entry: entry.name):
         _add(app, entry)
     return app

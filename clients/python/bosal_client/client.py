@@ -122,11 +122,13 @@ class Client:
         call = calls.tokenize(text, prompt=prompt, recipe=recipe, model=model)
         return self._run(call, timeout)
 
-    def recipes(self, *, timeout: float | None = None) -> tuple[results.Recipe, ...]:
-        """Return every recipe the server has, by name."""
-        recipes, token = self._run(calls.list_recipes(), timeout)
+    def recipes(
+        self, *, versions_of: str = "", timeout: float | None = None
+    ) -> tuple[results.Recipe, ...]:
+        """Return every recipe in force, by name, or every version of one, the newest first."""
+        recipes, token = self._run(calls.list_recipes(versions_of), timeout)
         while token:
-            page, token = self._run(calls.list_recipes(token), timeout)
+            page, token = self._run(calls.list_recipes(versions_of, token), timeout)
             recipes.extend(page)
         return tuple(recipes)
 
@@ -134,10 +136,22 @@ class Client:
         """Return one recipe by `name` or `name@version`."""
         return self._run(calls.get_recipe(name), timeout)
 
+    def create_recipe(
+        self, document: calls.Document, *, timeout: float | None = None
+    ) -> results.Recipe:
+        """Keep a recipe (a mapping, or YAML or JSON text), in force under its name."""
+        return self._run(calls.create_recipe(document), timeout)
+
+    def archive_recipe(
+        self, name: str, *, timeout: float | None = None
+    ) -> tuple[results.Recipe, ...]:
+        """Take `name`, or `name@version`, out of service; return the versions that went."""
+        return self._run(calls.archive_recipe(name), timeout)
+
     def validate(
-        self, document: Mapping[str, Any], *, model: str = "", timeout: float | None = None
+        self, document: calls.Document, *, model: str = "", timeout: float | None = None
     ) -> results.Validation:
-        """Compile a recipe document for a model without running it."""
+        """Compile a recipe (a mapping, or YAML or JSON text) for a model without running it."""
         return self._run(calls.validate(document, model), timeout)
 
     def rules(self, *, timeout: float | None = None) -> tuple[results.Rule, ...]:

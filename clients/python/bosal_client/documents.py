@@ -9,7 +9,14 @@ from bosal.v1 import recipe_pb2
 from bosal_client.constraints import constraint_document, constraint_message
 from bosal_client.errors import InvalidRequest
 
-__all__ = ["plain", "recipe_document", "recipe_message", "rule_message", "rule_messages"]
+__all__ = [
+    "plain",
+    "recipe_document",
+    "recipe_message",
+    "rule_document",
+    "rule_message",
+    "rule_messages",
+]
 
 _FIELDS = ("name", "description", "scaffold", "rules", "constraint")
 
@@ -64,10 +71,15 @@ def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
         document["description"] = message.description
     if message.HasField("scaffold"):
         document["scaffold"] = {"kind": message.scaffold.kind, **plain(message.scaffold.params)}
-    document["rules"] = [{"rule": rule.rule, **plain(rule.params)} for rule in message.rules]
+    document["rules"] = [rule_document(rule) for rule in message.rules]
     if message.HasField("constraint"):
         document["constraint"] = constraint_document(message.constraint)
     return document
+
+
+def rule_document(message: recipe_pb2.Rule) -> dict[str, Any]:
+    """Read a rule message as `{rule: NAME, **params}`."""
+    return {"rule": message.rule, **plain(message.params)}
 
 
 def plain(struct: struct_pb2.Struct) -> dict[str, Any]:

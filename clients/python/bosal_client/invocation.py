@@ -3,8 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ from bosal_client.identity import Identity
 
 __all__ = [
     "AsJson",
+    "EXIT_CODES",
     "Assignments",
     "MaxTokens",
     "Model",
@@ -24,8 +27,10 @@ __all__ = [
     "Server",
     "Timeout",
     "connected",
+    "given_recipe",
     "overrides",
     "prompt_text",
+    "recipe_file",
     "show",
 ]
 
@@ -33,7 +38,7 @@ Prompt = Annotated[
     str | None, typer.Argument(help="What to ask; '-' or nothing reads standard input.")
 ]
 Recipe = Annotated[
-    str, typer.Option("--recipe", "-r", help="NAME or NAME@VERSION. Default: the server's.")
+    str, typer.Option("--recipe", "-r", help="NAME, NAME@VERSION or a file. Default: the server's.")
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="A served model. Default: the server's.")]
 Assignments = Annotated[
@@ -52,7 +57,7 @@ Server = Annotated[
     str, typer.Option("--server", "-s", envvar="BOSAL_SERVER", help="Address of the server.")
 ]
 
-_EXIT_CODES: dict[type[errors.BosalError], int] = {
+EXIT_CODES: dict[type[errors.BosalError], int] = {
     errors.InvalidRequest: 2,
     errors.NotFound: 2,
     errors.Unimplemented: 2,
@@ -65,6 +70,8 @@ _EXIT_CODES: dict[type[errors.BosalError], int] = {
     errors.Cancelled: 130,
 }
 
+_RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+
 
 @contextmanager
 def connected(server: str) -> Iterator[Client]:
@@ -75,9 +82,30 @@ def connected(server: str) -> Iterator[Client]:
             yield client
     except errors.BosalError as error:
         render.error(error, server)
-        raise typer.Exit(_EXIT_CODES.get(type(error), 1)) from None
+        raise typer.Exit(EXIT_CODES.get(type(error), 1)) from None
     except KeyboardInterrupt:
-        raise typer.Exit(_EXIT_CODES[errors.Cancelled]) from None
+        raise typer.Exit(EXIT_CODES[errors.Cancelled]) from None
+
+
+def recipe_file(argument: str) -> str | None:
+    """Read the recipe file an argument names; None if it is the name of a recipe.
+
+    What holds a slash or ends like a recipe file is taken for a file.
+    """
+    if "/" not in argument and not argument.endswith(_RECIPE_SUFFIXES):
+        return None
+    try:
+        return Path(argument).read_bytes().decode()
+    except OSError as error:
+        raise typer.BadParameter(f"{argument}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{argument} is not UTF-8 (byte {error.start})") from error
+
+
+def given_recipe(client: Client, argument: str) -> str | Mapping[str, Any]:
+    """The recipe `--recipe` names, or the document of the file it names, as the server reads it."""
+    text = recipe_file(argument)
+    return argument if text is None else client.validate(text).document
 
 
 def prompt_text(argument: str | None) -> str:
@@ -117,4 +145,4 @@ def _value(text: str) -> Any:
 
 def show(value: Any) -> None:
     """Print JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=datetime.isoformat))

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -13,16 +14,21 @@ from bosal_client import results
 from bosal_client.errors import BosalError, Unavailable
 
 __all__ = [
+    "difference",
     "error",
     "footer",
     "models",
+    "note",
     "printable",
     "recipe",
+    "recipe_lines",
+    "recipe_versions",
     "recipes",
     "rule",
     "rules",
     "table",
     "text",
+    "validation",
     "warning",
 ]
 
@@ -64,6 +70,11 @@ def warning(message: str) -> None:
     console.print(Text("warning: ", "yellow").append(message, "default"))
 
 
+def note(message: str) -> None:
+    """Say on standard error how something ended."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(message, "dim"))
+
+
 def footer(generation: results.Generation) -> None:
     """Summarise a request on standard error, on a terminal only."""
     if not sys.stderr.isatty():
@@ -92,19 +103,84 @@ def recipes(found: Iterable[results.Recipe]) -> None:
     )
 
 
+def recipe_versions(found: Iterable[results.Recipe]) -> None:
+    """Show versions of recipes, archived ones too."""
+    table(
+        ("recipe", "source", "created", "archived", "description"),
+        [
+            (
+                f"{one.name}@{one.version}",
+                one.source,
+                _moment(one.created_at),
+                _moment(one.archived_at),
+                one.description,
+            )
+            for one in found
+        ],
+    )
+
+
+def _moment(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S}Z" if time is not None else ""
+
+
 def recipe(found: results.Recipe) -> None:
     """Print a recipe as a document that a server's recipe folder takes."""
-    lines = [f"# {found.name}@{found.version}", f"name: {_flow(found.name)}"]
-    if found.description:
-        lines.append(f"description: {_flow(found.description)}")
-    if "scaffold" in found.document:
-        lines.append("scaffold:")
-        lines += [f"  {key}: {_flow(value)}" for key, value in found.document["scaffold"].items()]
-    lines.append("rules:" if found.document["rules"] else "rules: []")
-    lines += [f"  - {_flow(one)}" for one in found.document["rules"]]
-    if "constraint" in found.document:
-        lines.append(f"constraint: {_flow(found.document['constraint'])}")
+    lines = [f"# {found.name}@{found.version}", *recipe_lines(found.document)]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def recipe_lines(document: Mapping[str, Any]) -> list[str]:
+    """Write a recipe document as YAML, one rule a line."""
+    lines = []
+    for key, value in document.items():
+        if key == "scaffold":
+            lines.append("scaffold:")
+            for name, setting in value.items():
+                if isinstance(setting, list) and setting:
+                    lines.append(f"  {name}:")
+                    lines += [f"    - {_flow(one)}" for one in setting]
+                else:
+                    lines.append(f"  {name}: {_flow(setting)}")
+        elif key == "rules":
+            lines.append("rules:" if value else "rules: []")
+            lines += [f"  - {_flow(one)}" for one in value]
+        else:
+            lines.append(f"{key}: {_flow(value)}")
+    return lines
+
+
+def difference(lines: Iterable[str]) -> None:
+    """Print a unified difference, coloured on a terminal."""
+    colours = {"+": "green", "-": "red", "@": "cyan"}
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(Text(line.translate(_CONTROL), colours.get(line[:1], "")))
+
+
+def validation(file: str, outcome: results.Validation | BosalError) -> None:
+    """Say of one recipe file what is wrong with it, or what it became."""
+    if isinstance(outcome, BosalError):
+        sys.stdout.write(f"{file}: error: {outcome}\n")
+        return
+    cost = [f"{outcome.num_streams} forward pass{'es' * (outcome.num_streams > 1)} a token"]
+    if outcome.control_seconds is not None:
+        cost.append(f"rules {outcome.control_seconds * 1e6:.0f} us a token")
+    cost.append(f"{outcome.scaffold_tokens} scaffold tokens, {outcome.shared_tokens} computed once")
+    lines = [f"{file}: ok, version {outcome.version}: {', '.join(cost)}"]
+    for rule in outcome.rules:
+        params = ", ".join(f"{name} {_flow(value)}" for name, value in rule.params.items())
+        lines.append(f"  {rule.stage:9} {rule.rule}: {_shorten(params)}")
+        lines += [
+            f"            {_flow(text)} is {', '.join(map(str, ids)) or 'no token here'}"
+            for text, ids in rule.token_ids.items()
+        ]
+    lines += [f"  note: {note}" for note in outcome.notes]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _shorten(line: str, limit: int = 120) -> str:
+    return line if len(line) <= limit else f"{line[:limit]}…"
 
 
 def _flow(value: Any) -> str:

@@ -1,11 +1,14 @@
 """What the server answered, as plain values; shared by both clients."""
 
-from google.protobuf import duration_pb2
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from google.protobuf import duration_pb2, timestamp_pb2
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import model_pb2, recipe_pb2
 from bosal_client import explanations, results
-from bosal_client.documents import plain, recipe_document
+from bosal_client.documents import plain, recipe_document, rule_document
 from bosal_client.experiment_results import Assignment
 from bosal_client.mirror import read
 
@@ -24,6 +27,12 @@ __all__ = [
     "token_sequence",
     "validation",
 ]
+
+_RECIPE_SOURCES: Final = {
+    recipe_pb2.RECIPE_SOURCE_SHIPPED: "shipped",
+    recipe_pb2.RECIPE_SOURCE_FOLDER: "folder",
+    recipe_pb2.RECIPE_SOURCE_CREATED: "created",
+}
 
 
 def event(
@@ -141,6 +150,8 @@ def started(message: pb.Started) -> results.Started:
         assignment=(
             read(Assignment, message.assignment) if message.HasField("assignment") else None
         ),
+        overrides=tuple(map(rule_document, message.overrides.rules)),
+        base_version=message.overrides.base_version,
     )
 
 
@@ -284,7 +295,19 @@ def recipe(message: recipe_pb2.RecipeVersion) -> results.Recipe:
         is_default=message.is_default,
         description=message.recipe.description,
         document=recipe_document(message.recipe),
+        source=_RECIPE_SOURCES.get(message.source, ""),
+        created_at=_time(message, "create_time"),
+        archived_at=_time(message, "archive_time"),
     )
+
+
+def _time(
+    message: recipe_pb2.RecipeVersion, field: Literal["create_time", "archive_time"]
+) -> datetime | None:
+    if not message.HasField(field):
+        return None
+    found: timestamp_pb2.Timestamp = getattr(message, field)
+    return found.ToDatetime(tzinfo=UTC)
 
 
 def rule(message: recipe_pb2.RuleDescription) -> results.Rule:
@@ -313,6 +336,9 @@ def validation(message: recipe_pb2.ValidateRecipeResponse) -> results.Validation
             for compiled in message.rules
         ),
         notes=tuple(message.notes),
+        document=recipe_document(message.recipe),
+        shared_tokens=message.shared_tokens,
+        control_seconds=_seconds(message.control) if message.HasField("control") else None,
     )
 
 

@@ -1,7 +1,8 @@
 """What calls return: plain, immutable Python values that mirror the wire contract."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from bosal_client.experiment_results import Assignment
@@ -67,6 +68,9 @@ class Started:
     constraint: CompiledConstraint | None = None
     # None: no experiment was named.
     assignment: Assignment | None = None
+    # Rules the request overrode, as it gave them, and the version of the recipe before that.
+    overrides: tuple[Mapping[str, Any], ...] = ()
+    base_version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +240,11 @@ class Recipe:
     is_default: bool
     description: str
     document: Mapping[str, Any]
+    # `shipped`, `folder` or `created`; "" from a server that does not say.
+    source: str = ""
+    # In UTC; of created and of archived recipes.
+    created_at: datetime | None = None
+    archived_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +266,12 @@ class Validation:
     scaffold_tokens: int
     rules: tuple[CompiledRule, ...]
     notes: tuple[str, ...]
+    # The recipe as the server read it.
+    document: Mapping[str, Any] = field(default_factory=dict)
+    # Of the scaffold's tokens, those that are computed once for all requests.
+    shared_tokens: int = 0
+    # What the rules take per token of one choice, in seconds; None if the server cannot say.
+    control_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -555,6 +555,7 @@ class Started(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     model_digest: _builtins.str
@@ -587,6 +588,10 @@ class Started(_message.Message):
     def constraint(self) -> Global___CompiledConstraint:
         """Set if the output is constrained."""
 
+    @_builtins.property
+    def overrides(self) -> Global___Overrides:
+        """Set if the request overrode anything."""
+
     def __init__(
         self,
         *,
@@ -606,10 +611,11 @@ class Started(_message.Message):
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         assignment: _experiment_pb2.Assignment | None = ...,
         constraint: Global___CompiledConstraint | None = ...,
+        overrides: Global___Overrides | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "constraint", b"constraint", "recipe", b"recipe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "constraint", b"constraint", "overrides", b"overrides", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "constraint", b"constraint", "device", b"device", "dtype", b"dtype", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "num_choices", b"num_choices", "prompt_tokens", b"prompt_tokens", "recipe", b"recipe", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "runner", b"runner", "seed", b"seed", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "constraint", b"constraint", "device", b"device", "dtype", b"dtype", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "num_choices", b"num_choices", "overrides", b"overrides", "prompt_tokens", b"prompt_tokens", "recipe", b"recipe", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "runner", b"runner", "seed", b"seed", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -648,6 +654,34 @@ class CompiledConstraint(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shortest_tokens) -> _WhichOneofReturnType__shortest_tokens | None: ...
 
 Global___CompiledConstraint: _TypeAlias = CompiledConstraint  # noqa: Y015
+
+@_typing.final
+class Overrides(_message.Message):
+    """Overrides say how the recipe in force came to differ from the one that was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_VERSION_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    base_version: _builtins.str
+    """Version of the recipe before they were applied."""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[_recipe_pb2.Rule]:
+        """As the request gave them."""
+
+    def __init__(
+        self,
+        *,
+        base_version: _builtins.str = ...,
+        rules: _abc.Iterable[_recipe_pb2.Rule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Overrides: _TypeAlias = Overrides  # noqa: Y015
 
 @_typing.final
 class TokenBatch(_message.Message):

@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62osal/v1/recipe.proto\x12\x08\x62osal.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x9a\x01\n\x06Recipe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12$\n\x08scaffold\x18\x03 \x01(\x0b\x32\x12.bosal.v1.Scaffold\x12\x1d\n\x05rules\x18\x04 \x03(\x0b\x32\x0e.bosal.v1.Rule\x12(\n\nconstraint\x18\n \x01(\x0b\x32\x14.bosal.v1.Constraint\"\xfb\x01\n\nConstraint\x12&\n\x06\x63hoice\x18\x01 \x01(\x0b\x32\x14.bosal.v1.ChoiceListH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x15\n\x0bjson_schema\x18\x03 \x01(\tH\x00\x12$\n\x07grammar\x18\x04 \x01(\x0b\x32\x11.bosal.v1.GrammarH\x00\x12\x15\n\x0bpython_type\x18\x05 \x01(\tH\x00\x12\x0f\n\x07\x62\x61\x63kend\x18\x06 \x01(\t\x12\x12\n\nwhitespace\x18\x07 \x01(\t\x12\x19\n\x11\x61llow_unsupported\x18\x08 \x01(\x08\x12\x18\n\x10rules_in_strings\x18\t \x01(\x08\x42\x06\n\x04kind\"\x1c\n\nChoiceList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\'\n\x07Grammar\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06syntax\x18\x02 \x01(\t\"A\n\x08Scaffold\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"=\n\x04Rule\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\" \n\x10GetRecipeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x11GetRecipeResponse\x12\'\n\x06recipe\x18\x01 \x01(\x0b\x32\x17.bosal.v1.RecipeVersion\"V\n\rRecipeVersion\x12 \n\x06recipe\x18\x01 \x01(\x0b\x32\x10.bosal.v1.Recipe\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nis_default\x18\x03 \x01(\x08\";\n\x12ListRecipesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x13ListRecipesResponse\x12(\n\x07recipes\x18\x01 \x03(\x0b\x32\x17.bosal.v1.RecipeVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x15ValidateRecipeRequest\x12 \n\x06recipe\x18\x01 \x01(\x0b\x32\x10.bosal.v1.Recipe\x12\r\n\x05model\x18\x02 \x01(\t\"\x8d\x01\n\x16ValidateRecipeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0bnum_streams\x18\x02 \x01(\r\x12\x17\n\x0fscaffold_tokens\x18\x03 \x01(\r\x12%\n\x05rules\x18\x04 \x03(\x0b\x32\x16.bosal.v1.CompiledRule\x12\r\n\x05notes\x18\x05 \x03(\t\"\xd2\x01\n\x0c\x43ompiledRule\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\'\n\x06params\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x37\n\ttoken_ids\x18\x04 \x03(\x0b\x32$.bosal.v1.CompiledRule.TokenIdsEntry\x1a\x43\n\rTokenIdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.bosal.v1.TokenIds:\x02\x38\x01\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x12\n\x10ListRulesRequest\"=\n\x11ListRulesResponse\x12(\n\x05rules\x18\x01 \x03(\x0b\x32\x19.bosal.v1.RuleDescription\"\x90\x01\n\x0fRuleDescription\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\r\n\x05stage\x18\x03 \x01(\t\x12\x0f\n\x07\x66ormula\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12.\n\rparams_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct2\xbc\x02\n\rRecipeService\x12\x44\n\tGetRecipe\x12\x1a.bosal.v1.GetRecipeRequest\x1a\x1b.bosal.v1.GetRecipeResponse\x12J\n\x0bListRecipes\x12\x1c.bosal.v1.ListRecipesRequest\x1a\x1d.bosal.v1.ListRecipesResponse\x12S\n\x0eValidateRecipe\x12\x1f.bosal.v1.ValidateRecipeRequest\x1a .bosal.v1.ValidateRecipeResponse\x12\x44\n\tListRules\x12\x1a.bosal.v1.ListRulesRequest\x1a\x1b.bosal.v1.ListRulesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62osal/v1/recipe.proto\x12\x08\x62osal.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x01\n\x06Recipe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12$\n\x08scaffold\x18\x03 \x01(\x0b\x32\x12.bosal.v1.Scaffold\x12\x1d\n\x05rules\x18\x04 \x03(\x0b\x32\x0e.bosal.v1.Rule\x12(\n\nconstraint\x18\n \x01(\x0b\x32\x14.bosal.v1.Constraint\"\xfb\x01\n\nConstraint\x12&\n\x06\x63hoice\x18\x01 \x01(\x0b\x32\x14.bosal.v1.ChoiceListH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x15\n\x0bjson_schema\x18\x03 \x01(\tH\x00\x12$\n\x07grammar\x18\x04 \x01(\x0b\x32\x11.bosal.v1.GrammarH\x00\x12\x15\n\x0bpython_type\x18\x05 \x01(\tH\x00\x12\x0f\n\x07\x62\x61\x63kend\x18\x06 \x01(\t\x12\x12\n\nwhitespace\x18\x07 \x01(\t\x12\x19\n\x11\x61llow_unsupported\x18\x08 \x01(\x08\x12\x18\n\x10rules_in_strings\x18\t \x01(\x08\x42\x06\n\x04kind\"\x1c\n\nChoiceList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\'\n\x07Grammar\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06syntax\x18\x02 \x01(\t\"A\n\x08Scaffold\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"=\n\x04Rule\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"I\n\x13\x43reateRecipeRequest\x12 \n\x06recipe\x18\x01 \x01(\x0b\x32\x10.bosal.v1.Recipe\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\"T\n\x14\x43reateRecipeResponse\x12\'\n\x06recipe\x18\x01 \x01(\x0b\x32\x17.bosal.v1.RecipeVersion\x12\x13\n\x0bhas_changed\x18\x02 \x01(\x08\" \n\x10GetRecipeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x11GetRecipeResponse\x12\'\n\x06recipe\x18\x01 \x01(\x0b\x32\x17.bosal.v1.RecipeVersion\"\xe1\x01\n\rRecipeVersion\x12 \n\x06recipe\x18\x01 \x01(\x0b\x32\x10.bosal.v1.Recipe\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nis_default\x18\x03 \x01(\x08\x12&\n\x06source\x18\x04 \x01(\x0e\x32\x16.bosal.v1.RecipeSource\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rchive_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x12ListRecipesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"X\n\x13ListRecipesResponse\x12(\n\x07recipes\x18\x01 \x03(\x0b\x32\x17.bosal.v1.RecipeVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x14\x41rchiveRecipeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x15\x41rchiveRecipeResponse\x12(\n\x07recipes\x18\x01 \x03(\x0b\x32\x17.bosal.v1.RecipeVersion\"Z\n\x15ValidateRecipeRequest\x12 \n\x06recipe\x18\x01 \x01(\x0b\x32\x10.bosal.v1.Recipe\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\"\xf2\x01\n\x16ValidateRecipeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0bnum_streams\x18\x02 \x01(\r\x12\x17\n\x0fscaffold_tokens\x18\x03 \x01(\r\x12%\n\x05rules\x18\x04 \x03(\x0b\x32\x16.bosal.v1.CompiledRule\x12\r\n\x05notes\x18\x05 \x03(\t\x12 \n\x06recipe\x18\x06 \x01(\x0b\x32\x10.bosal.v1.Recipe\x12\x15\n\rshared_tokens\x18\x07 \x01(\r\x12*\n\x07\x63ontrol\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd2\x01\n\x0c\x43ompiledRule\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\'\n\x06params\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x37\n\ttoken_ids\x18\x04 \x03(\x0b\x32$.bosal.v1.CompiledRule.TokenIdsEntry\x1a\x43\n\rTokenIdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.bosal.v1.TokenIds:\x02\x38\x01\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x12\n\x10ListRulesRequest\"=\n\x11ListRulesResponse\x12(\n\x05rules\x18\x01 \x03(\x0b\x32\x19.bosal.v1.RuleDescription\"\x90\x01\n\x0fRuleDescription\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\r\n\x05stage\x18\x03 \x01(\t\x12\x0f\n\x07\x66ormula\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12.\n\rparams_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct*}\n\x0cRecipeSource\x12\x1d\n\x19RECIPE_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15RECIPE_SOURCE_SHIPPED\x10\x01\x12\x18\n\x14RECIPE_SOURCE_FOLDER\x10\x02\x12\x19\n\x15RECIPE_SOURCE_CREATED\x10\x03\x32\xdd\x03\n\rRecipeService\x12M\n\x0c\x43reateRecipe\x12\x1d.bosal.v1.CreateRecipeRequest\x1a\x1e.bosal.v1.CreateRecipeResponse\x12\x44\n\tGetRecipe\x12\x1a.bosal.v1.GetRecipeRequest\x1a\x1b.bosal.v1.GetRecipeResponse\x12J\n\x0bListRecipes\x12\x1c.bosal.v1.ListRecipesRequest\x1a\x1d.bosal.v1.ListRecipesResponse\x12P\n\rArchiveRecipe\x12\x1e.bosal.v1.ArchiveRecipeRequest\x1a\x1f.bosal.v1.ArchiveRecipeResponse\x12S\n\x0eValidateRecipe\x12\x1f.bosal.v1.ValidateRecipeRequest\x1a .bosal.v1.ValidateRecipeResponse\x12\x44\n\tListRules\x12\x1a.bosal.v1.ListRulesRequest\x1a\x1b.bosal.v1.ListRulesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,44 +36,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COMPILEDRULE_TOKENIDSENTRY']._loaded_options = None
   _globals['_COMPILEDRULE_TOKENIDSENTRY']._serialized_options = b'8\001'
-  _globals['_RECIPE']._serialized_start=66
-  _globals['_RECIPE']._serialized_end=220
-  _globals['_CONSTRAINT']._serialized_start=223
-  _globals['_CONSTRAINT']._serialized_end=474
-  _globals['_CHOICELIST']._serialized_start=476
-  _globals['_CHOICELIST']._serialized_end=504
-  _globals['_GRAMMAR']._serialized_start=506
-  _globals['_GRAMMAR']._serialized_end=545
-  _globals['_SCAFFOLD']._serialized_start=547
-  _globals['_SCAFFOLD']._serialized_end=612
-  _globals['_RULE']._serialized_start=614
-  _globals['_RULE']._serialized_end=675
-  _globals['_GETRECIPEREQUEST']._serialized_start=677
-  _globals['_GETRECIPEREQUEST']._serialized_end=709
-  _globals['_GETRECIPERESPONSE']._serialized_start=711
-  _globals['_GETRECIPERESPONSE']._serialized_end=771
-  _globals['_RECIPEVERSION']._serialized_start=773
-  _globals['_RECIPEVERSION']._serialized_end=859
-  _globals['_LISTRECIPESREQUEST']._serialized_start=861
-  _globals['_LISTRECIPESREQUEST']._serialized_end=920
-  _globals['_LISTRECIPESRESPONSE']._serialized_start=922
-  _globals['_LISTRECIPESRESPONSE']._serialized_end=1010
-  _globals['_VALIDATERECIPEREQUEST']._serialized_start=1012
-  _globals['_VALIDATERECIPEREQUEST']._serialized_end=1084
-  _globals['_VALIDATERECIPERESPONSE']._serialized_start=1087
-  _globals['_VALIDATERECIPERESPONSE']._serialized_end=1228
-  _globals['_COMPILEDRULE']._serialized_start=1231
-  _globals['_COMPILEDRULE']._serialized_end=1441
-  _globals['_COMPILEDRULE_TOKENIDSENTRY']._serialized_start=1374
-  _globals['_COMPILEDRULE_TOKENIDSENTRY']._serialized_end=1441
-  _globals['_TOKENIDS']._serialized_start=1443
-  _globals['_TOKENIDS']._serialized_end=1466
-  _globals['_LISTRULESREQUEST']._serialized_start=1468
-  _globals['_LISTRULESREQUEST']._serialized_end=1486
-  _globals['_LISTRULESRESPONSE']._serialized_start=1488
-  _globals['_LISTRULESRESPONSE']._serialized_end=1549
-  _globals['_RULEDESCRIPTION']._serialized_start=1552
-  _globals['_RULEDESCRIPTION']._serialized_end=1696
-  _globals['_RECIPESERVICE']._serialized_start=1699
-  _globals['_RECIPESERVICE']._serialized_end=2015
+  _globals['_RECIPESOURCE']._serialized_start=2302
+  _globals['_RECIPESOURCE']._serialized_end=2427
+  _globals['_RECIPE']._serialized_start=131
+  _globals['_RECIPE']._serialized_end=285
+  _globals['_CONSTRAINT']._serialized_start=288
+  _globals['_CONSTRAINT']._serialized_end=539
+  _globals['_CHOICELIST']._serialized_start=541
+  _globals['_CHOICELIST']._serialized_end=569
+  _globals['_GRAMMAR']._serialized_start=571
+  _globals['_GRAMMAR']._serialized_end=610
+  _globals['_SCAFFOLD']._serialized_start=612
+  _globals['_SCAFFOLD']._serialized_end=677
+  _globals['_RULE']._serialized_start=679
+  _globals['_RULE']._serialized_end=740
+  _globals['_CREATERECIPEREQUEST']._serialized_start=742
+  _globals['_CREATERECIPEREQUEST']._serialized_end=815
+  _globals['_CREATERECIPERESPONSE']._serialized_start=817
+  _globals['_CREATERECIPERESPONSE']._serialized_end=901
+  _globals['_GETRECIPEREQUEST']._serialized_start=903
+  _globals['_GETRECIPEREQUEST']._serialized_end=935
+  _globals['_GETRECIPERESPONSE']._serialized_start=937
+  _globals['_GETRECIPERESPONSE']._serialized_end=997
+  _globals['_RECIPEVERSION']._serialized_start=1000
+  _globals['_RECIPEVERSION']._serialized_end=1225
+  _globals['_LISTRECIPESREQUEST']._serialized_start=1227
+  _globals['_LISTRECIPESREQUEST']._serialized_end=1300
+  _globals['_LISTRECIPESRESPONSE']._serialized_start=1302
+  _globals['_LISTRECIPESRESPONSE']._serialized_end=1390
+  _globals['_ARCHIVERECIPEREQUEST']._serialized_start=1392
+  _globals['_ARCHIVERECIPEREQUEST']._serialized_end=1428
+  _globals['_ARCHIVERECIPERESPONSE']._serialized_start=1430
+  _globals['_ARCHIVERECIPERESPONSE']._serialized_end=1495
+  _globals['_VALIDATERECIPEREQUEST']._serialized_start=1497
+  _globals['_VALIDATERECIPEREQUEST']._serialized_end=1587
+  _globals['_VALIDATERECIPERESPONSE']._serialized_start=1590
+  _globals['_VALIDATERECIPERESPONSE']._serialized_end=1832
+  _globals['_COMPILEDRULE']._serialized_start=1835
+  _globals['_COMPILEDRULE']._serialized_end=2045
+  _globals['_COMPILEDRULE_TOKENIDSENTRY']._serialized_start=1978
+  _globals['_COMPILEDRULE_TOKENIDSENTRY']._serialized_end=2045
+  _globals['_TOKENIDS']._serialized_start=2047
+  _globals['_TOKENIDS']._serialized_end=2070
+  _globals['_LISTRULESREQUEST']._serialized_start=2072
+  _globals['_LISTRULESREQUEST']._serialized_end=2090
+  _globals['_LISTRULESRESPONSE']._serialized_start=2092
+  _globals['_LISTRULESRESPONSE']._serialized_end=2153
+  _globals['_RULEDESCRIPTION']._serialized_start=2156
+  _globals['_RULEDESCRIPTION']._serialized_end=2300
+  _globals['_RECIPESERVICE']._serialized_start=2430
+  _globals['_RECIPESERVICE']._serialized_end=2907
 # @@protoc_insertion_point(module_scope)

@@ -5,9 +5,12 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +21,32 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RecipeSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecipeSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecipeSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECIPE_SOURCE_UNSPECIFIED: _RecipeSource.ValueType  # 0
+    RECIPE_SOURCE_SHIPPED: _RecipeSource.ValueType  # 1
+    """It comes with bosal."""
+    RECIPE_SOURCE_FOLDER: _RecipeSource.ValueType  # 2
+    """A file of the folder the server was started with."""
+    RECIPE_SOURCE_CREATED: _RecipeSource.ValueType  # 3
+    """By CreateRecipe."""
+
+class RecipeSource(_RecipeSource, metaclass=_RecipeSourceEnumTypeWrapper):
+    """RecipeSource says where a recipe comes from. All but created ones are read-only."""
+
+RECIPE_SOURCE_UNSPECIFIED: RecipeSource.ValueType  # 0
+RECIPE_SOURCE_SHIPPED: RecipeSource.ValueType  # 1
+"""It comes with bosal."""
+RECIPE_SOURCE_FOLDER: RecipeSource.ValueType  # 2
+"""A file of the folder the server was started with."""
+RECIPE_SOURCE_CREATED: RecipeSource.ValueType  # 3
+"""By CreateRecipe."""
+Global___RecipeSource: _TypeAlias = RecipeSource  # noqa: Y015
 
 @_typing.final
 class Recipe(_message.Message):
@@ -225,11 +254,65 @@ class Rule(_message.Message):
 Global___Rule: _TypeAlias = Rule  # noqa: Y015
 
 @_typing.final
+class CreateRecipeRequest(_message.Message):
+    """Versions are immutable and named by their content, so creating one again changes nothing;
+    creating an earlier or an archived one puts it back in force. The name of a read-only recipe
+    is ALREADY_EXISTS; a recipe that no served model could run is refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    document: _builtins.str
+    """Instead of `recipe`: its YAML or JSON text."""
+    @_builtins.property
+    def recipe(self) -> Global___Recipe: ...
+    def __init__(
+        self,
+        *,
+        recipe: Global___Recipe | None = ...,
+        document: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "recipe", b"recipe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRecipeRequest: _TypeAlias = CreateRecipeRequest  # noqa: Y015
+
+@_typing.final
+class CreateRecipeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPE_FIELD_NUMBER: _builtins.int
+    HAS_CHANGED_FIELD_NUMBER: _builtins.int
+    has_changed: _builtins.bool
+    """False if this version was in force already."""
+    @_builtins.property
+    def recipe(self) -> Global___RecipeVersion: ...
+    def __init__(
+        self,
+        *,
+        recipe: Global___RecipeVersion | None = ...,
+        has_changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_changed", b"has_changed", "recipe", b"recipe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRecipeResponse: _TypeAlias = CreateRecipeResponse  # noqa: Y015
+
+@_typing.final
 class GetRecipeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """`name@version` finds archived versions too."""
     def __init__(
         self,
         *,
@@ -272,22 +355,37 @@ class RecipeVersion(_message.Message):
     RECIPE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Hash of the canonical document without name and description."""
     is_default: _builtins.bool
     """True for the recipe that serves requests naming none."""
+    source: Global___RecipeSource.ValueType
     @_builtins.property
     def recipe(self) -> Global___Recipe: ...
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Of created recipes."""
+
+    @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """Of archived recipes."""
+
     def __init__(
         self,
         *,
         recipe: Global___Recipe | None = ...,
         version: _builtins.str = ...,
         is_default: _builtins.bool = ...,
+        source: Global___RecipeSource.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_default", b"is_default", "recipe", b"recipe", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "is_default", b"is_default", "recipe", b"recipe", "source", b"source", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,18 +397,22 @@ class ListRecipesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """0 means the server's choice; at most 1000."""
+    """0 means the server's choice; at most 1000. A page of long recipes may hold fewer."""
     page_token: _builtins.str
+    name: _builtins.str
+    """Only this recipe, but in all its versions: the one in force first, archived ones last."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,13 +442,62 @@ class ListRecipesResponse(_message.Message):
 Global___ListRecipesResponse: _TypeAlias = ListRecipesResponse  # noqa: Y015
 
 @_typing.final
+class ArchiveRecipeRequest(_message.Message):
+    """FAILED_PRECONDITION for read-only recipes, and while an experiment or the server's default needs
+    the recipe. Archiving twice changes nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`name` archives all its versions, `name@version` that one: the version put in force before it
+    serves again.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveRecipeRequest: _TypeAlias = ArchiveRecipeRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveRecipeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def recipes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecipeVersion]: ...
+    def __init__(
+        self,
+        *,
+        recipes: _abc.Iterable[Global___RecipeVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recipes", b"recipes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveRecipeResponse: _TypeAlias = ArchiveRecipeResponse  # noqa: Y015
+
+@_typing.final
 class ValidateRecipeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECIPE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Empty: the default model."""
+    document: _builtins.str
+    """Instead of `recipe`: its YAML or JSON text."""
     @_builtins.property
     def recipe(self) -> Global___Recipe: ...
     def __init__(
@@ -354,10 +505,11 @@ class ValidateRecipeRequest(_message.Message):
         *,
         recipe: Global___Recipe | None = ...,
         model: _builtins.str = ...,
+        document: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "recipe", b"recipe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "model", b"model", "recipe", b"recipe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -372,16 +524,31 @@ class ValidateRecipeResponse(_message.Message):
     SCAFFOLD_TOKENS_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    SHARED_TOKENS_FIELD_NUMBER: _builtins.int
+    CONTROL_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     num_streams: _builtins.int
     """Concurrent forward passes per emitted token."""
     scaffold_tokens: _builtins.int
     """Prompt tokens the scaffold adds to an instruction."""
+    shared_tokens: _builtins.int
+    """Of the scaffold's tokens, those that are computed once for all requests."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompiledRule]: ...
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was skipped on request (`if_missing: skip`) and similar remarks."""
+
+    @_builtins.property
+    def recipe(self) -> Global___Recipe:
+        """The recipe as it was read."""
+
+    @_builtins.property
+    def control(self) -> _duration_pb2.Duration:
+        """What the rules add to the forward passes of one token of one choice: the median of a few
+        steps on random logits, measured now. Unset where the model is not on a CPU.
+        """
 
     def __init__(
         self,
@@ -391,10 +558,13 @@ class ValidateRecipeResponse(_message.Message):
         scaffold_tokens: _builtins.int = ...,
         rules: _abc.Iterable[Global___CompiledRule] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        recipe: Global___Recipe | None = ...,
+        shared_tokens: _builtins.int = ...,
+        control: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["notes", b"notes", "num_streams", b"num_streams", "rules", b"rules", "scaffold_tokens", b"scaffold_tokens", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "notes", b"notes", "num_streams", b"num_streams", "recipe", b"recipe", "rules", b"rules", "scaffold_tokens", b"scaffold_tokens", "shared_tokens", b"shared_tokens", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,11 @@ class RecipeServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateRecipe = channel.unary_unary(
+                '/bosal.v1.RecipeService/CreateRecipe',
+                request_serializer=bosal_dot_v1_dot_recipe__pb2.CreateRecipeRequest.SerializeToString,
+                response_deserializer=bosal_dot_v1_dot_recipe__pb2.CreateRecipeResponse.FromString,
+                _registered_method=True)
         self.GetRecipe = channel.unary_unary(
                 '/bosal.v1.RecipeService/GetRecipe',
                 request_serializer=bosal_dot_v1_dot_recipe__pb2.GetRecipeRequest.SerializeToString,
@@ -44,6 +49,11 @@ class RecipeServiceStub(object):
                 '/bosal.v1.RecipeService/ListRecipes',
                 request_serializer=bosal_dot_v1_dot_recipe__pb2.ListRecipesRequest.SerializeToString,
                 response_deserializer=bosal_dot_v1_dot_recipe__pb2.ListRecipesResponse.FromString,
+                _registered_method=True)
+        self.ArchiveRecipe = channel.unary_unary(
+                '/bosal.v1.RecipeService/ArchiveRecipe',
+                request_serializer=bosal_dot_v1_dot_recipe__pb2.ArchiveRecipeRequest.SerializeToString,
+                response_deserializer=bosal_dot_v1_dot_recipe__pb2.ArchiveRecipeResponse.FromString,
                 _registered_method=True)
         self.ValidateRecipe = channel.unary_unary(
                 '/bosal.v1.RecipeService/ValidateRecipe',
@@ -61,15 +71,29 @@ class RecipeServiceServicer(object):
     """RecipeService serves the recipes a server knows and the rules they are made of.
     """
 
+    def CreateRecipe(self, request, context):
+        """CreateRecipe keeps a recipe and puts it in force under its name; once is as good as twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRecipe(self, request, context):
-        """GetRecipe returns one recipe by `name` (its latest version) or `name@version`.
+        """GetRecipe returns one recipe by `name` (the version in force) or `name@version`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRecipes(self, request, context):
-        """ListRecipes returns every recipe, ordered by name.
+        """ListRecipes returns every recipe in force, ordered by name, or every version of one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveRecipe(self, request, context):
+        """ArchiveRecipe takes a created recipe, or one version of it, out of service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,6 +116,11 @@ class RecipeServiceServicer(object):
 
 def add_RecipeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateRecipe': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRecipe,
+                    request_deserializer=bosal_dot_v1_dot_recipe__pb2.CreateRecipeRequest.FromString,
+                    response_serializer=bosal_dot_v1_dot_recipe__pb2.CreateRecipeResponse.SerializeToString,
+            ),
             'GetRecipe': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRecipe,
                     request_deserializer=bosal_dot_v1_dot_recipe__pb2.GetRecipeRequest.FromString,
@@ -101,6 +130,11 @@ def add_RecipeServiceServicer_to_server(servicer, server):
                     servicer.ListRecipes,
                     request_deserializer=bosal_dot_v1_dot_recipe__pb2.ListRecipesRequest.FromString,
                     response_serializer=bosal_dot_v1_dot_recipe__pb2.ListRecipesResponse.SerializeToString,
+            ),
+            'ArchiveRecipe': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveRecipe,
+                    request_deserializer=bosal_dot_v1_dot_recipe__pb2.ArchiveRecipeRequest.FromString,
+                    response_serializer=bosal_dot_v1_dot_recipe__pb2.ArchiveRecipeResponse.SerializeToString,
             ),
             'ValidateRecipe': grpc.unary_unary_rpc_method_handler(
                     servicer.ValidateRecipe,
@@ -123,6 +157,33 @@ def add_RecipeServiceServicer_to_server(servicer, server):
 class RecipeService(object):
     """RecipeService serves the recipes a server knows and the rules they are made of.
     """
+
+    @staticmethod
+    def CreateRecipe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bosal.v1.RecipeService/CreateRecipe',
+            bosal_dot_v1_dot_recipe__pb2.CreateRecipeRequest.SerializeToString,
+            bosal_dot_v1_dot_recipe__pb2.CreateRecipeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetRecipe(request,
@@ -168,6 +229,33 @@ class RecipeService(object):
             '/bosal.v1.RecipeService/ListRecipes',
             bosal_dot_v1_dot_recipe__pb2.ListRecipesRequest.SerializeToString,
             bosal_dot_v1_dot_recipe__pb2.ListRecipesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveRecipe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bosal.v1.RecipeService/ArchiveRecipe',
+            bosal_dot_v1_dot_recipe__pb2.ArchiveRecipeRequest.SerializeToString,
+            bosal_dot_v1_dot_recipe__pb2.ArchiveRecipeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,10 +33,14 @@ class RecipeServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RecipeServiceAsyncStub: ...
+    CreateRecipe: _grpc.UnaryUnaryMultiCallable[_recipe_pb2.CreateRecipeRequest, _recipe_pb2.CreateRecipeResponse]
+    """CreateRecipe keeps a recipe and puts it in force under its name; once is as good as twice."""
     GetRecipe: _grpc.UnaryUnaryMultiCallable[_recipe_pb2.GetRecipeRequest, _recipe_pb2.GetRecipeResponse]
-    """GetRecipe returns one recipe by `name` (its latest version) or `name@version`."""
+    """GetRecipe returns one recipe by `name` (the version in force) or `name@version`."""
     ListRecipes: _grpc.UnaryUnaryMultiCallable[_recipe_pb2.ListRecipesRequest, _recipe_pb2.ListRecipesResponse]
-    """ListRecipes returns every recipe, ordered by name."""
+    """ListRecipes returns every recipe in force, ordered by name, or every version of one."""
+    ArchiveRecipe: _grpc.UnaryUnaryMultiCallable[_recipe_pb2.ArchiveRecipeRequest, _recipe_pb2.ArchiveRecipeResponse]
+    """ArchiveRecipe takes a created recipe, or one version of it, out of service."""
     ValidateRecipe: _grpc.UnaryUnaryMultiCallable[_recipe_pb2.ValidateRecipeRequest, _recipe_pb2.ValidateRecipeResponse]
     """ValidateRecipe compiles a recipe for a model without running it."""
     ListRules: _grpc.UnaryUnaryMultiCallable[_recipe_pb2.ListRulesRequest, _recipe_pb2.ListRulesResponse]
@@ -47,10 +51,14 @@ class RecipeServiceAsyncStub(RecipeServiceStub):
     """RecipeService serves the recipes a server knows and the rules they are made of."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateRecipe: _aio.UnaryUnaryMultiCallable[_recipe_pb2.CreateRecipeRequest, _recipe_pb2.CreateRecipeResponse]  # type: ignore[assignment]
+    """CreateRecipe keeps a recipe and puts it in force under its name; once is as good as twice."""
     GetRecipe: _aio.UnaryUnaryMultiCallable[_recipe_pb2.GetRecipeRequest, _recipe_pb2.GetRecipeResponse]  # type: ignore[assignment]
-    """GetRecipe returns one recipe by `name` (its latest version) or `name@version`."""
+    """GetRecipe returns one recipe by `name` (the version in force) or `name@version`."""
     ListRecipes: _aio.UnaryUnaryMultiCallable[_recipe_pb2.ListRecipesRequest, _recipe_pb2.ListRecipesResponse]  # type: ignore[assignment]
-    """ListRecipes returns every recipe, ordered by name."""
+    """ListRecipes returns every recipe in force, ordered by name, or every version of one."""
+    ArchiveRecipe: _aio.UnaryUnaryMultiCallable[_recipe_pb2.ArchiveRecipeRequest, _recipe_pb2.ArchiveRecipeResponse]  # type: ignore[assignment]
+    """ArchiveRecipe takes a created recipe, or one version of it, out of service."""
     ValidateRecipe: _aio.UnaryUnaryMultiCallable[_recipe_pb2.ValidateRecipeRequest, _recipe_pb2.ValidateRecipeResponse]  # type: ignore[assignment]
     """ValidateRecipe compiles a recipe for a model without running it."""
     ListRules: _aio.UnaryUnaryMultiCallable[_recipe_pb2.ListRulesRequest, _recipe_pb2.ListRulesResponse]  # type: ignore[assignment]
@@ -60,12 +68,20 @@ class RecipeServiceServicer(metaclass=_abc_1.ABCMeta):
     """RecipeService serves the recipes a server knows and the rules they are made of."""
 
     @_abc_1.abstractmethod
+    def CreateRecipe(
+        self,
+        request: _recipe_pb2.CreateRecipeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recipe_pb2.CreateRecipeResponse, _abc.Awaitable[_recipe_pb2.CreateRecipeResponse]]:
+        """CreateRecipe keeps a recipe and puts it in force under its name; once is as good as twice."""
+
+    @_abc_1.abstractmethod
     def GetRecipe(
         self,
         request: _recipe_pb2.GetRecipeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recipe_pb2.GetRecipeResponse, _abc.Awaitable[_recipe_pb2.GetRecipeResponse]]:
-        """GetRecipe returns one recipe by `name` (its latest version) or `name@version`."""
+        """GetRecipe returns one recipe by `name` (the version in force) or `name@version`."""
 
     @_abc_1.abstractmethod
     def ListRecipes(
@@ -73,7 +89,15 @@ class RecipeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recipe_pb2.ListRecipesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recipe_pb2.ListRecipesResponse, _abc.Awaitable[_recipe_pb2.ListRecipesResponse]]:
-        """ListRecipes returns every recipe, ordered by name."""
+        """ListRecipes returns every recipe in force, ordered by name, or every version of one."""
+
+    @_abc_1.abstractmethod
+    def ArchiveRecipe(
+        self,
+        request: _recipe_pb2.ArchiveRecipeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recipe_pb2.ArchiveRecipeResponse, _abc.Awaitable[_recipe_pb2.ArchiveRecipeResponse]]:
+        """ArchiveRecipe takes a created recipe, or one version of it, out of service."""
 
     @_abc_1.abstractmethod
     def ValidateRecipe(

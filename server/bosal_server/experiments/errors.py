@@ -6,8 +6,7 @@ ServerError
 ├── ExperimentExists
 ├── WrongState              the experiment's state does not allow it
 ├── StaleEtag               it has changed since it was read
-├── PromotionBlocked        the report warns, and no reason is given why it should not count
-└── RecipeInUse             a recipe cannot go while an experiment serves it
+└── PromotionBlocked        the report warns, and no reason is given why it should not count
 """
 
 from collections.abc import Iterable
@@ -98,17 +97,4 @@ class PromotionBlocked(ServerError):
             f"experiment '{name}': {'; '.join(warnings)}; give override_reason to promote anyway",
             field="override_reason",
             metadata={"experiment": name},
-        )
-
-
-class RecipeInUse(ServerError):
-    """Raised when a recipe is to go although an experiment serves it."""
-
-    reason = "RECIPE_IN_USE"
-    code = "FAILED_PRECONDITION"
-
-    def __init__(self, recipe: str, experiments: Iterable[str]) -> None:
-        names = ", ".join(f"'{name}'" for name in experiments)
-        super().__init__(
-            f"recipe '{recipe}' is served by experiment {names}; stop it first", field="name"
         )

@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
+from sqlalchemy import Connection
+
 from bosal_server.database import Database
 from bosal_server.experiments import enrolment, export, intake, ledger, lifecycle
 from bosal_server.experiments.catalogue import AuditEvent, Catalogue, Change
 from bosal_server.experiments.enrolment import Assignment
-from bosal_server.experiments.errors import InvalidExperiment, PromotionBlocked, RecipeInUse
+from bosal_server.experiments.errors import InvalidExperiment, PromotionBlocked
 from bosal_server.experiments.experiment import Experiment, Phase
 from bosal_server.experiments.export import ExportPage
 from bosal_server.experiments.intake import OutcomeCommand, OutcomeResult
@@ -277,15 +279,15 @@ class ExperimentManager:
         while (page := await asyncio.to_thread(next, rows, None)) is not None:
             yield page
 
-    def check_removable(self, recipe: str) -> None:
-        """Refuse to let a recipe go that an experiment serves.
-
-        Raises:
-            RecipeInUse: with the experiments that serve it.
-        """
-        serving = [e.experiment.name for e in self._catalogue if e.experiment.serves(recipe)]
-        if serving:
-            raise RecipeInUse(recipe, serving)
+    def recipe_users(
+        self, connection: Connection, recipe: str, versions: Sequence[str]
+    ) -> Sequence[str]:
+        """Name the experiments that serve a recipe; it is not archived as long as there are any."""
+        return [
+            f"experiment '{entry.experiment.name}'"
+            for entry in self._catalogue
+            if entry.experiment.serves(recipe)
+        ]
 
     def _changed_recipes(self, experiment: Experiment) -> list[str]:
         """Say which recipes have another version now than the one that is served."""

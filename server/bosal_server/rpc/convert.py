@@ -7,13 +7,12 @@ from google.protobuf import duration_pb2
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import model_pb2, recipe_pb2
-from bosal_decoding.plan import CompiledRule, Plan
-from bosal_decoding.recipe import Recipe
+from bosal_decoding.plan import CompiledRule
 from bosal_decoding.rules.catalogue import RuleDescription
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.config import Limits
-from bosal_server.core import ServedModel, Started
+from bosal_server.core import ServedModel, Started, Validation
 from bosal_server.engine.request import (
     ChoiceEnding,
     FinishedEvent,
@@ -28,7 +27,13 @@ from bosal_server.generate_command import ExperimentCommand, GenerateCommand, Pr
 from bosal_server.request_errors import InvalidRequest, OutOfRange, located
 from bosal_server.rpc import experiments, explanations
 from bosal_server.rpc.constraints import compiled_constraint, constraint_document
-from bosal_server.rpc.documents import recipe_document, recipe_message, rule_documents, struct
+from bosal_server.rpc.documents import (
+    recipe_document,
+    recipe_message,
+    rule_documents,
+    rule_message,
+    struct,
+)
 from bosal_server.rpc.spelling import token_bytes
 from bosal_server.security.caller import Priority, current_caller
 
@@ -130,10 +135,19 @@ def started(event: Started, versions: dict[str, str]) -> pb.Started:
         device=event.model.device,
         versions=versions,
         assignment=(None if event.assignment is None else experiments.assignment(event.assignment)),
+        overrides=_overrides(event),
     )
     if event.program is not None:
         message.constraint.CopyFrom(compiled_constraint(event.program))
     return message
+
+
+def _overrides(event: Started) -> pb.Overrides | None:
+    if not event.overrides:
+        return None
+    return pb.Overrides(
+        base_version=event.base_version, rules=[rule_message(rule) for rule in event.overrides]
+    )
 
 
 def token_batch(event: TokensEvent, vocabulary: Vocabulary) -> pb.TokenBatch:
@@ -250,20 +264,20 @@ def token_sequence(token_ids: Sequence[int], text: str, vocabulary: Vocabulary) 
     )
 
 
-def recipe_version(recipe: Recipe, *, is_default: bool) -> recipe_pb2.RecipeVersion:
-    return recipe_pb2.RecipeVersion(
-        recipe=recipe_message(recipe.document()), version=recipe.version, is_default=is_default
-    )
-
-
-def validation(plan: Plan) -> recipe_pb2.ValidateRecipeResponse:
-    return recipe_pb2.ValidateRecipeResponse(
+def validation(outcome: Validation) -> recipe_pb2.ValidateRecipeResponse:
+    plan = outcome.plan
+    message = recipe_pb2.ValidateRecipeResponse(
         version=plan.version,
         num_streams=plan.num_streams,
         scaffold_tokens=plan.scaffold_tokens,
         rules=[_compiled_rule(rule) for rule in plan.rules],
         notes=plan.notes,
+        recipe=recipe_message(plan.recipe.document()),
+        shared_tokens=len(plan.pinned_ids),
     )
+    if outcome.control_seconds is not None:
+        message.control.FromNanoseconds(round(outcome.control_seconds * 1e9))
+    return message
 
 
 def _compiled_rule(rule: CompiledRule) -> recipe_pb2.CompiledRule:

@@ -7,11 +7,17 @@ from google.protobuf import struct_pb2
 
 from bosal.v1 import recipe_pb2
 from bosal_decoding.limits import MAX_DOCUMENT_BYTES, MAX_RULES
-from bosal_server.request_errors import InvalidRequest
+from bosal_server.recipe_store import RecipeEntry, RecipeSource
+from bosal_server.request_errors import InvalidRequest, MissingField
 from bosal_server.rpc.constraints import constraint_document, constraint_message
 
 # Beyond this a double no longer tells whole numbers apart.
 _MAX_EXACT = 2**53
+_SOURCES = {
+    RecipeSource.SHIPPED: recipe_pb2.RECIPE_SOURCE_SHIPPED,
+    RecipeSource.FOLDER: recipe_pb2.RECIPE_SOURCE_FOLDER,
+    RecipeSource.CREATED: recipe_pb2.RECIPE_SOURCE_CREATED,
+}
 
 
 def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
@@ -36,6 +42,17 @@ def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
     return document
 
 
+def given_document(
+    request: recipe_pb2.CreateRecipeRequest | recipe_pb2.ValidateRecipeRequest,
+) -> dict[str, Any] | str:
+    """Read the recipe of a request: a message, or a text that says the same."""
+    if request.HasField("recipe") == bool(request.document):
+        raise MissingField("recipe", "give a recipe, or its text as `document`")
+    if request.document:
+        return request.document
+    return recipe_document(request.recipe)
+
+
 def rule_documents(messages: Sequence[recipe_pb2.Rule], field: str) -> list[dict[str, Any]]:
     """Read rules, unless there are more than any recipe may have."""
     if len(messages) > MAX_RULES:
@@ -56,10 +73,7 @@ def recipe_message(document: Mapping[str, Any]) -> recipe_pb2.Recipe:
     message = recipe_pb2.Recipe(
         name=document.get("name", ""),
         description=document.get("description", ""),
-        rules=[
-            recipe_pb2.Rule(rule=rule["rule"], params=struct(_without(rule, "rule")))
-            for rule in document.get("rules", ())
-        ],
+        rules=[rule_message(rule) for rule in document.get("rules", ())],
     )
     if "scaffold" in document:
         scaffold = document["scaffold"]
@@ -67,6 +81,25 @@ def recipe_message(document: Mapping[str, Any]) -> recipe_pb2.Recipe:
         message.scaffold.params.CopyFrom(struct(_without(scaffold, "kind")))
     if "constraint" in document:
         message.constraint.CopyFrom(constraint_message(document["constraint"]))
+    return message
+
+
+def rule_message(document: Mapping[str, Any]) -> recipe_pb2.Rule:
+    """Write one `{rule: NAME, **params}` as protobuf."""
+    return recipe_pb2.Rule(rule=document["rule"], params=struct(_without(document, "rule")))
+
+
+def recipe_version(entry: RecipeEntry, *, is_default: bool) -> recipe_pb2.RecipeVersion:
+    message = recipe_pb2.RecipeVersion(
+        recipe=recipe_message(entry.document),
+        version=entry.version,
+        is_default=is_default,
+        source=_SOURCES[entry.source],
+    )
+    if entry.created_at is not None:
+        message.create_time.FromMicroseconds(entry.created_at)
+    if entry.archived_at is not None:
+        message.archive_time.FromMicroseconds(entry.archived_at)
     return message
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,6 @@ from bosal_server.experiments.enrolment import Assignment, Reason
 from bosal_server.experiments.errors import (
     ExperimentExists,
     PromotionBlocked,
-    RecipeInUse,
     StaleEtag,
     UnknownExperiment,
     WrongState,
@@ -236,16 +236,12 @@ def test_lost_units_block_a_promotion(database: Database) -> None:
     run(database, check)
 
 
-def test_a_changed_recipe_blocks_a_promotion(database: Database) -> None:
+def test_a_changed_recipe_blocks_a_promotion(database: Database, tmp_path: Path) -> None:
     async def check() -> None:
         async with managing(database) as manager:
             await begun(manager)
-        changed = RecipeStore(
-            {
-                "plain": RECIPES.get("plain"),
-                "steered": RECIPES.get("rules").model_copy(update={"name": "steered"}),
-            }
-        )
+        (tmp_path / "steered.yaml").write_text("rules: [{rule: top_k, k: 1}]\n")
+        changed = RecipeStore.load(tmp_path)
         async with managing(database, changed) as manager:
             # What was measured is still what is served.
             served = manager.assign("exp", "u", "steered").variant
@@ -422,11 +418,12 @@ def test_a_recipe_in_use_stays(database: Database) -> None:
         await begun(manager, variants=(
             variant("plain", "plain", is_control=True), variant("rules", "rules"),
         ))  # fmt: skip
-        with pytest.raises(RecipeInUse, match="'exp'"):
-            manager.check_removable("rules")
-        manager.check_removable("steered")
+        with database.read() as connection:
+            assert manager.recipe_users(connection, "rules", ()) == ["experiment 'exp'"]
+            assert not manager.recipe_users(connection, "steered", ())
         await manager.stop("exp", WHY)
-        manager.check_removable("rules")
+        with database.read() as connection:
+            assert not manager.recipe_users(connection, "rules", ())
 
     run(database, check)
 

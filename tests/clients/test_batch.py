@@ -1,0 +1,107 @@
+"""`bosal generate --batch`: every line answered once, however often the run is interrupted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.clients.test_cli import bosal
+from tests.live_server import LiveServer
+
+from bosal_client import GenerationOptions
+from bosal_client.batch_file import Answers, BatchError, read_requests
+from bosal_client.errors import InternalError
+
+
+def answers(file: Path) -> dict[int, Any]:
+    found = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert len({answer["line"] for answer in found}) == len(found)
+    return {answer["line"]: answer for answer in found}
+
+
+def test_a_batch_is_answered_resumed_and_the_same_as_one_by_one(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    asked, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [
+        json.dumps("Hello"),
+        "",
+        json.dumps({"id": "mine", "prompt": "The cat", "max_tokens": 3, "recipe": "rules"}),
+        json.dumps({"messages": [{"role": "user", "text": "The dog"}], "seed": 8}),
+        json.dumps({"prompt": "A", "recipe": "no-such-recipe"}),
+    ]
+    asked.write_text("\n".join(lines) + "\n")
+    run = ("generate", f"--batch={asked}", f"--out={out}", "--max-tokens=5", "--seed=7")
+    first = bosal(server, *run)
+    assert first.returncode == 1
+    assert "3 answered, 1 failed" in first.stderr
+    found = answers(out)
+    assert sorted(found) == [1, 3, 4, 5]
+    assert found[3]["id"] == "mine"
+    assert len(found[3]["choices"][0]["token_ids"]) <= 3
+    assert found[4]["started"]["seed"] == 8
+    assert found[5]["error"]["reason"] == "UNKNOWN_RECIPE"
+    alone = bosal(server, "generate", "Hello", "--max-tokens=5", "--seed=7", "--json")
+    assert found[1]["choices"] == json.loads(alone.stdout)["choices"]
+
+    # As a run leaves it that was killed while it wrote.
+    whole = out.read_bytes().splitlines(keepends=True)
+    kept = [line for line in whole if json.loads(line)["line"] in (3, 5)]
+    out.write_bytes(b"".join(kept) + whole[0][:20])
+    again = bosal(server, *run)
+    assert "2 answered, 1 were before, 1 failed" in again.stderr
+    assert answers(out)[1]["choices"] == found[1]["choices"]
+
+    changed = bosal(server, *run[:-1], "--seed=8")
+    assert changed.returncode == 2
+    assert "another request" in changed.stderr
+
+
+def read(tmp_path: Path, text: str) -> list[Any]:
+    file = tmp_path / "in.jsonl"
+    file.write_text(text)
+    return list(read_requests(file, GenerationOptions(seed=1)))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", ":2: not JSON"),
+        ("3", ":2: must be a string or an object"),
+        ('{"promt": "a"}', "did you mean 'prompt'"),
+        ('{"prompt": "a", "messages": []}', "either 'prompt' or 'messages'"),
+        ('{"id": 1}', "either 'prompt' or 'messages'"),
+        ('{"prompt": "a", "id": 1.5}', "'id' must be"),
+        ('{"prompt": "a", "seed": "x"}', ":2: "),
+        ('{"prompt": "a", "max_tokens": -1}', "max_tokens"),
+        ('{"messages": [{"role": "system", "text": "a"}]}', "'user' or 'assistant'"),
+    ],
+)
+def test_a_wrong_line_is_named_before_anything_is_asked(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    with pytest.raises(BatchError, match=message):
+        read(tmp_path, f'"fine"\n{line}\n')
+
+
+def test_two_batches_do_not_write_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    with Answers(file), pytest.raises(BatchError, match="another batch"), Answers(file):
+        pass
+
+
+def test_a_file_that_is_no_batch_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "thesis.txt"
+    file.write_text("To be, or not to be\n")
+    with pytest.raises(BatchError, match="not an answer"), Answers(file):
+        pass
+    assert file.read_text() == "To be, or not to be\n"
+
+
+def test_failures_are_asked_again(tmp_path: Path) -> None:
+    (request,) = read(tmp_path, '"Hello"\n')
+    with Answers(tmp_path / "out.jsonl") as first:
+        first.add(request, InternalError("it broke"))
+    with Answers(tmp_path / "out.jsonl") as second:
+        assert not second.has(request)
+    assert (tmp_path / "out.jsonl").read_bytes() == b""
