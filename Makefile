@@ -10,7 +10,7 @@ help:
 	@echo "make demo    a base model, plain and steered, side by side over gRPC"
 	@echo "make demo-ab an experiment on simulated users: watched, reported, promoted"
 	@echo "make test    the whole test suite"
-	@echo "make check   ruff, mypy, buf lint, buf breaking"
+	@echo "make check   ruff, mypy, buf lint, buf breaking, promtool"
 	@echo "make serve   the server on the embedded model, until Ctrl-C"
 	@echo "make stubs   regenerate proto/bosal/v1/*_pb2*"
 	@echo "make docs    regenerate docs/rules.md and docs/configuration.md"
@@ -45,6 +45,9 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against proto/released.binpb
+	@if command -v promtool >/dev/null; then \
+		promtool check rules deploy/alerts.yml && promtool test rules deploy/alerts.test.yml; \
+	else echo "promtool is not installed: deploy/alerts.yml was not checked (Debian: prometheus)"; fi
 
 stubs: .venv/dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \

@@ -33,7 +33,7 @@ from bosal_decoding.scaffolds import Message
 from bosal_decoding.schema import join_field
 from bosal_decoding.streams import StreamModel
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_server.config import Limits
+from bosal_server.config import InvalidConfig, Limits
 from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.engine.loop import EngineLoop
 from bosal_server.engine.request import (
@@ -41,7 +41,7 @@ from bosal_server.engine.request import (
     FinishedEvent,
     TokensEvent,
 )
-from bosal_server.errors import QueueFull, UnknownModel
+from bosal_server.errors import QueueFull, ServerError, UnknownModel
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.manager import ExperimentManager
 from bosal_server.experiments.trial import NO_TRIAL, ExposedTrial, Trial, instruction_text
@@ -357,6 +357,27 @@ class GenerationCore:
     def default_version(self) -> tuple[str, str]:
         """Name and version of the recipe that serves requests naming none."""
         return self.default_recipe, self.recipes.find(self.default_recipe).version
+
+    def check_capacity(self) -> None:
+        """Refuse to serve a model whose cache holds not even the default recipe's scaffold.
+
+        Raises:
+            InvalidConfig: every request would be refused; says what is needed.
+        """
+        recipe = self.recipes.get(self.default_recipe)
+        for served in self.models.values():
+            try:
+                plan = self._plan(served, recipe, "")
+            except (DecodingError, ServerError):
+                continue  # This model is asked with other recipes.
+            # One token of an instruction and one of an answer, in every stream.
+            needed = plan.scaffold_tokens + 2 * plan.num_streams
+            if served.cache_tokens < needed:
+                raise InvalidConfig(
+                    f"model '{served.name}': a cache of {served.cache_tokens} tokens cannot hold "
+                    f"one request of recipe '{recipe.name}', which takes at least {needed}; "
+                    "raise cache_tokens"
+                )
 
     async def beside(self, work: Callable[[], Result]) -> Result:
         """Do in a thread what would hold up the event loop.

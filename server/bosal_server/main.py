@@ -41,6 +41,9 @@ from bosal_server.security.tls import TlsCredentials, TlsFiles
 
 log = logging.getLogger(__name__)
 
+# For a supervisor that restarts on failure: sysexits' EX_SOFTWARE.
+_CRASHED = 70
+
 # Distributions whose version can change what comes out.
 _DECISIVE = ("bosal", "torch", "transformers", "tokenizers", "openvino", "llguidance")
 
@@ -65,7 +68,7 @@ def serve(config: ServerConfig) -> int:
             models = [_load(model, config) for model in models_to_serve(config.models, recipes)]
             _compare(models)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                runner.run(
+                return runner.run(
                     _serve(config, recipes, default_recipe, models, experiments, access, tls, types)
                 )
     except (ServerError, DecodingError) as error:
@@ -74,7 +77,6 @@ def serve(config: ServerConfig) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 async def _serve(
@@ -86,12 +88,22 @@ async def _serve(
     access: Access,
     tls: TlsCredentials | None,
     types: Mapping[str, Constraint],
-) -> None:
+) -> int:
+    """Serve until a signal or the engine's end; return the process's exit code."""
     loop = asyncio.get_running_loop()
     threads = config.threads or max((os.cpu_count() or 1) - 1, 1)
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_stop.set)
+    has_crashed = asyncio.Event()
+
+    def note_crash() -> None:
+        has_crashed.set()
+        asked_to_stop.set()
+
+    def tell_crash() -> None:
+        loop.call_soon_threadsafe(note_crash)
+
     metrics = Metrics()
     choices = {model.name: _choose(model, config, threads) for model in models}
     for name, choice in choices.items():
@@ -123,6 +135,7 @@ async def _serve(
         ),
         deliver=Delivery(loop),
         observer=metrics,
+        on_crash=tell_crash,
     )
     metrics.watch(engine.stats, choices)
     constraints = ConstraintCompiler(types)
@@ -141,6 +154,7 @@ async def _serve(
         shared_scaffolds=config.shared_scaffolds,
         constraints=constraints,
     )
+    core.check_capacity()
     rpc = RpcServer(core, config, metrics, access, tls)
     with (
         _exported(metrics, config) as metrics_address,
@@ -155,6 +169,7 @@ async def _serve(
             await asked_to_stop.wait()
             asked_to_stop.clear()
             await _drain(rpc, config.drain_seconds, asked_to_stop)
+            return _CRASHED if has_crashed.is_set() else 0
         finally:
             await rpc.stop()
             await asyncio.to_thread(engine.stop)

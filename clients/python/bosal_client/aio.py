@@ -89,7 +89,9 @@ class AsyncClient:
         request = comparisons.request(prompt, recipes, options)
         stub: generation_pb2_grpc.GenerationServiceAsyncStub
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        return AsyncComparisonStream(stub.Compare(request, timeout=timeout), len(request.recipes))
+        return AsyncComparisonStream(
+            stub.Compare(request, timeout=timeout, metadata=self._metadata), len(request.recipes)
+        )
 
     async def score(
         self,

@@ -85,7 +85,9 @@ class Client:
         """Run one prompt through 2 to 8 recipes under the same noise."""
         request = comparisons.request(prompt, recipes, options)
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        return ComparisonStream(stub.Compare(request, timeout=timeout), len(request.recipes))
+        return ComparisonStream(
+            stub.Compare(request, timeout=timeout, metadata=self._metadata), len(request.recipes)
+        )
 
     def score(
         self,

@@ -52,7 +52,10 @@ class EngineLoop:
         config: EngineConfig,
         deliver: Deliver,
         observer: EngineObserver | None = None,
+        on_crash: Callable[[], None] | None = None,
     ) -> None:
+        """`on_crash` is called from the thread when it ends without having been stopped."""
+        self._on_crash = on_crash
         self._models = dict(models)
         self._config = config
         self._deliver = deliver
@@ -156,6 +159,20 @@ class EngineLoop:
         return self._thread.is_alive() and not self._is_stopping
 
     def _run(self) -> None:
+        """Work until stopped; whatever ends the thread, nobody is left without an answer."""
+        try:
+            self._work()
+        except BaseException:
+            _LOG.critical("the engine crashed", exc_info=True)
+            with self._lock:
+                self._is_stopping = True
+            self._read_inbox(wait=False)
+            self._stepper.fail_all(EngineStopped())
+            self._flush()
+            if self._on_crash is not None:
+                self._on_crash()
+
+    def _work(self) -> None:
         if self._config.torch_threads is not None:
             torch.set_num_threads(self._config.torch_threads)
         with torch.inference_mode():

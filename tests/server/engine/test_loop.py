@@ -13,7 +13,7 @@ import torch
 
 from bosal_decoding.plan import Plan
 from bosal_server.engine.loop import EngineConfig, EngineLoop
-from bosal_server.engine.request import EngineEvent, EngineRequest
+from bosal_server.engine.request import EngineEvent, EngineRequest, FailedEvent
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.step import StepPlan
 from bosal_server.engine.stepper import EngineModel
@@ -161,6 +161,41 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back(
     desk.runner.gate.set()
     desk.wait(running, *waiting)
     desk.wait(desk.submit("later", [5, 6]))
+
+
+def test_a_crash_answers_everybody_and_is_told(
+    tiny_llama: LoadedModel, make_plan: MakePlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    crashed = Event()
+    desk = Desk(engine_model(tiny_llama, cache_tokens=1024), make_plan(), max_groups=1)
+    desk.loop._on_crash = crashed.set
+    gate = desk.runner.gate
+    gate.clear()
+
+    def crash(plan: StepPlan) -> torch.Tensor:
+        desk.runner.is_waiting.set()
+        gate.wait(30)
+        raise SystemExit("a fault that is no exception")
+
+    desk.runner.forward = crash  # type: ignore[method-assign]
+    interval = sys.getswitchinterval()
+    desk.loop.start()
+    running = desk.submit("running", [1, 2])
+    assert desk.runner.is_waiting.wait(30)
+    waiting = desk.submit("waiting", [3, 4])
+    with caplog.at_level(logging.CRITICAL):
+        gate.set()
+        desk.wait(running, waiting)
+        assert crashed.wait(30)
+    sys.setswitchinterval(interval)
+    for answer in (running, waiting):
+        (event,) = answer.events
+        assert isinstance(event, FailedEvent)
+        assert event.error.code == "UNAVAILABLE"
+    assert "the engine crashed" in caplog.text
+    assert not desk.loop.is_alive
+    with pytest.raises(EngineStopped):
+        desk.submit("late", [5, 6])
 
 
 def test_a_cancelled_request_leaves_its_place_in_the_queue(

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.live_server import LiveServer, environment, serving
 
 from bosal_client import Client, Generation, Overloaded, Unavailable
-from bosal_server.config import ModelConfig, ServerConfig
+from bosal_server.config import ModelConfig, RunnerPreference, ServerConfig
 from bosal_server.main import serve
 
 ENDLESS = [{"rule": "logit_bias", "ids": {"0": -1000}}]
@@ -182,3 +182,25 @@ def test_a_wrong_recipe_of_the_operator_is_named(
 def test_an_unknown_default_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert serve(ServerConfig(default_recipe="steerd")) == 1
     assert "'steered'" in capsys.readouterr().err
+
+
+def test_a_cache_that_holds_no_request_is_refused_at_start(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = {"instruction": "one two three " * 4, "answer": "four five six " * 4}
+    recipe = {"scaffold": {"kind": "in_context", "examples": [example]}}
+    (tmp_path / "long.json").write_text(json.dumps(recipe))
+    config = ServerConfig(
+        models=(ModelConfig(name="tiny", source=str(tiny_model)),),
+        port=0,
+        metrics_port=-1,
+        cache_tokens=10,
+        runner=RunnerPreference.TORCH,
+        recipes=tmp_path,
+        default_recipe="long",
+        database="temporary",
+    )
+    assert serve(config) == 1
+    message = capsys.readouterr().err
+    assert "cannot hold one request of recipe 'long'" in message
+    assert "raise cache_tokens" in message

@@ -1,0 +1,113 @@
+"""What is shipped to operate a server names metrics and settings that exist."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.live_server import LiveServer
+
+from bosal_client import Client
+from bosal_server.metrics import Metrics
+from bosal_server.options import SETTINGS
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+SUFFIXES = re.compile(r"_(bucket|count|sum|created)$")
+
+
+def exported() -> set[str]:
+    """Names of samples, as rules and dashboards write them."""
+    return {metric.name for metric in Metrics().registry.collect()}
+
+
+def base_name(sample: str) -> str:
+    return SUFFIXES.sub("", sample).removesuffix("_total")
+
+
+def used_metrics(text: str) -> set[str]:
+    return set(re.findall(r"\bbosal_[a-z_]+\b", text))
+
+
+@pytest.mark.parametrize("file", ["alerts.yml", "alerts.test.yml", "grafana.json"])
+def test_every_metric_that_is_asked_for_exists(file: str) -> None:
+    used = used_metrics((DEPLOY / file).read_text())
+    assert len(used) >= 5
+    names = exported()
+    assert {base_name(name) for name in used} <= names
+
+
+def test_the_page_of_metrics_is_the_live_endpoint(server: LiveServer, client: Client) -> None:
+    client.generate("Hi", max_tokens=2)
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(bosal_[a-z_]+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE)
+    documented = {base_name(name): (kind, labels) for name, kind, labels in rows}
+    live = {metric.name: metric for metric in Metrics().registry.collect()}
+    assert set(documented) == set(live)
+    for name, metric in live.items():
+        assert documented[name][0] == metric.type, name
+    for (sample, labels), _ in server.metrics().items():
+        name = base_name(sample)
+        stated = set(filter(None, (one.strip() for one in documented[name][1].split(","))))
+        assert {label for label, _ in labels} - {"le"} == stated, sample
+
+
+def test_promtool_believes_the_rules_and_their_tests() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    for arguments in (("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")):
+        ended = subprocess.run(
+            [promtool, *arguments], cwd=DEPLOY, capture_output=True, text=True, timeout=60
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_promtool_believes_the_metrics_of_a_live_server(server: LiveServer) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    from urllib.request import urlopen
+
+    with urlopen(server.metrics_url) as response:
+        text = response.read()
+    ended = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_every_alert_has_a_test() -> None:
+    rules: Any = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
+    tests: Any = yaml.safe_load((DEPLOY / "alerts.test.yml").read_text())
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    for wants_fire in (True, False):
+        tested = {
+            case["alertname"]
+            for test in tests["tests"]
+            for case in test["alert_rule_test"]
+            if bool(case["exp_alerts"]) == wants_fire
+        }
+        assert tested == alerts
+
+
+@pytest.mark.parametrize("file", ["kubernetes.yaml", "compose.yaml", "Dockerfile", "bosal.service"])
+def test_every_variable_is_a_setting(file: str) -> None:
+    text = (DEPLOY / file).read_text()
+    if file.endswith(".yaml"):
+        assert all(yaml.safe_load_all(text))
+    lines = [line for line in text.splitlines() if not line.strip().startswith("#")]
+    used = set(re.findall(r"\bBOSAL_[A-Z_]+\b", "\n".join(lines)))
+    assert used
+    assert used <= {one.variable for one in SETTINGS}
+
+
+def test_the_dashboard_is_a_dashboard() -> None:
+    board = json.loads((DEPLOY / "grafana.json").read_text())
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids) >= 10
+    assert all(panel["targets"] for panel in board["panels"])
