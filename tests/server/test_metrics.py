@@ -50,10 +50,15 @@ def stats(running: int) -> EngineStats:
 def exported() -> set[tuple[str, str, frozenset[str]]]:
     """Every metric with its type and labels, once each has a child."""
     metrics = Metrics()
-    metrics.bind("m", "plain").explanations.observe(SUMMARY)
+    bound = metrics.bind("m", "plain")
+    bound.explanations.observe(SUMMARY)
+    bound.stream_forwards("base").inc(3)
     metrics.step(REPORT)
     metrics.prefix("m", 1, 1)
     metrics.count_error("Generate", "INTERNAL")
+    metrics.count_refusal("QUEUE_FULL")
+    metrics.count_refused_call("KEY_MISSING")
+    metrics.count_reload(is_read=True)
     metrics.describe("m", runner="torch", dtype="float32", device="cpu", is_fallback=False)
     metrics.watch(lambda: stats(1), ["m"])
     found = set()

@@ -141,7 +141,9 @@ def test_min_tokens_bans_and_ngrams_yield_to_the_constraint_and_are_named(
     compiler: ConstraintCompiler, byte_level_vocabulary: Vocabulary
 ) -> None:
     words = byte_level_vocabulary
-    rules = ({"rule": "min_tokens", "value": 8}, {"rule": "no_repeat_ngram", "n": 2})
+    # By default the rule stands down inside a constraint, and has nothing to yield.
+    repeats = {"rule": "no_repeat_ngram", "n": 2, "scope": "everywhere"}
+    rules = ({"rule": "min_tokens", "value": 8}, repeats)
     guess = Guess(compiler, words, *rules, max_tokens=20, seed=1, regex="(zq){3}b?")
     reason, text = guess.run()
     assert reason in ("END", "COMPLETE")
