@@ -188,6 +188,6 @@ def test_the_headline_is_measured_on_a_given_server(
         )  # fmt: skip
     assert done.exit_code == 0
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    assert len(rows) == 14
+    assert len(rows) == 16
     assert {row["success"]["value"] for row in rows} == {1.0}
     assert (tmp_path / "page.html").is_file()
