@@ -35,9 +35,9 @@ class Edits:
             return
         values = self.shaped[rows].masked_fill_(masked | self.illegal[rows], -torch.inf)
         places = rows[:, None] * logits.shape[1] + self.tokens[rows]
-        # Padding repeats what is stored first; a row without tokens keeps what it has.
+        # Padding repeats what is stored first; a row without tokens keeps what it has, masks too.
         is_real = self.valid[rows]
-        first = torch.where(is_real[:, :1], values[:, :1], self.raw[rows, :1])
+        first = torch.where(is_real[:, :1], values[:, :1], logits.view(-1)[places[:, :1]])
         places = torch.where(is_real, places, places[:, :1])
         values = torch.where(is_real, values, first)
         logits.view(-1).index_copy_(0, places.view(-1), values.view(-1))

@@ -69,6 +69,22 @@ def test_no_rule_lifts_the_mask_and_the_others_yield_to_it() -> None:
     assert torch.isneginf(controlled.logits[:, 1:69]).all()
 
 
+def test_a_neighbours_edits_lift_nothing_from_a_row_that_no_rule_edits() -> None:
+    state = SlotState(num_slots=2, vocab_size=VOCAB)
+    state.admit(0, SlotParams(key=1), TouchedTokens.of([0, 69], [3.0, 1.0]))
+    state.admit(1, SlotParams(key=1), TouchedTokens.of())
+    slots = torch.tensor([0, 1])
+    legal = np.zeros((1, VOCAB), bool)
+    legal[0, 5] = True
+    logits = torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(1))
+    mask = LegalTokens(torch.tensor([1]), packed(legal))
+    controlled = control(logits.clone(), state, slots, mask)
+    # Token 0 is what the padding of the shorter list of edits names.
+    assert torch.isfinite(controlled.logits[1]).nonzero().squeeze(1).tolist() == [5]
+    assert controlled.logits[1, 5] == logits[1, 5]
+    assert select(controlled, state, slots).tokens[1] == 5
+
+
 def test_a_mask_with_no_bit_draws_nothing() -> None:
     state = state_of(SlotParams(key=1))
     slots = torch.tensor([0, 1])
