@@ -76,7 +76,7 @@ def build(
             size = ship(folders, ship_to)
             console.print(f"{len(folders)} models, {size / 2**20:.1f} MiB in {ship_to}")
     except LabError as error:
-        Console(stderr=True).print(f"[red]{error}[/red]")
+        Console(stderr=True).print(f"[red]{error}[/red]", soft_wrap=True)
         raise typer.Exit(1) from error
 
 

@@ -30,6 +30,9 @@ _STEP: Final = (
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 _REQUEST_LABELS: Final = ("model", "recipe", "variant")
+_MAX_LABEL_SETS: Final = 1000
+# The label of recipes beyond the bound.
+OTHER: Final = "other"
 _RELOAD_OUTCOMES: Final = ("read", "refused")
 # Status codes of requests the engine could not finish.
 _FAILURES: Final = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE")
@@ -169,10 +172,15 @@ class Metrics:
         self._blocks_total = self._gauge("kv_blocks", "Key-value blocks there are.", ("model",))
 
     def bind(self, model: str, recipe: str, variant: str = "") -> RequestMetrics:
-        """Return the children of one label set; every later call returns the same."""
+        """Return the children of one label set; every later call returns the same.
+
+        Clients can create recipes without end: those beyond a bound are counted as one.
+        """
         labels = (model, recipe, variant)
         bound = self._bound.get(labels)
         if bound is None:
+            if len(self._bound) >= _MAX_LABEL_SETS and recipe != OTHER:
+                return self.bind(model, OTHER)
             bound = self._bound[labels] = RequestMetrics(
                 time_to_first_token=self._time_to_first_token.labels(*labels),
                 inter_token=self._inter_token.labels(*labels),

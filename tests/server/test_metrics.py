@@ -84,6 +84,13 @@ def test_children_are_bound_once() -> None:
     assert metrics.bind("m", "plain") is not metrics.bind("m", "plain", "b")
 
 
+def test_recipes_without_end_become_one_label() -> None:
+    metrics = Metrics()
+    children = {id(metrics.bind("m", f"created-{number}")) for number in range(1010)}
+    assert len(children) == 1001
+    assert metrics.bind("m", "created-1009") is metrics.bind("m", "other")
+
+
 def test_two_servers_do_not_share_a_registry() -> None:
     first, second = Metrics(), Metrics()
     first.count_error("Generate", "INTERNAL")

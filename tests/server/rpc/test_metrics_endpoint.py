@@ -10,7 +10,8 @@ from bosal_client import Client, NotFound
 RULES = {"model": "tiny", "recipe": "rules", "variant": ""}
 INLINE = {"model": "tiny", "recipe": "inline", "variant": ""}
 ENDLESS = {"rule": "logit_bias", "ids": {"0": -1000}}
-RECIPE = {"name": "mine", "rules": [ENDLESS]}
+NAME = "came-with-its-request"
+RECIPE = {"name": NAME, "rules": [ENDLESS]}
 
 
 def test_a_known_request_is_counted_once_everywhere(server: LiveServer, client: Client) -> None:
@@ -64,7 +65,7 @@ def test_an_inline_recipe_never_becomes_a_label(server: LiveServer, client: Clie
     recipes = {
         value for _, labels in server.metrics() for name, value in labels if name == "recipe"
     }
-    assert "mine" not in recipes
+    assert NAME not in recipes
     assert "inline" in recipes
 
 
