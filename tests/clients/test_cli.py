@@ -102,7 +102,11 @@ def test_a_shown_recipe_is_a_document_a_server_takes(server: LiveServer, tmp_pat
 def test_lists_as_json(server: LiveServer) -> None:
     assert json.loads(bosal(server, "models", "--json").stdout)[0]["name"] == "tiny"
     assert json.loads(bosal(server, "recipes", "--json").stdout)[0]["name"] == "contrastive"
+    every = json.loads(bosal(server, "rules", "--json").stdout)
+    assert {"top_p", "eos_ramp"} <= {one["name"] for one in every}
+    assert all(one["source"] and one["params_schema"] for one in every)
     rule = json.loads(bosal(server, "rules", "top_p", "--json").stdout)
+    assert rule["name"] == "top_p"
     assert rule["params_schema"]["properties"]["p"]
 
 

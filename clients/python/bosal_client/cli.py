@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -197,9 +197,15 @@ def rules(
         if name is not None and name not in every:
             raise errors.NotFound(f"no rule is named '{name}'; the rules are {', '.join(every)}")
     if name is not None:
-        show(asdict(every[name])) if as_json else render.rule(every[name])
+        show(_named(every[name])) if as_json else render.rule(every[name])
         return
-    show([asdict(one) for one in every.values()]) if as_json else render.rules(every.values())
+    show([_named(one) for one in every.values()]) if as_json else render.rules(every.values())
+
+
+def _named(rule: results.Rule) -> dict[str, Any]:
+    """Return a rule for programs, under the name every listing gives its things."""
+    fields = asdict(rule)
+    return {"name": fields.pop("rule"), **fields}
 
 
 def models(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
