@@ -34,11 +34,6 @@ def family(root: type[DecodingError]) -> list[type[DecodingError]]:
 
 
 def test_errors_name_a_reason_and_a_status() -> None:
-    def family(
-        root: type[bosal_decoding.DecodingError],
-    ) -> list[type[bosal_decoding.DecodingError]]:
-        return [root, *(kind for child in root.__subclasses__() for kind in family(child))]
-
     kinds = family(bosal_decoding.DecodingError)
     assert len({kind.reason for kind in kinds}) == len(kinds)
     refusals = {"INVALID_ARGUMENT", "FAILED_PRECONDITION"}
