@@ -13,7 +13,7 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.harness import Report, arguments, interleave, ratio, seconds
-from benchmarks.soak import NAME, experiment, manager
+from benchmarks.soak_parts.kills import NAME, experiment, manager
 from benchmarks.wire import server
 from bosal_client import AsyncClient, Client
 from bosal_server.database import Database
