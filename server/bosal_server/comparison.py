@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from bosal_decoding.errors import DecodingError
 from bosal_decoding.explanation import Explanation
-from bosal_server.core import CoreEvent, GenerationCore, Started, unexplained
+from bosal_server.core import GenerationCore
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.errors import ServerError
 from bosal_server.generate_command import GenerateCommand
 from bosal_server.request_errors import OutOfRange
+from bosal_server.started import CoreEvent, Started, unexplained
 
 MAX_RECIPES: Final = 8
 # Events that wait for a reader; tokens that come later join those of their recipe.

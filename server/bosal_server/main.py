@@ -19,7 +19,7 @@ from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.constraints.frontend import load_types
 from bosal_decoding.errors import DecodingError
 from bosal_server.config import InvalidConfig, ModelConfig, ServerConfig
-from bosal_server.core import GenerationCore, ServedModel
+from bosal_server.core import GenerationCore
 from bosal_server.database import Database
 from bosal_server.embedded import is_embedded_default, models_to_serve
 from bosal_server.engine.loop import EngineConfig, EngineLoop
@@ -38,6 +38,7 @@ from bosal_server.rpc.server import RpcServer
 from bosal_server.security import exposure
 from bosal_server.security.access import Access
 from bosal_server.security.tls import TlsCredentials, TlsFiles
+from bosal_server.served_models import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ async def _serve(
     for model in models:
         constraints.prepare(model.vocabulary)
     core = GenerationCore(
-        models={model.name: _served(model, choices[model.name]) for model in models},
+        models=[_served(model, choices[model.name]) for model in models],
         recipes=recipes,
         default_recipe=default_recipe,
         limits=config.limits,
@@ -154,7 +155,7 @@ async def _serve(
         shared_scaffolds=config.shared_scaffolds,
         constraints=constraints,
     )
-    core.check_capacity()
+    core.recipe_desk.check_capacity()
     rpc = RpcServer(core, config, metrics, access, tls)
     with (
         _exported(metrics, config) as metrics_address,
@@ -206,8 +207,7 @@ async def _drain(rpc: RpcServer, seconds: float, asked_again: asyncio.Event) -> 
 def _announce(address: str, metrics_address: str | None, core: GenerationCore) -> None:
     """Say on one line that the server is ready, and for what."""
     models = "; ".join(
-        f"{model.name} ({model.runner}, {model.device}, {model.dtype})"
-        for model in core.models.values()
+        f"{model.name} ({model.runner}, {model.device}, {model.dtype})" for model in core.models
     )
     parts = [f"ready at {address}", f"model {models}", f"recipe {core.default_recipe}"]
     if metrics_address is not None:

@@ -17,12 +17,13 @@ from bosal_server.comparison import (
     RecipeEvent,
     compare,
 )
-from bosal_server.core import GenerationCore, Started
+from bosal_server.core import GenerationCore
 from bosal_server.engine.loop import EngineLoop
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.errors import ServerError
 from bosal_server.model import LoadedModel
 from bosal_server.request_errors import OutOfRange
+from bosal_server.started import Started
 
 ENDLESS = {"rule": "logit_bias", "ids": {"0": -1000}}
 

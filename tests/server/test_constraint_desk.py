@@ -15,7 +15,7 @@ from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.errors import DecodingError
 from bosal_server.config import Limits
-from bosal_server.core import GenerationCore, ServedModel, Started
+from bosal_server.core import GenerationCore
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.engine.stepper import EngineModel
@@ -24,6 +24,8 @@ from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel
 from bosal_server.recipe_store import RecipeStore
+from bosal_server.served_models import ServedModel
+from bosal_server.started import Started
 
 SCHEMA = {
     "type": "object",
@@ -56,8 +58,8 @@ async def running(
     deliver = Delivery(asyncio.get_running_loop())
     engine = EngineLoop({"tiny": model}, EngineConfig(switch_interval=None), deliver, metrics)
     core = GenerationCore(
-        models={
-            "tiny": ServedModel(
+        models=[
+            ServedModel(
                 name="tiny",
                 digest=loaded.digest,
                 architecture=loaded.architecture,
@@ -70,7 +72,7 @@ async def running(
                 device=runner.device,
                 cache_tokens=8192,
             )
-        },
+        ],
         recipes=recipes,
         default_recipe="plain",
         limits=Limits(),
@@ -86,7 +88,7 @@ async def running(
     finally:
         await asyncio.to_thread(engine.stop)
         stack.close()
-        core._threads.shutdown()
+        core._preparation.close()
 
 
 @pytest.fixture(scope="module")

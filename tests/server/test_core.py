@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, aclosing, asynccontextmanager
-from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -12,7 +11,7 @@ from tests.server.experiments.managers import idle_manager
 
 from bosal_decoding.errors import DecodingError
 from bosal_server.config import Limits
-from bosal_server.core import GenerationCore, ServedModel, Started
+from bosal_server.core import GenerationCore
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.engine.stepper import EngineModel
@@ -22,13 +21,15 @@ from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel
 from bosal_server.recipe_store import RecipeStore
+from bosal_server.served_models import ServedModel
+from bosal_server.started import Started
 
 ENDLESS: dict[str, Any] = {"rules": [{"rule": "logit_bias", "ids": {"0": -1000}}]}
 
 
 @asynccontextmanager
 async def running(
-    loaded: LoadedModel, explain_share: float = 0.0
+    loaded: LoadedModel, explain_share: float = 0.0, **limits: int
 ) -> AsyncIterator[tuple[GenerationCore, EngineLoop]]:
     metrics = Metrics()
     recipes = RecipeStore.load()
@@ -57,10 +58,10 @@ async def running(
         cache_tokens=4096,
     )
     core = GenerationCore(
-        models={"tiny": served},
+        models=[served],
         recipes=recipes,
         default_recipe="plain",
-        limits=Limits(max_top_logprobs=300),
+        limits=Limits(max_top_logprobs=300, **limits),
         engine=engine,
         metrics=metrics,
         versions={},
@@ -79,10 +80,12 @@ async def running(
 
 
 def run(
-    loaded: LoadedModel, check: Callable[[GenerationCore, EngineLoop], Awaitable[None]]
+    loaded: LoadedModel,
+    check: Callable[[GenerationCore, EngineLoop], Awaitable[None]],
+    **limits: int,
 ) -> None:
     async def checked() -> None:
-        async with running(loaded) as (core, engine):
+        async with running(loaded, **limits) as (core, engine):
             await check(core, engine)
 
     asyncio.run(checked())
@@ -209,7 +212,6 @@ def test_a_flood_is_refused_before_its_texts_pile_up(
     tiny_llama: LoadedModel,
 ) -> None:
     async def check(core: GenerationCore, engine: EngineLoop) -> None:
-        core.limits = replace(core.limits, max_preparing=3)
         calls = [_drain(core, ask(max_tokens=2)) for _ in range(8)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, QueueFull)]
@@ -218,7 +220,7 @@ def test_a_flood_is_refused_before_its_texts_pile_up(
         assert sum(isinstance(answer, list) for answer in answers) == 3
         assert len(await _drain(core, ask(max_tokens=2))) == 2
 
-    run(tiny_llama, check)
+    run(tiny_llama, check, max_preparing=3)
 
 
 def test_one_request_id_may_run_twice(tiny_llama: LoadedModel) -> None:

@@ -12,12 +12,12 @@ from bosal_server.comparison import (
     RecipeEvent,
 )
 from bosal_server.config import Limits
-from bosal_server.core import Started
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.request_errors import InvalidRequest, located
 from bosal_server.rpc import convert
 from bosal_server.rpc.documents import recipe_document, rule_documents
 from bosal_server.rpc.spelling import token_bytes
+from bosal_server.started import Started
 
 _CAUSES = {
     cause: pb.DivergenceCause.Value(f"DIVERGENCE_CAUSE_{cause.value}") for cause in DivergenceCause

@@ -12,7 +12,6 @@ from bosal_decoding.rules.catalogue import RuleDescription
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.config import Limits
-from bosal_server.core import ServedModel, Started, Validation
 from bosal_server.engine.request import (
     ChoiceEnding,
     FinishedEvent,
@@ -24,6 +23,7 @@ from bosal_server.engine.request import (
     Usage,
 )
 from bosal_server.generate_command import ExperimentCommand, GenerateCommand, PromptCommand
+from bosal_server.recipe_desk import Validation
 from bosal_server.request_errors import InvalidRequest, OutOfRange, located
 from bosal_server.rpc import experiments, explanations
 from bosal_server.rpc.constraints import compiled_constraint, constraint_document
@@ -36,6 +36,8 @@ from bosal_server.rpc.documents import (
 )
 from bosal_server.rpc.spelling import token_bytes
 from bosal_server.security.caller import Priority, current_caller
+from bosal_server.served_models import ServedModel
+from bosal_server.started import Started
 
 _ROLES: dict[int, Literal["user", "assistant"]] = {
     pb.ROLE_USER: "user",

@@ -10,11 +10,12 @@ import grpc.aio
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
 from bosal_server.comparison import compare
-from bosal_server.core import GenerationCore, Started
+from bosal_server.core import GenerationCore
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.generate_command import GenerateCommand
 from bosal_server.request_errors import MissingField, located
 from bosal_server.rpc import comparisons, convert, experiments, scores
+from bosal_server.started import Started
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -71,7 +72,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.CompareRequest, context: Context
     ) -> AsyncGenerator[pb.CompareResponse, None]:
         command = comparisons.compare_command(request, _deadline(context), self._core.limits)
-        vocabulary = self._core.model(command.shared.model).vocabulary
+        vocabulary = self._core.models.find(command.shared.model).vocabulary
         async with aclosing(compare(self._core, command)) as events:
             async for event in events:
                 yield comparisons.compare_response(event, self._core.versions, vocabulary)
@@ -96,7 +97,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return scores.score_response(started, events, finished)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
-        model = self._core.model(request.model)
+        model = self._core.models.find(request.model)
         vocabulary = model.vocabulary
         match request.WhichOneof("source"):
             case "text":

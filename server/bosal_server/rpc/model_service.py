@@ -27,8 +27,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(
             models=[
-                convert.model(served, is_default=served.name == self._core.default_model)
-                for served in self._core.models.values()
+                convert.model(served, is_default=served.name == self._core.models.default)
+                for served in self._core.models
             ]
         )
 
@@ -39,7 +39,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         response = pb.GetServerInfoResponse(
             version=self._core.versions["bosal"],
             versions=self._core.versions,
-            default_model=self._core.default_model,
+            default_model=self._core.models.default,
             default_recipe=self._core.default_recipe,
             constraints=constraints.support(self._core.constraints.compiler),
             limits=pb.Limits(

@@ -27,7 +27,8 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
     """Shows, keeps and archives recipes, shows rules, and compiles recipes on trial."""
 
     def __init__(self, core: GenerationCore) -> None:
-        self._core = core
+        self._models = core.models
+        self._desk = core.recipe_desk
         self._store = core.recipes
 
     async def CreateRecipe(
@@ -35,14 +36,14 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
     ) -> pb.CreateRecipeResponse:
         with located(_source(request)):
             document = given_document(request)
-            entry, has_changed = await self._core.create_recipe(document)
+            entry, has_changed = await self._desk.create(document)
         return pb.CreateRecipeResponse(recipe=self._version(entry), has_changed=has_changed)
 
     async def GetRecipe(
         self, request: pb.GetRecipeRequest, context: Context
     ) -> pb.GetRecipeResponse:
         _required(request.name)
-        entry = await self._core.beside(lambda: self._store.find(request.name, field="name"))
+        entry = await self._desk.find(request.name)
         return pb.GetRecipeResponse(recipe=self._version(entry))
 
     async def ListRecipes(
@@ -72,15 +73,15 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
         self, request: pb.ArchiveRecipeRequest, context: Context
     ) -> pb.ArchiveRecipeResponse:
         _required(request.name)
-        entries = await self._core.beside(lambda: self._store.archive(request.name))
+        entries = await self._desk.archive(request.name)
         return pb.ArchiveRecipeResponse(recipes=[self._version(entry) for entry in entries])
 
     async def ValidateRecipe(
         self, request: pb.ValidateRecipeRequest, context: Context
     ) -> pb.ValidateRecipeResponse:
-        model = self._core.model(request.model)
+        model = self._models.find(request.model)
         with located(_source(request)):
-            validation = await self._core.validate(given_document(request), model)
+            validation = await self._desk.validate(given_document(request), model)
         return convert.validation(validation)
 
     async def ListRules(
@@ -89,7 +90,7 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
         return pb.ListRulesResponse(rules=[convert.rule_description(rule) for rule in describe()])
 
     def _version(self, entry: RecipeEntry) -> pb.RecipeVersion:
-        in_force = self._core.default_version
+        in_force = self._desk.default_version
         return recipe_version(entry, is_default=(entry.name, entry.version) == in_force)
 
 

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from bosal.v1 import generation_pb2 as pb
 from bosal_decoding.errors import DecodingError
 from bosal_server.config import Limits
-from bosal_server.core import Started
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.errors import ServerError
 from bosal_server.generate_command import GenerateCommand
@@ -14,6 +13,7 @@ from bosal_server.request_errors import MissingField, located
 from bosal_server.rpc import convert
 from bosal_server.rpc.documents import rule_documents
 from bosal_server.security.caller import current_caller
+from bosal_server.started import Started
 
 # Fields of a prompt's source; a command knows them without it.
 _OF_PROMPT = ("recipe", "inline_recipe", "instruction", "conversation")

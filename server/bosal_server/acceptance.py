@@ -1,0 +1,250 @@
+"""What a request must be before it may run: resolved, checked, compiled and tokenised."""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from time import monotonic
+from typing import Any, Final
+from uuid import uuid4
+
+from bosal_decoding.constraints import read_constraint
+from bosal_decoding.constraints.errors import ConstraintUnsupported
+from bosal_decoding.counterfactuals import Counterfactuals
+from bosal_decoding.errors import DecodingError
+from bosal_decoding.limits import MAX_TOKENS
+from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.recipe import Recipe
+from bosal_decoding.scaffolds import Message
+from bosal_decoding.schema import join_field
+from bosal_server.config import Limits
+from bosal_server.constraint_desk import ConstraintDesk
+from bosal_server.experiments.enrolment import Assignment
+from bosal_server.experiments.experiment import INLINE
+from bosal_server.generate_command import GenerateCommand, PromptCommand
+from bosal_server.preparation import Preparation
+from bosal_server.recipe_store import RecipeStore
+from bosal_server.request_errors import (
+    InvalidRequestId,
+    MissingField,
+    OutOfRange,
+    PromptTooLarge,
+    ResponseTooLarge,
+    located,
+)
+from bosal_server.scoring import given_tokens
+from bosal_server.served_models import ServedModel, ServedModels
+from bosal_server.started import Started
+
+# Ids and values of log-probabilities that one request may make the server keep.
+_MAX_REPORTED_NUMBERS: Final = 4_000_000
+
+
+class Acceptance:
+    """Turns commands into requests that can run; belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        models: ServedModels,
+        recipes: RecipeStore,
+        default_recipe: str,
+        limits: Limits,
+        constraints: ConstraintDesk,
+        preparation: Preparation,
+    ) -> None:
+        self._models = models
+        self._recipes = recipes
+        self._default_recipe = default_recipe
+        self._limits = limits
+        self._constraints = constraints
+        self._preparation = preparation
+
+    async def accept(
+        self, command: GenerateCommand, assignment: Assignment | None = None
+    ) -> Started:
+        """Resolve, check, compile and tokenise a request; nothing runs yet."""
+        arrival = monotonic()
+        self._check(command)
+        started = await self._preparation.run(lambda: self._accept(command, arrival, assignment))
+        return await self._with_program(started, command)
+
+    async def tokenize_text(self, text: str, model: ServedModel) -> list[int]:
+        """Tokenise a text as it stands."""
+
+        def tokens() -> list[int]:
+            with _at("text"):
+                return model.vocabulary.encode(text)
+
+        return await self._preparation.run(tokens)
+
+    async def tokenize_prompt(
+        self, command: PromptCommand, model: ServedModel
+    ) -> tuple[Prompt, ...]:
+        """Render and tokenise the prompts a recipe makes."""
+        messages, field = self.messages(command)
+
+        def prompts() -> tuple[Prompt, ...]:
+            plan = self._plan(model, self._recipe(command.recipe)[1], command.recipe)
+            return _prompts(plan, messages, field)
+
+        return await self._preparation.run(prompts)
+
+    def messages(self, command: PromptCommand) -> tuple[Sequence[Message], str]:
+        """Return what the user said, and the request field that holds it."""
+        texts = [message.text for message in command.conversation or ()]
+        num_bytes = sum(len(text.encode()) for text in (*texts, command.instruction or ""))
+        if num_bytes > self._limits.max_prompt_bytes:
+            field = "instruction" if command.conversation is None else "conversation"
+            raise PromptTooLarge(field, num_bytes, self._limits.max_prompt_bytes)
+        if command.conversation is not None:
+            if len(command.conversation) > self._limits.max_messages:
+                raise OutOfRange(
+                    "conversation.messages",
+                    len(command.conversation),
+                    low=1,
+                    high=self._limits.max_messages,
+                )
+            return command.conversation, "conversation"
+        if command.instruction is None or not command.instruction.strip():
+            raise MissingField("instruction", "there is nothing to answer")
+        return [Message(role="user", text=command.instruction)], "instruction"
+
+    def _check(self, command: GenerateCommand) -> None:
+        """Refuse what needs no recipe to be wrong."""
+        limits = self._limits
+        is_printable = command.request_id.isprintable()
+        if not is_printable or len(command.request_id) > limits.max_request_id_chars:
+            raise InvalidRequestId(limits.max_request_id_chars)
+        if command.num_choices is not None:
+            _within("num_choices", command.num_choices, 1, limits.max_choices)
+        if command.logprobs >= 0:
+            _within("logprobs.top", command.logprobs, 0, limits.max_top_logprobs)
+
+    async def _with_program(self, started: Started, command: GenerateCommand) -> Started:
+        """Compile the constraint of an accepted request."""
+        where = "constraint"
+        if command.constraint is None:
+            is_named = isinstance(command.prompt.recipe, str)
+            where = join_field("recipe" if is_named else "inline_recipe", where)
+        program = await self._constraints.program(started.plan, where)
+        self._constraints.check_budget(program, started.max_tokens)
+        return replace(started, program=program)
+
+    def _accept(
+        self, command: GenerateCommand, arrival: float, assignment: Assignment | None
+    ) -> Started:
+        served = self._models.find(command.model)
+        messages, field = self.messages(command.prompt)
+        if command.max_tokens is not None:
+            _within("max_tokens", command.max_tokens, 1, MAX_TOKENS)
+        if assignment is None:
+            name, recipe = self._recipe(command.prompt.recipe)
+        else:
+            name, recipe = assignment.variant.recipe_name, assignment.variant.recipe
+        base_version = recipe.version
+        if command.overrides:
+            recipe = recipe.with_overrides(command.overrides)
+        if command.constraint is not None:
+            recipe = recipe.with_constraint(read_constraint(command.constraint, "constraint"))
+        plan = self._plan(served, recipe, command.prompt.recipe)
+        prompts = _prompts(plan, messages, field)
+        continuation: tuple[int, ...] = ()
+        if command.continuation is None:
+            with _at("max_tokens"):
+                max_tokens = plan.output_budget(prompts, command.max_tokens)
+        else:
+            if recipe.constraint is not None:
+                raise ConstraintUnsupported(
+                    "a given text cannot be scored under a constraint", field="constraint"
+                )
+            limit = self._limits.max_scored_tokens
+            continuation = given_tokens(plan, prompts, command.continuation, limit=limit)
+            max_tokens = len(continuation)
+        num_choices = command.num_choices or 1
+        explain, measured = self._counterfactuals(command, plan, assignment)
+        _check_response(command, num_choices * max_tokens, explain)
+        return Started(
+            request_id=command.request_id or uuid4().hex,
+            model=served,
+            recipe_name=name,
+            base_version=base_version,
+            overrides=command.overrides,
+            plan=plan,
+            prompts=prompts,
+            seed=secrets.randbits(32) if command.seed is None else command.seed,
+            max_tokens=max_tokens,
+            num_choices=num_choices,
+            continuation=continuation,
+            arrival=arrival,
+            explain=explain or measured,
+            assignment=assignment,
+        )
+
+    def _counterfactuals(
+        self, command: GenerateCommand, plan: Plan, assignment: Assignment | None
+    ) -> tuple[Counterfactuals | None, Counterfactuals | None]:
+        """Return what draws are held against for the client, and for the experiment's dose."""
+        explain = measured = None
+        if command.explain:
+            with located("explain"):
+                explain = Counterfactuals.of(plan, self._models.streams)
+        if assignment is not None and assignment.experiment.measures_dose:
+            with located("experiment"):
+                measured = explain or Counterfactuals.of(plan, self._models.streams)
+        return explain, measured
+
+    def _recipe(self, reference: str | Mapping[str, Any]) -> tuple[str, Recipe]:
+        """Return a recipe and the bounded name it is counted under."""
+        if isinstance(reference, str):
+            recipe = self._recipes.get(reference or self._default_recipe)
+            return recipe.name, recipe
+        with located("inline_recipe"):
+            return INLINE, Recipe.parse(reference)
+
+    def _plan(
+        self, served: ServedModel, recipe: Recipe, reference: str | Mapping[str, Any]
+    ) -> Plan:
+        with located("recipe" if isinstance(reference, str) else "inline_recipe"):
+            return self._models.compile(served, recipe)
+
+
+def _prompts(plan: Plan, messages: Sequence[Message], field: str) -> tuple[Prompt, ...]:
+    if field == "conversation":
+        with _at(field), located(field):
+            return plan.prompts(messages)
+    with _at(field):
+        return plan.prompts(messages)
+
+
+def _check_response(
+    command: GenerateCommand, num_tokens: int, explain: Counterfactuals | None
+) -> None:
+    """Refuse what would make the server keep too many numbers about its tokens."""
+    # An id and a value, before and after control, of the chosen token and of each other.
+    per_token = 4 * (1 + command.logprobs)
+    if explain is not None:
+        per_token += 9 + 5 * len(explain.without)
+    numbers = num_tokens * per_token
+    if numbers > _MAX_REPORTED_NUMBERS:
+        raise ResponseTooLarge(
+            numbers,
+            _MAX_REPORTED_NUMBERS,
+            field="explain" if command.logprobs < 0 else "logprobs.top",
+        )
+
+
+def _within(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise OutOfRange(field, value, low=low, high=high)
+
+
+@contextmanager
+def _at(field: str) -> Iterator[None]:
+    """Name the request's field for errors that know of none."""
+    try:
+        yield
+    except DecodingError as error:
+        if error.field is None:
+            error.field = field
+        raise

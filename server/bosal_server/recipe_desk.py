@@ -1,0 +1,114 @@
+"""Recipes beside an event loop: compiled on trial for the served models, then kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bosal_decoding.errors import DecodingError
+from bosal_decoding.plan import Plan
+from bosal_decoding.recipe import Recipe
+from bosal_server.config import InvalidConfig
+from bosal_server.constraint_desk import ConstraintDesk
+from bosal_server.errors import ServerError
+from bosal_server.preparation import Preparation
+from bosal_server.recipe_store import RecipeEntry, RecipeStore
+from bosal_server.rule_cost import control_seconds
+from bosal_server.served_models import ServedModel, ServedModels
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What a recipe became for a model."""
+
+    plan: Plan
+    # What its rules take per token of one choice; None where it cannot be measured.
+    control_seconds: float | None
+
+
+class RecipeDesk:
+    """Where recipes come in, are tried and are looked up; belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        models: ServedModels,
+        recipes: RecipeStore,
+        default_recipe: str,
+        constraints: ConstraintDesk,
+        preparation: Preparation,
+    ) -> None:
+        self._models = models
+        self._recipes = recipes
+        self._default_recipe = default_recipe
+        self._constraints = constraints
+        self._preparation = preparation
+
+    async def create(self, document: Mapping[str, Any] | str) -> tuple[RecipeEntry, bool]:
+        """Keep a recipe; the second value tells if that changed what its name stands for.
+
+        One that no served model could run is refused as that model refuses it.
+        """
+
+        def create() -> tuple[RecipeEntry, bool]:
+            recipe = Recipe.parse(document)
+            self._check_usable(recipe)
+            return self._recipes.create(recipe)
+
+        return await self._preparation.run(create)
+
+    async def validate(self, document: Mapping[str, Any] | str, model: ServedModel) -> Validation:
+        """Compile a recipe document for a model, and measure what its rules cost there."""
+        plan = await self._preparation.run(
+            lambda: self._models.compile(model, Recipe.parse(document))
+        )
+        await self._constraints.program(plan, "constraint")
+        if not model.device.startswith("cpu"):
+            return Validation(plan, None)
+        return Validation(plan, await self._preparation.run(lambda: control_seconds(plan)))
+
+    async def find(self, name: str) -> RecipeEntry:
+        """Return a recipe by `name` or `name@version`."""
+        return await self._preparation.run(lambda: self._recipes.find(name, field="name"))
+
+    async def archive(self, name: str) -> Sequence[RecipeEntry]:
+        """Archive a recipe, or one version of it; return what was archived."""
+        return await self._preparation.run(lambda: self._recipes.archive(name))
+
+    @property
+    def default_version(self) -> tuple[str, str]:
+        """Name and version of the recipe that serves requests naming none."""
+        return self._default_recipe, self._recipes.find(self._default_recipe).version
+
+    def check_capacity(self) -> None:
+        """Refuse to serve a model whose cache holds not even the default recipe's scaffold.
+
+        Raises:
+            InvalidConfig: every request would be refused; says what is needed.
+        """
+        recipe = self._recipes.get(self._default_recipe)
+        for served in self._models:
+            try:
+                plan = self._models.compile(served, recipe)
+            except (DecodingError, ServerError):
+                continue  # This model is asked with other recipes.
+            # One token of an instruction and one of an answer, in every stream.
+            needed = plan.scaffold_tokens + 2 * plan.num_streams
+            if served.cache_tokens < needed:
+                raise InvalidConfig(
+                    f"model '{served.name}': a cache of {served.cache_tokens} tokens cannot hold "
+                    f"one request of recipe '{recipe.name}', which takes at least {needed}; "
+                    "raise cache_tokens"
+                )
+
+    def _check_usable(self, recipe: Recipe) -> None:
+        """Raise what the default model says, unless another served model can run the recipe."""
+        failure: DecodingError | None = None
+        for served in self._models:
+            try:
+                self._models.compile(served, recipe)
+            except DecodingError as error:
+                failure = failure or error
+            else:
+                return
+        if failure is not None:
+            raise failure
