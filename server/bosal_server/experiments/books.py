@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection
 
+from bosal_server.experiments.bulk import Bulk
 from bosal_server.experiments.experiment import Experiment
 from bosal_server.experiments.metric import Tally, contribution
 from bosal_server.experiments.records import Entry
@@ -23,7 +24,6 @@ FAILED = "failed"
 
 UnitKey = tuple[int, int, bytes]
 TotalKey = tuple[int, int, int, str]
-Key = TypeVar("Key")
 Sums = dict[tuple[int, str], tuple[float, ...]]
 
 
@@ -70,7 +70,7 @@ class Books:
     """
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self._bulk = Bulk(connection)
         self._rows: dict[UnitKey, UnitRow] = {}
         self._before: dict[UnitKey, Sums] = {}
         self._is_new: set[UnitKey] = set()
@@ -82,19 +82,14 @@ class Books:
         """Read the rows of units, by phase and unit, that are not loaded yet."""
         self._entries[entry.id] = entry.experiment
         missing = [key for key in set(keys) if (entry.id, *key) not in self._rows]
-        columns = UNITS.c
-        for part in parts(missing):
-            query = select(UNITS).where(
-                columns.experiment == entry.id, tuple_(columns.phase, columns.unit).in_(part)
-            )
-            self._take(entry, self._connection.execute(query))
+        by = (UNITS.c.phase, UNITS.c.unit)
+        self._take(entry, self._bulk.find([*UNITS.c], entry.id, by, missing))
 
     def load_units(self, entry: Entry, units: Iterable[bytes]) -> None:
         """Read the rows of units in every phase."""
         self._entries[entry.id] = entry.experiment
-        for part in parts(sorted(set(units))):
-            query = select(UNITS).where(UNITS.c.experiment == entry.id, UNITS.c.unit.in_(part))
-            self._take(entry, self._connection.execute(query))
+        by = (UNITS.c.unit,)
+        self._take(entry, self._bulk.find([*UNITS.c], entry.id, by, sorted(set(units))))
 
     def _take(self, entry: Entry, found: Iterable[Any]) -> None:
         for experiment, phase, unit, variant, mixed, requests, covariate, text in found:
@@ -136,7 +131,8 @@ class Books:
 
     def close(self) -> None:
         """Write the rows and the totals they changed."""
-        created, changed = [], []
+        created: list[tuple[Any, ...]] = []
+        changed: list[tuple[Any, ...]] = []
         for key, row in self._rows.items():
             experiment, phase, unit = key
             before = self._before[key]
@@ -153,23 +149,20 @@ class Books:
                 )
             if key in self._removed:
                 continue
-            values = {
-                "variant": row.variant,
-                "is_mixed": row.is_mixed,
-                "requests": row.requests,
-                "covariate": row.covariate,
-                "tallies": json.dumps(row.tallies, separators=(",", ":")),
-            }
+            values = (
+                row.variant,
+                row.is_mixed,
+                row.requests,
+                row.covariate,
+                json.dumps(row.tallies, separators=(",", ":")),
+            )
             if key in self._is_new:
-                created.append({"experiment": experiment, "phase": phase, "unit": unit, **values})
+                created.append((*key, *values))
             else:
-                changed.append({"e": experiment, "p": phase, "u": unit, **values})
-        if created:
-            self._connection.execute(insert(UNITS), created)
-        if changed:
-            self._connection.execute(_CHANGE, changed)
-        if removed := [{"e": e, "p": p, "u": u} for e, p, u in self._removed]:
-            self._connection.execute(_FORGET, removed)
+                changed.append((*values, *key))
+        self._bulk.insert(UNITS, created)
+        self._bulk.update(UNITS, _UNIT_VALUES, _UNIT_KEY, changed)
+        self._bulk.delete(UNITS, _UNIT_KEY, list(self._removed))
         self._write_totals()
 
     def _add(self, key: TotalKey, difference: Sequence[float]) -> None:
@@ -181,14 +174,15 @@ class Books:
                 known[index] += amount
 
     def _write_totals(self) -> None:
-        columns = (TOTALS.c.experiment, TOTALS.c.phase, TOTALS.c.variant, TOTALS.c.name)
         known: dict[TotalKey, list[float]] = {}
-        for part in parts(list(self._differences)):
-            query = select(TOTALS).where(tuple_(*columns).in_(part))
-            for experiment, phase, variant, name, numbers in self._connection.execute(query):
+        by = (TOTALS.c.phase, TOTALS.c.variant, TOTALS.c.name)
+        for experiment in {key[0] for key in self._differences}:
+            wanted = [key[1:] for key in self._differences if key[0] == experiment]
+            for _, *place, numbers in self._bulk.find([*TOTALS.c], experiment, by, wanted):
+                phase, variant, name = place
                 known[experiment, phase, variant, name] = json.loads(numbers)
-        created: list[dict[str, Any]] = []
-        changed: list[dict[str, Any]] = []
+        created: list[tuple[Any, ...]] = []
+        changed: list[tuple[Any, ...]] = []
         for key, difference in self._differences.items():
             if not any(difference):
                 continue
@@ -196,44 +190,15 @@ class Books:
             total = (
                 difference if old is None else [a + b for a, b in zip(old, difference, strict=True)]
             )
-            experiment, phase, variant, name = key
-            row = {"e": experiment, "p": phase, "v": variant, "n": name}
-            row["numbers"] = json.dumps(total, separators=(",", ":"))
-            (created if old is None else changed).append(row)
-        if created:
-            self._connection.execute(_NEW_TOTAL, created)
-        if changed:
-            self._connection.execute(_CHANGE_TOTAL, changed)
+            numbers = json.dumps(total, separators=(",", ":"))
+            if old is None:
+                created.append((*key, numbers))
+            else:
+                changed.append((numbers, *key))
+        self._bulk.insert(TOTALS, created)
+        self._bulk.update(TOTALS, ("numbers",), _TOTAL_KEY, changed)
 
 
-def parts(keys: Sequence[Key]) -> Iterable[Sequence[Key]]:
-    """Cut what an IN would hold into pieces every database takes."""
-    return (keys[start : start + 1000] for start in range(0, len(keys), 1000))
-
-
-_HERE = (
-    (UNITS.c.experiment == bindparam("e"))
-    & (UNITS.c.phase == bindparam("p"))
-    & (UNITS.c.unit == bindparam("u"))
-)
-_CHANGE = update(UNITS).where(_HERE).values(
-    {name: bindparam(name) for name in ("variant", "is_mixed", "requests", "covariate", "tallies")}
-)  # fmt: skip
-_FORGET = delete(UNITS).where(_HERE)
-_NEW_TOTAL = insert(TOTALS).values(
-    experiment=bindparam("e"),
-    phase=bindparam("p"),
-    variant=bindparam("v"),
-    name=bindparam("n"),
-    numbers=bindparam("numbers"),
-)
-_CHANGE_TOTAL = (
-    update(TOTALS)
-    .where(
-        TOTALS.c.experiment == bindparam("e"),
-        TOTALS.c.phase == bindparam("p"),
-        TOTALS.c.variant == bindparam("v"),
-        TOTALS.c.name == bindparam("n"),
-    )
-    .values(numbers=bindparam("numbers"))
-)
+_UNIT_KEY = ("experiment", "phase", "unit")
+_UNIT_VALUES = ("variant", "is_mixed", "requests", "covariate", "tallies")
+_TOTAL_KEY = ("experiment", "phase", "variant", "name")

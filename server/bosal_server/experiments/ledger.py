@@ -3,10 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, delete, insert, select, text, update
+from sqlalchemy import Column, Connection, select, text
 
-from bosal_server.experiments.books import Books, parts
+from bosal_server.experiments import erasure
+from bosal_server.experiments.books import Books
+from bosal_server.experiments.bulk import Bulk
 from bosal_server.experiments.records import (
     Completion,
     Entry,
@@ -19,12 +22,7 @@ from bosal_server.experiments.records import (
     Removal,
     Removed,
 )
-from bosal_server.experiments.tables import (
-    COMPLETIONS,
-    EXPOSURES,
-    OUTCOMES,
-    TEXTS,
-)
+from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES, TEXTS
 
 __all__ = ["post"]
 
@@ -44,7 +42,7 @@ def post(connection: Connection, records: Sequence[Record]) -> list[Answer]:
     while start < len(records):
         first = records[start]
         if isinstance(first, Removal):
-            answers[start] = _remove(connection, first)
+            answers[start] = erasure.remove(connection, first)
             start += 1
             continue
         end = start
@@ -75,6 +73,7 @@ class _Page:
 
     def __init__(self, connection: Connection, entry: Entry) -> None:
         self._connection = connection
+        self._bulk = Bulk(connection)
         self._entry = entry
         self._books = Books(connection)
         self._places: dict[bytes, _Place] = {}
@@ -99,7 +98,7 @@ class _Page:
                 case Outcomes():
                     answers[index] = [next(statuses) for _ in one.outcomes]
                 case Expiry():
-                    self._expire(one)
+                    erasure.expire(self._connection, one)
         self._books.close()
 
     def _find_places(
@@ -112,12 +111,13 @@ class _Page:
         wanted |= {one.exposure for one in completions}
         wanted |= {one.exposure for one in outcomes if one.exposure is not None}
         columns = EXPOSURES.c
-        for part in parts(sorted(wanted)):
-            query = select(columns.id, columns.phase, columns.unit, columns.is_forced).where(
-                columns.experiment == self._entry.id, columns.id.in_(part)
-            )
-            for id_, phase, unit, is_forced in self._connection.execute(query):
-                self._places[bytes(id_)] = _Place(phase, bytes(unit), bool(is_forced))
+        for id_, phase, unit, is_forced in self._bulk.find(
+            (columns.id, columns.phase, columns.unit, columns.is_forced),
+            self._entry.id,
+            (columns.id,),
+            sorted(wanted),
+        ):
+            self._places[bytes(id_)] = _Place(phase, bytes(unit), bool(is_forced))
 
     def _expose(self, exposures: Sequence[Exposure]) -> list[Exposure]:
         """Write the exposures that are not there yet, and return them."""
@@ -126,25 +126,24 @@ class _Page:
             if one.id not in self._places:
                 new[one.id] = one
                 self._places[one.id] = _Place(one.phase, one.unit, one.is_forced)
-        if new:
-            rows = [
-                {
-                    "experiment": self._entry.id,
-                    "id": one.id,
-                    "phase": one.phase,
-                    "unit": one.unit,
-                    "variant": one.variant,
-                    "is_forced": one.is_forced,
-                    "recipe_version": one.recipe_version,
-                    "model_digest": one.model_digest,
-                    "seed": one.seed,
-                    "instruction_tokens": one.instruction_tokens,
-                    "instruction": one.instruction,
-                    "at": one.at,
-                }
-                for one in new.values()
-            ]
-            self._connection.execute(insert(EXPOSURES), rows)
+        rows = [
+            (
+                self._entry.id,
+                one.id,
+                one.phase,
+                one.unit,
+                one.variant,
+                one.is_forced,
+                one.recipe_version,
+                one.model_digest,
+                one.seed,
+                one.instruction_tokens,
+                one.instruction,
+                one.at,
+            )
+            for one in new.values()
+        ]
+        self._bulk.insert(EXPOSURES, rows)
         return list(new.values())
 
     def _load_units(self, outcomes: Sequence[Outcome]) -> None:
@@ -163,74 +162,60 @@ class _Page:
 
     def _adopt(self, new: Sequence[Exposure]) -> None:
         """Count outcomes that came before the exposure, or before the unit."""
-        columns = OUTCOMES.c
+        if not new or not self._has_orphans():
+            return
         rows = []
         by_unit = {one.unit: one for one in new if not one.is_forced}
         for column, keys in (
-            (columns.exposure, [one.id for one in new]),
-            (columns.unit, list(by_unit)),
+            (OUTCOMES.c.exposure, [one.id for one in new]),
+            (OUTCOMES.c.unit, list(by_unit)),
         ):
-            for part in parts(keys):
-                query = select(
-                    columns.key, columns.exposure, columns.unit, columns.name, columns.value
-                ).where(columns.experiment == self._entry.id, columns.is_orphan, column.in_(part))
-                for key, exposure, unit, name, value in self._connection.execute(query):
-                    if exposure is not None:
-                        place = self._places[bytes(exposure)]
-                    else:
-                        place = self._places[by_unit[bytes(unit)].id]
-                    rows.append(
-                        {"e": self._entry.id, "k": key, "unit": place.unit, "phase": place.phase}
-                    )
-                    self._add(place, name, value)
-        if rows:
-            self._connection.execute(_ADOPT, rows)
-            self._books.count(self._entry, "orphans", -len(rows))
+            for key, exposure, unit, name, value in self._bulk.find(
+                _CONTENT, self._entry.id, (column,), keys, condition="is_orphan"
+            ):
+                if exposure is not None:
+                    place = self._places[bytes(exposure)]
+                else:
+                    place = self._places[by_unit[bytes(unit)].id]
+                rows.append((False, place.unit, place.phase, self._entry.id, key))
+                self._add(place, name, value)
+        changes = ("is_orphan", "unit", "phase")
+        self._bulk.update(OUTCOMES, changes, ("experiment", "key"), rows)
+        self._books.count(self._entry, "orphans", -len(rows))
+
+    def _has_orphans(self) -> bool:
+        query = select(OUTCOMES.c.key).where(
+            OUTCOMES.c.experiment == self._entry.id, OUTCOMES.c.is_orphan
+        )
+        return self._connection.execute(query.limit(1)).first() is not None
 
     def _complete(self, completions: Sequence[Completion]) -> None:
-        known = self._existing(COMPLETIONS, "exposure", {one.exposure for one in completions})
+        columns = COMPLETIONS.c
+        wanted = sorted({one.exposure for one in completions})
+        found = self._bulk.find((columns.exposure,), self._entry.id, (columns.exposure,), wanted)
+        known = {bytes(exposure) for (exposure,) in found}
         rows, texts = [], []
         for one in completions:
             place = self._places.get(one.exposure)
             if one.exposure in known or place is None:
                 continue
             known.add(one.exposure)
-            rows.append(
-                {
-                    "experiment": self._entry.id,
-                    "exposure": one.exposure,
-                    "outcomes": json.dumps(one.outcomes, separators=(",", ":")),
-                    "finish_reason": one.finish_reason,
-                    "at": one.at,
-                }
-            )
+            outcomes = json.dumps(one.outcomes, separators=(",", ":"))
+            rows.append((self._entry.id, one.exposure, outcomes, one.finish_reason, one.at))
             for name, value in one.outcomes.items():
                 self._add(place, name, value)
             if one.text is not None:
-                instruction, answer, expires = one.text
-                texts.append(
-                    {
-                        "experiment": self._entry.id,
-                        "exposure": one.exposure,
-                        "instruction": instruction,
-                        "answer": answer,
-                        "expires": expires,
-                    }
-                )
-        if rows:
-            self._connection.execute(insert(COMPLETIONS), rows)
-        if texts:
-            self._connection.execute(insert(TEXTS), texts)
+                texts.append((self._entry.id, one.exposure, *one.text))
+        self._bulk.insert(COMPLETIONS, rows)
+        self._bulk.insert(TEXTS, texts)
 
     def _record(self, outcomes: Sequence[Outcome]) -> Iterator[OutcomeStatus]:
-        columns = OUTCOMES.c
         known: dict[bytes, tuple[object, ...]] = {}
-        for part in parts(sorted({one.key for one in outcomes})):
-            query = select(
-                columns.key, columns.exposure, columns.unit, columns.name, columns.value
-            ).where(columns.experiment == self._entry.id, columns.key.in_(part))
-            for key, exposure, unit, name, value in self._connection.execute(query):
-                known[bytes(key)] = (_bytes(exposure), _bytes(unit), name, value)
+        wanted = sorted({one.key for one in outcomes})
+        for key, exposure, unit, name, value in self._bulk.find(
+            _CONTENT, self._entry.id, (OUTCOMES.c.key,), wanted
+        ):
+            known[bytes(key)] = (_bytes(exposure), _bytes(unit), name, value)
         statuses, rows = [], []
         for one in outcomes:
             # What names an exposure is that exposure's, whatever unit it turns out to be of.
@@ -252,20 +237,19 @@ class _Page:
             if one.is_skewed:
                 self._books.count(self._entry, "skewed")
             rows.append(
-                {
-                    "experiment": self._entry.id,
-                    "key": one.key,
-                    "exposure": one.exposure,
-                    "unit": one.unit if place is None else place.unit,
-                    "phase": 0 if place is None else place.phase,
-                    "name": one.name,
-                    "value": one.value,
-                    "at": one.at,
-                    "is_orphan": place is None,
-                }
+                (
+                    self._entry.id,
+                    one.key,
+                    one.exposure,
+                    one.unit if place is None else place.unit,
+                    0 if place is None else place.phase,
+                    one.name,
+                    one.value,
+                    one.at,
+                    place is None,
+                )
             )
-        if rows:
-            self._connection.execute(insert(OUTCOMES), rows)
+        self._bulk.insert(OUTCOMES, rows)
         return iter(statuses)
 
     def _place(self, outcome: Outcome) -> _Place | None:
@@ -283,67 +267,16 @@ class _Page:
         if row is not None:
             row.add(self._entry.experiment, name, value)
 
-    def _expire(self, one: Expiry) -> None:
-        for part in parts(one.exposures):
-            for table, name in (
-                (EXPOSURES, "id"),
-                (COMPLETIONS, "exposure"),
-                (TEXTS, "exposure"),
-            ):
-                self._connection.execute(_delete(table, self._entry, name, part))
-        for part in parts(one.outcome_keys):
-            self._connection.execute(_delete(OUTCOMES, self._entry, "key", part))
-
-    def _existing(
-        self, table: Table, name: str, keys: set[bytes], *conditions: object
-    ) -> set[bytes]:
-        column = table.c[name]
-        found: set[bytes] = set()
-        for part in parts(sorted(keys)):
-            query = select(column).where(
-                table.c.experiment == self._entry.id,
-                column.in_(part),
-                *conditions,  # type: ignore[arg-type]
-            )
-            found.update(bytes(key) for (key,) in self._connection.execute(query))
-        return found
-
-
-def _remove(connection: Connection, removal: Removal) -> Removed:
-    """Forget a unit: its rows, and what it added to the sums."""
-    entry, unit = removal.entry, removal.unit
-    books = Books(connection)
-    books.load_units(entry, [unit])
-    for phase in books.phases(entry, unit):
-        books.remove(entry, phase, unit)
-    columns = EXPOSURES.c
-    query = select(columns.id).where(columns.experiment == entry.id, columns.unit == unit)
-    exposures = [bytes(id_) for (id_,) in connection.execute(query)]
-    orphans = select(OUTCOMES.c.key).where(
-        OUTCOMES.c.experiment == entry.id, OUTCOMES.c.unit == unit, OUTCOMES.c.is_orphan
-    )
-    books.count(entry, "orphans", -len(connection.execute(orphans).all()))
-    outcomes = connection.execute(
-        delete(OUTCOMES).where(OUTCOMES.c.experiment == entry.id, OUTCOMES.c.unit == unit)
-    ).rowcount
-    for part in parts(exposures):
-        for table, name in ((COMPLETIONS, "exposure"), (TEXTS, "exposure"), (EXPOSURES, "id")):
-            connection.execute(_delete(table, entry, name, part))
-    books.close()
-    return Removed(len(exposures), outcomes)
-
-
-def _delete(table: Table, entry: Entry, name: str, keys: Sequence[object]):  # type: ignore[no-untyped-def]
-    return delete(table).where(table.c.experiment == entry.id, table.c[name].in_(keys))
-
 
 def _bytes(value: bytes | None) -> bytes | None:
     """Read a binary column; some drivers give a view of it."""
     return None if value is None else bytes(value)
 
 
-_ADOPT = (
-    update(OUTCOMES)
-    .where(OUTCOMES.c.experiment == bindparam("e"), OUTCOMES.c.key == bindparam("k"))
-    .values(is_orphan=False, unit=bindparam("unit"), phase=bindparam("phase"))
+_CONTENT: Sequence[Column[Any]] = (
+    OUTCOMES.c.key,
+    OUTCOMES.c.exposure,
+    OUTCOMES.c.unit,
+    OUTCOMES.c.name,
+    OUTCOMES.c.value,
 )

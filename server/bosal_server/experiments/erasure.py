@@ -1,0 +1,50 @@
+"""Takes rows out: a unit that is to be forgotten, rows that were kept for long enough."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, delete, select
+
+from bosal_server.experiments.books import Books
+from bosal_server.experiments.bulk import Bulk
+from bosal_server.experiments.records import Entry, Expiry, Removal, Removed
+from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES, TEXTS
+
+__all__ = ["expire", "remove"]
+
+# Tables that hold something of an exposure, and what they call it.
+_OF_EXPOSURES = ((COMPLETIONS, "exposure"), (TEXTS, "exposure"), (EXPOSURES, "id"))
+
+
+def remove(connection: Connection, removal: Removal) -> Removed:
+    """Forget a unit: its rows, and what it added to the sums."""
+    entry, unit = removal.entry, removal.unit
+    books = Books(connection)
+    books.load_units(entry, [unit])
+    for phase in books.phases(entry, unit):
+        books.remove(entry, phase, unit)
+    columns = EXPOSURES.c
+    query = select(columns.id).where(columns.experiment == entry.id, columns.unit == unit)
+    exposures = [bytes(id_) for (id_,) in connection.execute(query)]
+    orphans = select(OUTCOMES.c.key).where(
+        OUTCOMES.c.experiment == entry.id, OUTCOMES.c.unit == unit, OUTCOMES.c.is_orphan
+    )
+    books.count(entry, "orphans", -len(connection.execute(orphans).all()))
+    outcomes = connection.execute(
+        delete(OUTCOMES).where(OUTCOMES.c.experiment == entry.id, OUTCOMES.c.unit == unit)
+    ).rowcount
+    _delete_exposures(connection, entry, exposures)
+    books.close()
+    return Removed(len(exposures), outcomes)
+
+
+def expire(connection: Connection, expiry: Expiry) -> None:
+    """Delete rows; the sums stay."""
+    _delete_exposures(connection, expiry.entry, expiry.exposures)
+    keys = [(expiry.entry.id, key) for key in expiry.outcome_keys]
+    Bulk(connection).delete(OUTCOMES, ("experiment", "key"), keys)
+
+
+def _delete_exposures(connection: Connection, entry: Entry, exposures: Iterable[bytes]) -> None:
+    rows = [(entry.id, id_) for id_ in exposures]
+    for table, name in _OF_EXPOSURES:
+        Bulk(connection).delete(table, ("experiment", name), rows)
