@@ -15,10 +15,10 @@ from bosal_decoding.nudging import Move
 from bosal_decoding.pipeline import yielded_rules
 from bosal_kernels import Combined, Logprobs
 from bosal_kernels import TopTokens as TopTable
+from bosal_server.engine.forwarding import Forwarding
 from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import PositionLogprobs, TokenLogprobs, TopTokens
 from bosal_server.engine.rule_clock import RuleClock
-from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.scheduler_step import SchedulerStep
 
 _LOG = logging.getLogger(__name__)
@@ -43,10 +43,8 @@ class Draw:
 class Sampler:
     """Turns a step's logits into tokens, and keeps a request's fault from its neighbours."""
 
-    def __init__(
-        self, runners: Mapping[str, ModelRunner], pipelines: Mapping[str, ExplainingPipeline]
-    ) -> None:
-        self._runners = runners
+    def __init__(self, forwarding: Forwarding, pipelines: Mapping[str, ExplainingPipeline]) -> None:
+        self._forwarding = forwarding
         self._pipelines = pipelines
         self._clocks = {name: RuleClock() for name in pipelines}
 
@@ -108,13 +106,21 @@ class Sampler:
         models = dict.fromkeys(
             stream.model for member in members for stream in step.ready[member].active
         )
-        logits = {model: self._runners[model].forward(step.plans[model]) for model in models}
+        logits = {
+            model: rows
+            for model in models
+            if (rows := self._forwarding.forward(model, step)) is not None
+        }
+        lost = set(self._forwarding.take_failed())
         draws: list[Draw | None] = []
         for member in members:
+            group = step.ready[member]
+            if group in lost:
+                draws.append(None)
+                continue
             try:
                 draws += _select(pipeline, step, [member], logits)
             except Exception:
-                group = step.ready[member]
                 _LOG.exception("request %s: control failed", group.request_id)
                 draws.append(None)
         return draws

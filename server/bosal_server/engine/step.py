@@ -51,9 +51,8 @@ class StepPlan:
             table_begins.append(len(tables))
             logits_rows.extend(range(len(ids) - chunk.num_logits, len(ids)))
         past = np.array([chunk.past_len for chunk in chunks], np.int32)
-        begins = np.zeros(len(chunks) + 1, np.int32)
-        np.cumsum(lengths, out=begins[1:])
         sizes = np.array(lengths, np.int32)
+        begins = _begins(sizes)
         positions = np.arange(len(ids), dtype=np.int64) + np.repeat(past - begins[:-1], sizes)
         return cls(
             input_ids=np.array(ids, np.int64),
@@ -66,6 +65,28 @@ class StepPlan:
             logits_rows=np.array(logits_rows, np.int64),
         )
 
+    def only(self, sequences: Sequence[int]) -> tuple["StepPlan", LongArray]:
+        """Return the plan of some of the sequences, in order, and the places of their rows in R."""
+        chosen = np.zeros(self.num_sequences, bool)
+        chosen[list(sequences)] = True
+        sizes = np.diff(self.subsequence_begins)
+        tables = np.diff(self.block_indices_begins)
+        tokens = np.repeat(chosen, sizes)
+        rows = np.flatnonzero(tokens[self.logits_rows])
+        # Where a token that is kept moves to.
+        places = np.cumsum(tokens) - 1
+        part = StepPlan(
+            input_ids=self.input_ids[tokens],
+            positions=self.positions[tokens],
+            past_lens=self.past_lens[chosen],
+            subsequence_begins=_begins(sizes[chosen]),
+            block_indices=self.block_indices[np.repeat(chosen, tables)],
+            block_indices_begins=_begins(tables[chosen]),
+            max_context_len=int((self.past_lens + sizes)[chosen].max()),
+            logits_rows=places[self.logits_rows[rows]],
+        )
+        return part, rows
+
     @property
     def num_sequences(self) -> int:
         return len(self.past_lens)
@@ -73,3 +94,9 @@ class StepPlan:
     @property
     def num_tokens(self) -> int:
         return len(self.input_ids)
+
+
+def _begins(sizes: IntArray) -> IntArray:
+    begins = np.zeros(len(sizes) + 1, np.int32)
+    np.cumsum(sizes, out=begins[1:])
+    return begins

@@ -15,6 +15,7 @@ from bosal_decoding.nudging import End
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.blocks import BlockAllocator
+from bosal_server.engine.forwarding import Forwarding
 from bosal_server.engine.group import GroupState, StreamGroup
 from bosal_server.engine.observer import BlockStats, EngineObserver, EngineStats
 from bosal_server.engine.reporter import Reporter
@@ -89,9 +90,8 @@ class Stepper:
             )
             for name, model in self._models.items()
         }
-        self._sampler = Sampler(
-            {name: model.runner for name, model in self._models.items()}, self._pipelines
-        )
+        self._forwarding = Forwarding({name: model.runner for name, model in self._models.items()})
+        self._sampler = Sampler(self._forwarding, self._pipelines)
         self._scheduler = Scheduler(
             self._allocators, max_groups=max_groups, max_batch_tokens=max_batch_tokens
         )
@@ -171,7 +171,8 @@ class Stepper:
                 raise RuntimeError("requests are waiting but nothing can be scheduled")
             return
         self._start_masks(step)
-        logits, forward_seconds = self._forward(step)
+        logits, forward_seconds = self._forwarding.run(step)
+        self._fail_groups(self._forwarding.take_failed())
         self._reporter.prefixes(step)
         self._scheduler.complete(step)
         control_seconds = self._decide(step, logits)
@@ -237,20 +238,6 @@ class Stepper:
         """Let go of what the pipelines hold beyond memory."""
         for pipeline in self._pipelines.values():
             pipeline.close()
-
-    def _forward(self, step: SchedulerStep) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Run every model's batch; a model that fails takes down its groups only."""
-        logits: dict[str, Tensor] = {}
-        seconds: dict[str, float] = {}
-        for name, plan in step.plans.items():
-            started = perf_counter()
-            try:
-                logits[name] = self._models[name].runner.forward(plan)
-            except Exception:
-                _LOG.exception("model '%s' failed in a forward pass", name)
-                self._fail_groups(step.groups_on(name))
-            seconds[name] = perf_counter() - started
-        return logits, seconds
 
     def _decide(self, step: SchedulerStep, logits: Mapping[str, Tensor]) -> dict[str, float]:
         """Draw each ready group's token and hand it on; return the seconds spent in control."""

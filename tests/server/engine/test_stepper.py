@@ -445,37 +445,6 @@ def test_a_row_of_nan_fails_its_request_alone(
     assert repeated.tokens() == expected[1]
 
 
-def test_a_failed_forward_pass_fails_that_steps_groups_alone(
-    make_bench: MakeBench,
-    make_plan: MakePlan,
-    tiny_llama: LoadedModel,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    plan = make_plan()
-    has_failed = False
-
-    def explode(step: StepPlan, logits: torch.Tensor) -> None:
-        nonlocal has_failed
-        if not has_failed and 20 in step.positions:
-            has_failed = True
-            raise RuntimeError("secret path /models/x")
-
-    model = engine_model(tiny_llama)
-    bench = make_bench(
-        {"tiny": replace(model, runner=WrappedRunner(model.runner, explode))}, max_groups=2
-    )
-    prompts = make_prompts(13, (18, 5, 30))
-    with caplog.at_level(logging.ERROR):
-        answers = [bench.submit(plan, prompt, max_tokens=20) for prompt in prompts]
-        bench.run()
-    assert "secret path" in caplog.text
-    for answer in answers[:2]:
-        assert isinstance(answer.error, InternalFault)
-        assert "secret" not in str(answer.error)
-    assert answers[2].tokens() == alone(make_bench, plan, prompts[2], max_tokens=20).tokens()
-    assert bench.held_blocks == 0
-
-
 def faulty(plan: Plan) -> Plan:
     """Give a plan a truncation stage that does not exist."""
     chain: Any = ((-1, 1.0, 0.0),)
