@@ -28,10 +28,10 @@ from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.constraints.errors import InvalidConstraint
 from bosal_decoding.constraints.program import Program
 from bosal_decoding.plan import Plan
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import EngineRequest, FailedEvent, TokensEvent
 from bosal_server.engine.runner_choice import choose_runner
-from bosal_server.engine.stepper import EngineModel
 from bosal_server.model import LoadedModel, load_model
 
 WIDE = 128_256

@@ -14,11 +14,11 @@ from benchmarks import models
 from benchmarks.harness import seconds
 from bosal_decoding import Plan, Prompt, Recipe
 from bosal_decoding.compile import compile
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import EngineEvent, EngineRequest, FailedEvent, FinishedEvent
 from bosal_server.engine.runner_choice import choose_runner
 from bosal_server.engine.step import Chunk, StepPlan
-from bosal_server.engine.stepper import EngineModel
 from bosal_server.model import LoadedModel, load_model
 
 GREEDY = {"scaffold": {"kind": "raw"}, "rules": [{"rule": "temperature", "value": 0}]}

@@ -16,11 +16,11 @@ from benchmarks.harness import Report, arguments, interleave, ratio, seconds
 from bosal_decoding import Plan, Prompt, Recipe
 from bosal_decoding.compile import compile
 from bosal_decoding.streams import StreamModel
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.observer import NullObserver, StepReport
 from bosal_server.engine.request import EngineEvent, EngineRequest, FailedEvent, FinishedEvent
 from bosal_server.engine.runner_choice import choose_runner
-from bosal_server.engine.stepper import EngineModel
 from bosal_server.model import LoadedModel
 
 NEW_TOKENS = 64

@@ -22,10 +22,10 @@ from bosal_server.config import InvalidConfig, ModelConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.database import Database
 from bosal_server.embedded import is_embedded_default, models_to_serve
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.openvino_cache import default_folder
 from bosal_server.engine.runner_choice import RunnerChoice, choose_runner
-from bosal_server.engine.stepper import EngineModel
 from bosal_server.errors import ServerError
 from bosal_server.experiments.manager import ExperimentManager
 from bosal_server.experiments.privacy import Pseudonyms

@@ -4,6 +4,7 @@ One request: `EngineLoop.submit` → `Scheduler.admit` → per step `Scheduler.p
 → `Pipeline` (combine, apply, sample, commit) → `ChoiceOutput` → `deliver`.
 """
 
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.observer import EngineObserver, EngineStats, StepReport
 from bosal_server.engine.request import (
@@ -17,7 +18,6 @@ from bosal_server.engine.request import (
     TokensEvent,
 )
 from bosal_server.engine.runner import ModelRunner
-from bosal_server.engine.stepper import EngineModel
 
 __all__ = [
     "ChoiceEnding",

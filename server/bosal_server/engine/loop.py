@@ -11,10 +11,11 @@ from time import monotonic
 import torch
 
 from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.observer import EngineObserver, EngineStats, NullObserver
 from bosal_server.engine.request import EngineEvent, EngineRequest
 from bosal_server.engine.scheduler import check_size
-from bosal_server.engine.stepper import EngineModel, Stepper
+from bosal_server.engine.stepper import Stepper
 from bosal_server.engine.waiting_room import WaitingRoom
 from bosal_server.errors import EngineStopped, InternalFault, QueueFull, UnknownModel
 
@@ -109,14 +110,14 @@ class EngineLoop:
             if self._is_stopping:
                 raise EngineStopped
             displaced = self._room.enter(active)
-            self._inbox.put(lambda: self._stepper.add(active))
+            self._inbox.put(lambda: self._stepper.roster.add(active))
             if displaced is not None:
                 error = QueueFull(
                     waiting="requests of keys that take up less",
                     limit=f"{self._config.max_waiting} requests",
                     retry_after=self._room.retry_after(),
                 )
-                self._inbox.put(lambda: self._stepper.displace(displaced, error))
+                self._inbox.put(lambda: self._stepper.roster.displace(displaced, error))
 
     def _check_size(self, request: EngineRequest) -> None:
         """Refuse a group whose worst case exceeds one of its models, whatever else is there."""
@@ -139,7 +140,7 @@ class EngineLoop:
 
     def cancel(self, request_id: str) -> None:
         """End a request at the next step, from any thread; unknown and ended ones are ignored."""
-        self._inbox.put(lambda: self._stepper.cancel(request_id))
+        self._inbox.put(lambda: self._stepper.roster.cancel(request_id))
 
     def stats(self) -> EngineStats:
         """Return the state after the last step, from any thread."""
@@ -167,7 +168,7 @@ class EngineLoop:
             with self._lock:
                 self._is_stopping = True
             self._read_inbox(wait=False)
-            self._stepper.fail_all(EngineStopped())
+            self._stepper.roster.fail_all(EngineStopped())
             self._flush()
             if self._on_crash is not None:
                 self._on_crash()
@@ -178,7 +179,7 @@ class EngineLoop:
         with torch.inference_mode():
             while not self._is_drained():
                 self._turn()
-            self._stepper.fail_all(EngineStopped())
+            self._stepper.roster.fail_all(EngineStopped())
         self._flush()
         self._stepper.close()
         for model in self._models.values():
@@ -188,12 +189,12 @@ class EngineLoop:
         """Read the mail, take one step, send the mail."""
         self._read_inbox(wait=not self._stepper.has_work)
         try:
-            self._stepper.expire(monotonic())
+            self._stepper.roster.expire(monotonic())
             if self._stepper.has_work:
                 self._stepper.step()
         except Exception:
             _LOG.exception("an engine step failed; every request in the engine fails with it")
-            self._stepper.fail_all(InternalFault())
+            self._stepper.roster.fail_all(InternalFault())
         self._flush()
 
     def _read_inbox(self, *, wait: bool) -> None:
@@ -210,7 +211,7 @@ class EngineLoop:
 
     def _flush(self) -> None:
         self._stats = self._stepper.stats(len(self._room))
-        events = self._stepper.take_events()
+        events = self._stepper.roster.take_events()
         if not events:
             return
         try:

@@ -12,6 +12,7 @@ from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.plan import Plan, Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.observer import EngineObserver, NullObserver
 from bosal_server.engine.request import (
     EngineEvent,
@@ -20,7 +21,7 @@ from bosal_server.engine.request import (
     FinishedEvent,
     TokensEvent,
 )
-from bosal_server.engine.stepper import EngineModel, Stepper
+from bosal_server.engine.stepper import Stepper
 from bosal_server.errors import ServerError
 from bosal_server.model import LoadedModel
 
@@ -104,7 +105,7 @@ class Bench:
         )
         answer = Answer()
         self.answers[request_id] = answer
-        self.stepper.add(ActiveRequest(request, answer))
+        self.stepper.roster.add(ActiveRequest(request, answer))
         return answer
 
     @torch.inference_mode()
@@ -116,11 +117,11 @@ class Bench:
     @torch.inference_mode()
     def cancel(self, answer: Answer) -> None:
         request_id = next(key for key, value in self.answers.items() if value is answer)
-        self.stepper.cancel(request_id)
+        self.stepper.roster.cancel(request_id)
         self.collect()
 
     def collect(self) -> None:
-        for sink, event in self.stepper.take_events():
+        for sink, event in self.stepper.roster.take_events():
             assert isinstance(sink, Answer)
             assert not sink.is_over, "an event after the last one"
             sink.events.append(event)

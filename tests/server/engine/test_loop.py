@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from bosal_decoding.plan import Plan
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import EngineEvent, EngineRequest, FailedEvent
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.step import StepPlan
-from bosal_server.engine.stepper import EngineModel
 from bosal_server.errors import (
     EngineStopped,
     InternalFault,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bosal_decoding.plan import Plan
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.request import (
     EngineRequest,
     FailedEvent,
@@ -20,7 +21,6 @@ from bosal_server.engine.request import (
 )
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.step import StepPlan
-from bosal_server.engine.stepper import EngineModel
 from bosal_server.errors import DeadlineExceeded, InternalFault, RequestCancelled
 from bosal_server.model import LoadedModel, load_model
 
@@ -401,14 +401,14 @@ def test_deadlines_end_waiting_and_running_requests(
     waiting = bench.submit(plan, [3, 4], max_tokens=5, deadline=now + 5)
     unhurried = bench.submit(plan, [5, 6], max_tokens=5)
     bench.step()
-    bench.stepper.expire(now + 4)
+    bench.stepper.roster.expire(now + 4)
     bench.step()
     assert not waiting.events
     assert len(running.tokens()) == 2
-    bench.stepper.expire(now + 6)
+    bench.stepper.roster.expire(now + 6)
     bench.collect()
     assert isinstance(waiting.error, DeadlineExceeded)
-    bench.stepper.expire(now + 11)
+    bench.stepper.roster.expire(now + 11)
     bench.run()
     assert isinstance(running.error, DeadlineExceeded)
     assert running.tokens() == alone(make_bench, plan, [1, 2], max_tokens=50).tokens()[:2]
@@ -579,7 +579,7 @@ def test_an_observer_that_fails_hurts_nobody(make_bench: MakeBench, make_plan: M
     bench.run()
     assert [len(answer.tokens()) for answer in answers] == [2, 4]
     waiting = bench.submit(make_plan(), [1, 2])
-    bench.stepper.fail_all(InternalFault())
+    bench.stepper.roster.fail_all(InternalFault())
     bench.collect()
     assert isinstance(waiting.error, InternalFault)
 

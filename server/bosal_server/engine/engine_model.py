@@ -1,0 +1,16 @@
+"""A model as the engine sees it."""
+
+from dataclasses import dataclass
+
+from bosal_decoding.vocabulary import Vocabulary
+from bosal_server.engine.runner import ModelRunner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineModel:
+    """A runner and what the engine must know about the model behind it."""
+
+    runner: ModelRunner
+    vocabulary: Vocabulary
+    context_tokens: int
+    digest: str = ""  # of weights and tokenizer; keeps prefixes of different models apart

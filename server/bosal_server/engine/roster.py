@@ -1,0 +1,155 @@
+"""The requests inside the engine, from their arrival to their last event."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from bosal_decoding.explaining_pipeline import ExplainingPipeline
+from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.group import GroupState, StreamGroup
+from bosal_server.engine.reporter import Reporter
+from bosal_server.engine.request import EngineEvent, FailedEvent, FinishedEvent
+from bosal_server.engine.scheduler import Scheduler
+from bosal_server.errors import (
+    DeadlineExceeded,
+    InternalFault,
+    QueueTimeout,
+    RequestCancelled,
+    RequestIdInUse,
+    ServerError,
+)
+
+_LOG = logging.getLogger(__name__)
+
+
+class Roster:
+    """Knows every request by its id, and sees to it that each ends once and frees what it held."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        pipelines: Mapping[str, ExplainingPipeline],
+        reporter: Reporter,
+        *,
+        on_left_queue: Callable[[ActiveRequest], None],
+        max_queue_seconds: float | None,
+        retry_after: Callable[[], float],
+    ) -> None:
+        self._scheduler = scheduler
+        self._pipelines = pipelines
+        self._reporter = reporter
+        self._on_left_queue = on_left_queue
+        self._max_queue_seconds = max_queue_seconds
+        self._retry_after = retry_after
+        self._requests: dict[str, ActiveRequest] = {}
+        self._events: list[tuple[object, EngineEvent]] = []
+
+    def of(self, group: StreamGroup) -> ActiveRequest:
+        """Return the request a living group belongs to."""
+        return self._requests[group.request_id]
+
+    def add(self, active: ActiveRequest) -> None:
+        """Queue a request's groups, choice after choice."""
+        request_id = active.request.request_id
+        if request_id in self._requests:
+            active.is_over = True
+            self._on_left_queue(active)
+            self._events.append((active.sink, FailedEvent(RequestIdInUse(request_id))))
+            return
+        self._requests[request_id] = active
+        for group in active.groups:
+            self._scheduler.submit(group)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request on its caller's wish, if it is still here."""
+        active = self._requests.get(request_id)
+        if active is not None:
+            self.fail(active, RequestCancelled())
+
+    def displace(self, active: ActiveRequest, error: ServerError) -> None:
+        """Refuse a request that has to leave the queue, unless its turn came just now."""
+        if not active.was_admitted:
+            self.fail(active, error)
+
+    def expire(self, now: float) -> None:
+        """End the requests whose deadline has passed, or that have waited too long."""
+        for active in list(self._requests.values()):
+            deadline = active.request.deadline
+            if deadline is not None and now >= deadline:
+                self.fail(active, DeadlineExceeded())
+            elif (
+                self._max_queue_seconds is not None
+                and not active.was_admitted
+                and now - active.request.arrival >= self._max_queue_seconds
+            ):
+                error = QueueTimeout(self._max_queue_seconds, self._retry_after())
+                self.fail(active, error)
+
+    def fail_all(self, error: ServerError) -> None:
+        """End every request; each gets its answer, whatever state the engine is in."""
+        for active in list(self._requests.values()):
+            try:
+                self.fail(active, error)
+            except Exception:
+                _LOG.exception("request %s left blocks behind", active.request.request_id)
+                self._finish(active, FailedEvent(error))
+
+    def fail_groups(self, groups: Sequence[StreamGroup]) -> None:
+        """End the requests of some groups on a fault of ours."""
+        for group in groups:
+            active = self._requests.get(group.request_id)
+            if active is not None:
+                self.fail(active, InternalFault())
+
+    @contextmanager
+    def isolated(self, active: ActiveRequest) -> Iterator[None]:
+        """Turn an exception into the failure of this request alone."""
+        try:
+            yield
+        except Exception:
+            _LOG.exception("request %s failed", active.request.request_id)
+            self.fail(active, InternalFault())
+
+    def fail(self, active: ActiveRequest, error: ServerError) -> None:
+        """End a request early and free all it holds."""
+        if active.is_over:
+            return
+        is_sound = not isinstance(error, InternalFault)
+        for group in active.groups:
+            self._remove(group, keep=is_sound)
+        self._finish(active, FailedEvent(error))
+
+    def admit(self, active: ActiveRequest, now: float) -> None:
+        """Note that a request's turn has come."""
+        if not active.was_admitted:
+            self._on_left_queue(active)
+        active.note_admission(now)
+
+    def emit(self, active: ActiveRequest, event: EngineEvent) -> None:
+        """Hand on one of a request's events that is not its last."""
+        self._events.append((active.sink, event))
+
+    def end(self, active: ActiveRequest, group: StreamGroup, now: float) -> None:
+        """Let go of a choice that has ended, and of its request if it was the last one."""
+        self._remove(group, keep=True)
+        endings = active.endings
+        if endings is not None:
+            self._finish(active, active.finished(endings, now))
+
+    def take_events(self) -> list[tuple[object, EngineEvent]]:
+        """Return what has happened since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def _remove(self, group: StreamGroup, *, keep: bool) -> None:
+        if group.state in (GroupState.PREFILLING, GroupState.DECODING):
+            self._pipelines[group.streams[0].model].free(group.slot)
+        self._scheduler.remove(group, keep=keep)
+
+    def _finish(self, active: ActiveRequest, event: FinishedEvent | FailedEvent) -> None:
+        active.is_over = True
+        del self._requests[active.request.request_id]
+        if not active.was_admitted:
+            self._on_left_queue(active)
+        self._events.append((active.sink, event))
+        self._reporter.finished(active, event)

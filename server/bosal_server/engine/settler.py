@@ -1,0 +1,179 @@
+"""What a step's outcome means for each choice: its token, its text, its end."""
+
+import logging
+from collections.abc import Mapping
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from bosal_decoding.constraints.slots import Verdict
+from bosal_decoding.explaining_pipeline import ExplainingPipeline
+from bosal_decoding.nudging import End
+from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.group import StreamGroup
+from bosal_server.engine.request import FinishReason, TokensEvent
+from bosal_server.engine.roster import Roster
+from bosal_server.engine.sampler import Draw, Sampler
+from bosal_server.engine.scheduler_step import SchedulerStep
+from bosal_server.errors import InternalFault
+
+_LOG = logging.getLogger(__name__)
+
+_NO_TOKEN = {
+    Verdict.GO_ON: FinishReason.RULE_CONFLICT,
+    Verdict.DEAD_END: FinishReason.CONSTRAINT_DEAD_END,
+    Verdict.TOO_SLOW: FinishReason.CONSTRAINT_TOO_SLOW,
+}
+_ENDS = {
+    Verdict.COMPLETE: FinishReason.CONSTRAINT_COMPLETE,
+    Verdict.CLOSED: FinishReason.CONSTRAINT_CLOSED,
+    Verdict.TOO_SLOW: FinishReason.CONSTRAINT_TOO_SLOW,
+}
+
+
+class Settler:
+    """Commits tokens to groups and outputs, and hands on what became final."""
+
+    def __init__(
+        self, roster: Roster, pipelines: Mapping[str, ExplainingPipeline], sampler: Sampler
+    ) -> None:
+        self._roster = roster
+        self._pipelines = pipelines
+        self._sampler = sampler
+
+    def settle(
+        self, active: ActiveRequest, group: StreamGroup, drawn: Draw | None, now: float
+    ) -> None:
+        """Take one group's token: stop rules, text, events."""
+        output = active.outputs[group.choice]
+        if drawn is None or drawn.is_faulty:
+            if drawn is not None:
+                _LOG.error("request %s: the model gave no usable logits", group.request_id)
+            self._roster.fail(active, InternalFault())
+            return
+        nudger = group.nudger
+        if drawn.is_asking:
+            assert nudger is not None
+            group.ask(nudger.guide_ids)
+            return
+        if drawn.yielded:
+            output.note_yielded(drawn.yielded)
+        if drawn.token < 0:
+            pipeline = self._pipelines[group.streams[0].model]
+            output.end_without_token(_NO_TOKEN[pipeline.blocked(group.slot)])
+        else:
+            self._take(active, group, drawn, now)
+        self._emit(active, group, now)
+
+    def listen(self, active: ActiveRequest, group: StreamGroup, row: Tensor) -> None:
+        """Take the guide's next token: its best one."""
+        nudger, guide, plan = group.nudger, group.guide, active.request.plan.guide
+        assert nudger is not None
+        assert guide is not None
+        assert plan is not None
+        best = row[: plan.stream.vocabulary.size].max(0)
+        if not bool(best.values < torch.inf):
+            _LOG.error("request %s: the guide gave no usable logits", group.request_id)
+            self._roster.fail(active, InternalFault())
+            return
+        token = int(best.indices)
+        if not nudger.hear(token):
+            guide.own.append(token)
+        elif nudger.end is None:
+            group.resume()
+        else:
+            reason = FinishReason.LOOP if nudger.end is End.LOOP else FinishReason.STOP_RULE
+            active.outputs[group.choice].end_without_token(reason)
+            self._emit(active, group, monotonic())
+
+    def score(self, step: SchedulerStep, member: int, logits: Mapping[str, Tensor]) -> None:
+        """Take the log-probabilities of a group's given tokens, and feed it the next ones."""
+        group = step.ready[member]
+        active = self._roster.of(group)
+        scoring = group.scoring
+        assert scoring is not None
+        with self._roster.isolated(active):
+            tokens = scoring.scored(group.num_rows)
+            logprobs = self._sampler.score(step, member, tokens, logits)
+            if logprobs is None:
+                _LOG.error("request %s: the model gave no usable logits", group.request_id)
+                self._roster.fail(active, InternalFault())
+                return
+            now = monotonic()
+            first = scoring.num_scored
+            event = TokensEvent(group.choice, first, list(tokens), "", logprobs)
+            self._roster.emit(active, event)
+            output = active.outputs[group.choice]
+            output.num_tokens += len(tokens)
+            active.note_token(output, now)
+            feed = scoring.advance(len(tokens))
+            group.commit(feed)
+            group.num_rows = len(feed)
+            if not feed:
+                output.end_without_token(FinishReason.MAX_TOKENS)
+                self._roster.end(active, group, now)
+
+    def _take(self, active: ActiveRequest, group: StreamGroup, drawn: Draw, now: float) -> None:
+        """Hand a drawn token to the choice, and those that the constraint dictates after it."""
+        output = active.outputs[group.choice]
+        pipeline = self._pipelines[group.streams[0].model]
+        group.commit([drawn.token])
+        verdict = pipeline.settle(group.slot)
+        num_tokens = len(group.output)
+        if verdict in _ENDS and num_tokens < active.request.plan.params.min_tokens:
+            output.note_yielded(["min_tokens"])
+        nudger = group.nudger
+        if verdict is Verdict.RETRACT:
+            group.rollback(1)
+            if nudger is not None:
+                nudger.reset()
+            if pipeline.retract(group.slot):
+                output.end_without_token(FinishReason.CONSTRAINT_CLOSED)
+            return
+        active.note_token(output, now)
+        rollback = output.accept(
+            drawn.token,
+            drawn.logprobs,
+            drawn.explanation,
+            is_intervention=drawn.is_intervention,
+            is_forced=pipeline.was_forced(group.slot),
+            reason=_ENDS.get(verdict),
+        )
+        if nudger is not None:
+            nudger.taken(drawn.token)
+        # Where every token is asked about, each has a step of its own.
+        is_asked = active.request.logprobs >= 0 or active.request.explain is not None
+        forced = [] if is_asked or rollback or output.ending else pipeline.take_forced(group.slot)
+        if forced:
+            group.commit(forced)
+            if nudger is not None:
+                nudger.reset()
+            verdict = pipeline.settle(group.slot)
+        for place, token in enumerate(forced, start=1):
+            is_last = place == len(forced)
+            rollback = output.accept(
+                token, is_forced=True, reason=_ENDS.get(verdict) if is_last else None
+            )
+            if rollback is not None or output.ending is not None:
+                break
+        if rollback is not None:
+            self._roll_back(group, rollback.position, rollback.token)
+
+    def _roll_back(self, group: StreamGroup, position: int, token: int) -> None:
+        pipeline = self._pipelines[group.streams[0].model]
+        count = len(group.output) - position
+        group.rollback(count)
+        pipeline.rollback(group.slot, count)
+        pipeline.ban(group.slot, position, token)
+        if group.nudger is not None:
+            group.nudger.reset()
+
+    def _emit(self, active: ActiveRequest, group: StreamGroup, now: float) -> None:
+        """Hand on what became final; end the choice, and the request, if that was all."""
+        output = active.outputs[group.choice]
+        event = output.take()
+        if event is not None:
+            self._roster.emit(active, event)
+        if output.ending is not None:
+            self._roster.end(active, group, now)
