@@ -89,6 +89,7 @@ def _compile(
         stops=StringAutomaton(draft.stop_strings),
         bans=StringAutomaton(draft.banned_strings),
         watchers=tuple(draft.watchers),
+        plugins=tuple(draft.plugins),
         max_tokens=draft.max_tokens,
         streams=streams,
         guide=_guide(recipe.scaffold, draft, streams),

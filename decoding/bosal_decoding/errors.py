@@ -14,6 +14,8 @@ DecodingError
 ├── PromptTooLong          a prompt leaves no room in the context
 ├── InvalidMaxTokens       a number of output tokens is out of range
 ├── VocabulariesDiffer     two models' tokens differ where their logits are to be combined
+├── PluginUnusable         an installed package's rule cannot be loaded
+├── PluginFault            an installed package's rule failed at its work
 ├── UnsupportedTokenizer   a tokenizer's tokens cannot be read as bytes
 └── VocabularyMismatch     a plan's tokens do not fit a model's head
 """
@@ -225,6 +227,39 @@ class VocabulariesDiffer(DecodingError):
             f"there and {own} here",
             field=field,
             metadata={"model": model[:200], "token": str(token)},
+        )
+
+
+class PluginUnusable(DecodingError):
+    """Raised when a rule that an installed package brings cannot be loaded."""
+
+    reason = "PLUGIN_UNUSABLE"
+    code = "FAILED_PRECONDITION"
+
+    def __init__(self, rule: str, package: str, where: str, why: str) -> None:
+        super().__init__(
+            f"rule {shorten(rule)} of {package or 'an unknown package'} ({where}) cannot be used: "
+            f"{why}; repair the package or uninstall it",
+            metadata={"rule": rule, "package": package},
+        )
+
+
+class PluginFault(DecodingError):
+    """Raised when a rule of an installed package fails, returns nonsense or takes too long."""
+
+    reason = "PLUGIN_FAULT"
+    code = "INTERNAL"
+
+    def __init__(
+        self, rule: str, package: str, cause: Exception | str, *, field: str | None = None
+    ) -> None:
+        is_own = isinstance(cause, str) or not str(cause)
+        why = str(cause) if is_own else f"{type(cause).__name__}: {cause}"
+        source = f" of {package}" if package else ""
+        super().__init__(
+            f"rule '{rule}'{source} failed: {shorten(why or type(cause).__name__, 300)}",
+            field=field,
+            metadata={"rule": rule, "package": package},
         )
 
 

@@ -10,6 +10,7 @@ from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.explainer import Explainer
 from bosal_decoding.explanation import Explanation
 from bosal_decoding.pipeline import Pipeline
+from bosal_decoding.plugin_slots import PLUGIN_SECONDS
 from bosal_decoding.shadows import ExplainedRows, Shadows
 from bosal_kernels import Control
 
@@ -18,10 +19,15 @@ class ExplainingPipeline(Pipeline):
     """Batch state with shadows of the explained choices, which follow wherever they go."""
 
     def __init__(
-        self, vocabulary_size: int, num_slots: int, device: torch.device | str = "cpu"
+        self,
+        vocabulary_size: int,
+        num_slots: int,
+        device: torch.device | str = "cpu",
+        *,
+        plugin_seconds: float = PLUGIN_SECONDS,
     ) -> None:
-        super().__init__(vocabulary_size, num_slots, device)
-        self._shadows = Shadows(vocabulary_size, device)
+        super().__init__(vocabulary_size, num_slots, device, plugin_seconds=plugin_seconds)
+        self._shadows = Shadows(vocabulary_size, device, plugin_seconds=plugin_seconds)
         self._explainer = Explainer(self._shadows)
 
     def explain(
@@ -84,3 +90,7 @@ class ExplainingPipeline(Pipeline):
     def free(self, slot: int) -> None:
         super().free(slot)
         self._shadows.free(slot)
+
+    def close(self) -> None:
+        super().close()
+        self._shadows.close()

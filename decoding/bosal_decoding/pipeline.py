@@ -13,9 +13,10 @@ from torch import Tensor
 
 from bosal_decoding.constraints.program import Program
 from bosal_decoding.constraints.slots import ConstraintSlots, Verdict
-from bosal_decoding.errors import VocabularyMismatch
+from bosal_decoding.errors import PluginFault, VocabularyMismatch
 from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.plan import Plan
+from bosal_decoding.plugin_slots import PLUGIN_SECONDS, PluginSlots
 from bosal_decoding.sentences import ends_sentence
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import (
@@ -49,9 +50,17 @@ class Pipeline:
     holds_constraints = True
 
     def __init__(
-        self, vocabulary_size: int, num_slots: int, device: torch.device | str = "cpu"
+        self,
+        vocabulary_size: int,
+        num_slots: int,
+        device: torch.device | str = "cpu",
+        *,
+        plugin_seconds: float = PLUGIN_SECONDS,
     ) -> None:
-        """Hold `num_slots` choices for a model whose head has `vocabulary_size` rows."""
+        """Hold `num_slots` choices for a model whose head has `vocabulary_size` rows.
+
+        A step waits so long for each plug-in.
+        """
         self._state = SlotState(num_slots=num_slots, vocab_size=vocabulary_size, device=device)
         self._coupling = CombineState(num_slots, device)
         self._vocabulary_size = vocabulary_size
@@ -61,6 +70,7 @@ class Pipeline:
         # Of the slots whose rules ask whether the output ends a sentence.
         self._readers: dict[int, Vocabulary] = {}
         self._constraints = ConstraintSlots(num_slots, vocabulary_size, device)
+        self._plugins = PluginSlots(plugin_seconds)
 
     def output(self, slot: int) -> tuple[int, ...]:
         """The tokens committed to a slot."""
@@ -92,6 +102,7 @@ class Pipeline:
             slot, params, plan.touched(history), instruction=history, breakers=plan.breakers
         )
         self._coupling.admit(slot, plan.coupling)
+        self._plugins.admit(slot, plan.plugins, history)
         self._outputs[slot] = []
         self._readers.pop(slot, None)
         if plan.waits_for_sentences:
@@ -135,6 +146,8 @@ class Pipeline:
     def _control(
         self, rows: Tensor, slots: Sequence[int], combined: Combined | None = None
     ) -> Control:
+        if self._plugins.are_used(slots):
+            combined = self._plug_in(rows, slots, combined)
         return control(
             rows,
             self._state,
@@ -142,6 +155,38 @@ class Pipeline:
             self._legal(slots),
             combined=combined,
         )
+
+    def _plug_in(self, rows: Tensor, slots: Sequence[int], combined: Combined | None) -> Combined:
+        """Let plug-ins change rows [B, V] in place; the model's own rows are kept beside."""
+        if combined is None or not combined.is_coupled:
+            # Gates read them, and so do log-probabilities.
+            combined = Combined(
+                rows=rows,
+                acted=torch.zeros(len(rows), dtype=torch.bool, device=rows.device),
+                streams=rows.clone(),
+                base=torch.arange(len(rows), device=rows.device),
+                masked=(),
+            )
+        sure = None
+        if self._plugins.is_gated(slots):
+            top1, entropy = certainty(combined.streams, combined.base)
+            sure = (top1.tolist(), entropy.tolist())
+        self._plugins.edit(
+            rows[:, : self._num_tokens],
+            slots,
+            [tuple(self._outputs[slot]) for slot in slots],
+            self._state.in_constraint[self._index(slots)].tolist(),
+            sure,
+        )
+        return combined
+
+    def take_faults(self) -> dict[int, PluginFault]:
+        """Return the slots whose plug-in failed since the last call; their rows are not edited."""
+        return self._plugins.take_faults()
+
+    def take_plugin_seconds(self) -> dict[str, float]:
+        """Return what the plug-ins of the batches since the last call took, by rule."""
+        return self._plugins.take_seconds()
 
     def _legal(self, slots: Sequence[int]) -> LegalTokens | None:
         """The constraints' masks of slots."""
@@ -248,6 +293,7 @@ class Pipeline:
         if num_tokens:
             self._state.retract(slot, output[-num_tokens:])
             del output[-num_tokens:]
+            self._plugins.rollback(slot)
             self._read([slot])
             self._constraints.rollback(slot, num_tokens)
 
@@ -305,10 +351,12 @@ class Pipeline:
         self._outputs[slot] = []
         self._readers.pop(slot, None)
         self._constraints.free(slot)
+        self._plugins.free(slot)
 
     def close(self) -> None:
-        """Let go of the thread that fills masks."""
+        """Let go of the threads that fill masks and run plug-ins."""
         self._constraints.close()
+        self._plugins.close()
 
     def _read(self, slots: Sequence[int]) -> None:
         """Look whether outputs end a sentence, for the slots that want to know."""

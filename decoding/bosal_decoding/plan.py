@@ -8,6 +8,7 @@ from bosal_decoding.errors import InvalidConversation, InvalidMaxTokens, PromptT
 from bosal_decoding.limits import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from bosal_decoding.nudging import GuidePlan
 from bosal_decoding.recipe import Recipe
+from bosal_decoding.rules import PluginPart
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.stopping import StringAutomaton, TextStop
 from bosal_decoding.streams import StreamPlan
@@ -66,6 +67,8 @@ class Plan:
     stops: StringAutomaton
     bans: StringAutomaton
     watchers: tuple[Watcher, ...]
+    # Rules of other packages.
+    plugins: tuple[PluginPart, ...]
     max_tokens: int | None
     # The base first.
     streams: tuple[StreamPlan, ...]

@@ -22,7 +22,8 @@ _HEAD: Final = """# Rules and scaffolds
 
 A recipe is a scaffold and a list of rules. What is not in the list is off and costs nothing.
 *z* are logits, *p* probabilities, *L* the number of output tokens, *H* the entropy of *p*.
-[The step contract](step-contract.md) says in which order rules act and what they see.
+[The step contract](step-contract.md) says in which order rules act and what they see; installed
+packages may [bring rules of their own](plugins.md).
 """
 
 _STAGES: Final = {
@@ -73,7 +74,8 @@ def reference() -> str:
     outside = [name for name, rule in RULES.items() if rule.region is Region.OUTSIDE]
     parts = [_HEAD, _SCOPES % (whole, ", ".join(f"`{name}`" for name in outside))]
     parts += [_fields(RuleScope, "scope"), _fields(RuleGate, "when")]
-    for stage, rules in groupby(describe(), lambda rule: rule.stage):
+    built_in = (rule for rule in describe() if not rule.package)
+    for stage, rules in groupby(built_in, lambda rule: rule.stage):
         parts.append(f"## {_STAGES[stage]}\n")
         parts.extend(_rule(rule) for rule in rules)
     parts.append(_peers())

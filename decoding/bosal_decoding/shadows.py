@@ -13,6 +13,7 @@ from torch import Tensor
 from bosal_decoding.counterfactuals import Counterfactual, Counterfactuals, Other, Without
 from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan
+from bosal_decoding.plugin_slots import PLUGIN_SECONDS
 from bosal_kernels import Control, LegalTokens
 
 _FIRST_CAPACITY = 16
@@ -104,14 +105,21 @@ class Shadows:
     A choice that is not explained costs nothing, and every method ignores it.
     """
 
-    def __init__(self, vocabulary_size: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        vocabulary_size: int,
+        device: torch.device | str = "cpu",
+        *,
+        plugin_seconds: float = PLUGIN_SECONDS,
+    ) -> None:
         """Follow choices of a model whose head has `vocabulary_size` rows."""
         self._vocabulary_size = vocabulary_size
         self._device = torch.device(device)
+        self._plugin_seconds = plugin_seconds
         self._explained: dict[int, Explained] = {}
         self._capacity = 0
         self._free: list[int] = []
-        self._pipeline = _ShadowPipeline(vocabulary_size, 0, device=device)
+        self._pipeline = self._new_pipeline()
 
     def __getitem__(self, slot: int) -> Explained:
         return self._explained[slot]
@@ -220,7 +228,10 @@ class Shadows:
         streams = rows.streams.index_select(
             0, torch.tensor(places, dtype=torch.int64, device=rows.streams.device)
         )
-        return self._pipeline.apply(self._pipeline.combine(streams, slots), slots)
+        controlled = self._pipeline.apply(self._pipeline.combine(streams, slots), slots)
+        for fault in self._pipeline.take_faults().values():
+            raise fault
+        return controlled
 
     def num_tokens(self, shadow: Shadow) -> int:
         """How many tokens a shadow's choice has."""
@@ -231,6 +242,17 @@ class Shadows:
         tokens: list[int] = self._pipeline.sample(controlled).tokens.tolist()
         return tokens
 
+    def close(self) -> None:
+        self._pipeline.close()
+
+    def _new_pipeline(self) -> _ShadowPipeline:
+        return _ShadowPipeline(
+            self._vocabulary_size,
+            self._capacity,
+            device=self._device,
+            plugin_seconds=self._plugin_seconds,
+        )
+
     def _make_room(self, count: int) -> None:
         """Have `count` free slots: move to a pipeline of at least twice the size if need be."""
         if len(self._free) >= count:
@@ -238,7 +260,8 @@ class Shadows:
         used = [shadow for explained in self._explained.values() for shadow in explained]
         outputs = [self._pipeline.output(shadow.slot) for shadow in used]
         self._capacity = max(2 * self._capacity, _FIRST_CAPACITY, len(used) + count)
-        self._pipeline = _ShadowPipeline(self._vocabulary_size, self._capacity, device=self._device)
+        self._pipeline.close()
+        self._pipeline = self._new_pipeline()
         self._free = list(range(self._capacity - 1, len(used) - 1, -1))
         for slot, (shadow, output) in enumerate(zip(used, outputs, strict=True)):
             shadow.slot = slot

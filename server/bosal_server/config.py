@@ -193,6 +193,12 @@ class ServerConfig:
         minimum=0.1,
     )
     max_batch_tokens: int = setting(1024, "Most tokens in one step.", minimum=1)
+    plugin_seconds: float = setting(
+        1.0,
+        "How long a rule of another package may hold up a step; requests whose rule takes longer "
+        "fail.",
+        minimum=0.001,
+    )
     cache_tokens: int | None = setting(
         None, "Key-value cache of each model, in tokens. Default: sized by the loader.", minimum=1
     )

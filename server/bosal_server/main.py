@@ -18,6 +18,7 @@ from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.constraints.frontend import load_types
 from bosal_decoding.errors import DecodingError
+from bosal_decoding.rules import installed
 from bosal_server.config import InvalidConfig, ModelConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.database import Database
@@ -58,6 +59,7 @@ def serve(config: ServerConfig) -> int:
         exposure.check(config)
         access, tls = Access(config.key_file), _tls(config)
         types = load_types(config.python_types)
+        _say_plugins()
         _check_port(config.host, config.port)
         with closing(Database.open(config.database)) as database:
             recipes = RecipeStore.load(config.recipes, database)
@@ -132,6 +134,7 @@ async def _serve(
             max_waiting_tokens=config.max_waiting_tokens,
             max_queue_seconds=config.max_queue_seconds,
             max_batch_tokens=config.max_batch_tokens,
+            plugin_seconds=config.plugin_seconds,
             torch_threads=threads,
         ),
         deliver=Delivery(loop),
@@ -239,6 +242,12 @@ def _exported(metrics: Metrics, config: ServerConfig) -> Iterator[str | None]:
         thread.join()
 
 
+def _say_plugins() -> None:
+    """Import the rules of other packages, and say which code will run in this process."""
+    for name, rule in installed().items():
+        log.info("rule %s comes from %s", name, rule.package)
+
+
 def _tls(config: ServerConfig) -> TlsCredentials | None:
     if config.tls_certificate is None or config.tls_key is None:
         return None
@@ -339,6 +348,9 @@ def _versions() -> Mapping[str, str]:
     for name in _DECISIVE:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
+    for rule in installed().values():
+        package, _, version = rule.package.partition(" ")
+        versions[package] = version
     return versions
 
 

@@ -26,7 +26,9 @@ def test_the_package_exports_its_vocabulary() -> None:
 
 
 def test_the_rules_export_what_a_new_rule_needs() -> None:
-    assert {"RULES", "Draft", "Rule", "RuleStage"} <= set(bosal_decoding.rules.__all__)
+    assert {"RULES", "Draft", "PluginRule", "Rule", "RuleStage", "Turn"} <= set(
+        bosal_decoding.rules.__all__
+    )
 
 
 def family(root: type[DecodingError]) -> list[type[DecodingError]]:
@@ -37,6 +39,9 @@ def test_errors_name_a_reason_and_a_status() -> None:
     kinds = family(bosal_decoding.DecodingError)
     assert len({kind.reason for kind in kinds}) == len(kinds)
     refusals = {"INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+    # Only code that is not ours may fail at its work.
+    faults = {kind.reason for kind in kinds if kind.code == "INTERNAL"}
+    assert faults == {"PLUGIN_FAULT"}
     limits = {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
-    assert {kind.code for kind in kinds} <= refusals | limits
+    assert {kind.code for kind in kinds} <= refusals | limits | {"INTERNAL"}
     assert all((kind.__doc__ or "").startswith("Raised when ") for kind in kinds)

@@ -191,8 +191,12 @@ def _flow(value: Any) -> str:
 def rules(found: Iterable[results.Rule]) -> None:
     table(
         ("rule", "stage", "parameters", "summary"),
-        [(one.rule, one.stage, ", ".join(_own_params(one)), one.summary) for one in found],
+        [(one.rule, one.stage, ", ".join(_own_params(one)), _with_package(one)) for one in found],
     )
+
+
+def _with_package(found: results.Rule) -> str:
+    return f"{found.summary} (plug-in, {found.package})" if found.package else found.summary
 
 
 def rule(found: results.Rule) -> None:
@@ -203,6 +207,7 @@ def rule(found: results.Rule) -> None:
         f"  stage    {found.stage}",
         f"  formula  {found.formula}",
         f"  source   {found.source}",
+        *([f"  plug-in  {found.package}, runs in Python"] if found.package else []),
         "  parameters",
     ]
     required = found.params_schema.get("required", [])

@@ -318,6 +318,7 @@ def rule(message: recipe_pb2.RuleDescription) -> results.Rule:
         formula=message.formula,
         source=message.source,
         params_schema=plain(message.params_schema),
+        package=message.package,
     )
 
 

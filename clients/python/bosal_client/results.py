@@ -284,6 +284,8 @@ class Rule:
     formula: str
     source: str
     params_schema: Mapping[str, Any]
+    # Name and version of the installed package that brings it; "" for a built-in rule.
+    package: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

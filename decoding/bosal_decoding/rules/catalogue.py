@@ -9,7 +9,9 @@ from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
 
-from bosal_decoding.errors import InvalidRecipe, UnknownName, shorten
+from bosal_decoding.errors import InvalidRecipe, PluginUnusable, UnknownName, shorten
+from bosal_decoding.rules.installed import installed_rules
+from bosal_decoding.rules.plugin import PluginRule
 from bosal_decoding.rules.rule import Rule, RuleStage
 from bosal_decoding.schema import join_field
 
@@ -49,10 +51,12 @@ class RuleDescription:
     formula: str
     source: str
     params_schema: dict[str, Any]
+    # Name and version of the package that brings it; "": it is built in.
+    package: str = ""
 
 
 def describe() -> list[RuleDescription]:
-    """Describe every rule, with the JSON Schema of its parameters."""
+    """Describe every rule, with the JSON Schema of its parameters; those of packages last."""
     return [
         RuleDescription(
             rule=name,
@@ -61,9 +65,24 @@ def describe() -> list[RuleDescription]:
             formula=rule.formula,
             source=rule.source,
             params_schema=rule.model_json_schema(),
+            package=getattr(rule, "package", ""),
         )
-        for name, rule in RULES.items()
+        for name, rule in (*RULES.items(), *installed().items())
     ]
+
+
+def installed() -> Mapping[str, type[PluginRule]]:
+    """The rules that other packages bring, by name.
+
+    Raises:
+        PluginUnusable: one cannot be loaded, or takes a built-in rule's name.
+    """
+    rules = installed_rules()
+    for name in rules.keys() & RULES.keys():
+        rule = rules[name]
+        where = f"{rule.__module__}:{rule.__qualname__}"
+        raise PluginUnusable(name, rule.package, where, "a built-in rule has that name")
+    return rules
 
 
 def read_rule(entry: object, field: str) -> Rule:
@@ -75,12 +94,12 @@ def read_rule(entry: object, field: str) -> Rule:
     where = join_field(field, "rule")
     if not isinstance(name, str):
         raise InvalidRecipe.at(where, "is required" if name is None else "must be text")
-    if name not in RULES:
-        raise UnknownName("rule", name, RULES, field=where)
+    kind = RULES.get(name) or installed().get(name)
+    if kind is None:
+        raise UnknownName("rule", name, (*RULES, *installed()), field=where)
     for key in params:
         if not isinstance(key, str):
             raise InvalidRecipe.at(field, f"the field name {shorten(str(key))} must be text")
-    kind = RULES[name]
     for key in ("scope", "when"):
         if key in params and not kind.is_scopable:
             message = f"'{name}' acts on the answer as a whole and takes none"

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
 
 from bosal_decoding.errors import (
     RuleConflict,
@@ -27,6 +29,31 @@ from bosal_kernels import (
     Stage,
     TokenFlag,
 )
+
+
+class PluginCalls(Protocol):
+    """What the pipeline asks of a rule that is a plug-in; see `plugin.PluginRule`."""
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    stage: ClassVar[Any]
+
+    def begin(self, prepared: Any, history: Sequence[int]) -> Any: ...
+
+    def advance(self, state: Any, tokens: Sequence[int]) -> Any: ...
+
+    @classmethod
+    def act(cls, rows: Tensor, turns: Sequence[Any]) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginPart:
+    """A plug-in's part in a plan."""
+
+    rule: PluginCalls
+    # What it made of the tokenizer.
+    prepared: Any
+    scope: Scope
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +91,7 @@ class Draft:
     # What else ends the answer, and how the scaffold marks a turn.
     watchers: list[Watcher] = field(default_factory=list)
     turn_marks: tuple[str, ...] = ()
+    plugins: list[PluginPart] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     # Of the rule being compiled: its place in the recipe and in the document, its scope, and what
     # its strings became.

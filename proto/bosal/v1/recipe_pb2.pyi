@@ -695,6 +695,7 @@ class RuleDescription(_message.Message):
     FORMULA_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     PARAMS_SCHEMA_FIELD_NUMBER: _builtins.int
+    PACKAGE_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
     summary: _builtins.str
     stage: _builtins.str
@@ -703,6 +704,10 @@ class RuleDescription(_message.Message):
     """What the rule computes, as one line of mathematics."""
     source: _builtins.str
     """Paper or project the rule is taken from."""
+    package: _builtins.str
+    """Name and version of the installed package that brings the rule; empty for a built-in one.
+    Such a rule is Python that runs at every step: slower than the built-in ones.
+    """
     @_builtins.property
     def params_schema(self) -> _struct_pb2.Struct:
         """JSON Schema of `Rule.params`."""
@@ -716,10 +721,11 @@ class RuleDescription(_message.Message):
         formula: _builtins.str = ...,
         source: _builtins.str = ...,
         params_schema: _struct_pb2.Struct | None = ...,
+        package: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["params_schema", b"params_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["formula", b"formula", "params_schema", b"params_schema", "rule", b"rule", "source", b"source", "stage", b"stage", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["formula", b"formula", "package", b"package", "params_schema", b"params_schema", "rule", b"rule", "source", b"source", "stage", b"stage", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from time import monotonic
 
 import torch
 
+from bosal_decoding.plugin_slots import PLUGIN_SECONDS
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.observer import EngineObserver, EngineStats, NullObserver
@@ -33,6 +34,7 @@ class EngineConfig:
     max_waiting_tokens: int | None = None  # reserved for those that wait; unset: no limit
     max_queue_seconds: float | None = None  # a request that waits longer is refused
     max_batch_tokens: int = 512  # new tokens in a step; bounds how long a prompt delays others
+    plugin_seconds: float = PLUGIN_SECONDS  # a plug-in rule may hold a step up for so long
     # Threads of torch's operators; unset leaves torch's choice.
     torch_threads: int | None = None
     # Seconds after which Python lets another thread run; unset leaves it. The default of 5 ms
@@ -68,6 +70,7 @@ class EngineLoop:
             max_groups=config.max_groups,
             max_batch_tokens=config.max_batch_tokens,
             max_queue_seconds=config.max_queue_seconds,
+            plugin_seconds=config.plugin_seconds,
             retry_after=self._room.retry_after,
             observer=observer or NullObserver(),
             on_left_queue=self._leave_room,

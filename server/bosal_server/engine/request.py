@@ -6,6 +6,7 @@ from time import monotonic
 
 from bosal_decoding.constraints.program import Program
 from bosal_decoding.counterfactuals import Counterfactuals
+from bosal_decoding.errors import PluginFault
 from bosal_decoding.explanation import Explanation, ExplanationSummary
 from bosal_decoding.plan import Plan, Prompt
 from bosal_server.errors import ServerError
@@ -203,7 +204,7 @@ class FinishedEvent:
 class FailedEvent:
     """The last event of a request that failed, whatever came before."""
 
-    error: ServerError
+    error: ServerError | PluginFault
 
 
 EngineEvent = TokensEvent | FinishedEvent | FailedEvent

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from bosal_decoding.errors import PluginFault
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.group import GroupState, StreamGroup
@@ -106,11 +107,18 @@ class Roster:
         """Turn an exception into the failure of this request alone."""
         try:
             yield
+        except PluginFault as fault:
+            self.blame(active, fault)
         except Exception:
             _LOG.exception("request %s failed", active.request.request_id)
             self.fail(active, InternalFault())
 
-    def fail(self, active: ActiveRequest, error: ServerError) -> None:
+    def blame(self, active: ActiveRequest, fault: PluginFault) -> None:
+        """End a request on a fault of another package's code."""
+        _LOG.error("request %s: %s", active.request.request_id, fault, exc_info=fault.__cause__)
+        self.fail(active, fault)
+
+    def fail(self, active: ActiveRequest, error: ServerError | PluginFault) -> None:
         """End a request early and free all it holds."""
         if active.is_over:
             return

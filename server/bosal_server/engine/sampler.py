@@ -9,6 +9,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from bosal_decoding.errors import PluginFault
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.explanation import Explanation
 from bosal_decoding.nudging import Move
@@ -38,6 +39,16 @@ class Draw:
     explanation: Explanation | None = None
     is_intervention: bool = False  # other streams than the base had a say
     is_asking: bool = False  # no token: it is the guide's turn
+    fault: PluginFault | None = None  # no token: a rule of another package failed
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a token was drawn that the choice goes on with."""
+        return self.token >= 0 and not self.is_asking and self.fault is None
+
+    @classmethod
+    def failed(cls, fault: PluginFault) -> "Draw":
+        return cls(-1, False, (), None, fault=fault)
 
 
 class Sampler:
@@ -69,7 +80,7 @@ class Sampler:
             draws = self._draw_alone(pipeline, step, members)
         slots, tokens = [], []
         for member, drawn in zip(members, draws, strict=True):
-            if drawn is not None and drawn.token >= 0 and not drawn.is_asking:
+            if drawn is not None and drawn.is_taken:
                 slots.append(step.ready[member].slot)
                 tokens.append([drawn.token])
         pipeline.commit(slots, tokens)
@@ -92,6 +103,8 @@ class Sampler:
         for place, token in enumerate(tokens):
             rows = _gather_rows(step, [member], logits, offset=place).clone()
             controlled = pipeline.apply(pipeline.combine(rows, [group.slot]), [group.slot])
+            for fault in pipeline.take_faults().values():
+                raise fault
             if bool(controlled.invalid[0]):
                 return None
             (one,) = _by_row(pipeline.score(controlled, [token])).values()
@@ -120,6 +133,8 @@ class Sampler:
                 continue
             try:
                 draws += _select(pipeline, step, [member], logits)
+            except PluginFault as fault:
+                draws.append(Draw.failed(fault))
             except Exception:
                 _LOG.exception("request %s: control failed", group.request_id)
                 draws.append(None)
@@ -150,14 +165,20 @@ def _select(
     times.append(perf_counter())
     if clock is not None:
         seconds = [end - begin for begin, end in pairwise(times)]
-        clock.add([group.rules for group in groups], seconds)
+        clock.add([group.rules for group in groups], seconds, pipeline.take_plugin_seconds())
+    faults = pipeline.take_faults()
     acted = selection.invalid if combined.acted is None else combined.acted
     tokens, yielded, invalid, acts = torch.stack(
         (selection.tokens, selection.yielded, selection.invalid.long(), acted.long())
     ).tolist()
     logprobs = {} if selection.logprobs is None else _by_row(selection.logprobs)
     drawn = [
-        i for i in explained if tokens[i] >= 0 and not invalid[i] and moves.get(i) is not Move.ASK
+        i
+        for i in explained
+        if tokens[i] >= 0
+        and not invalid[i]
+        and moves.get(i) is not Move.ASK
+        and slots[i] not in faults
     ]
     explanations: dict[int, Explanation] = {}
     if drawn:
@@ -167,7 +188,9 @@ def _select(
         found = pipeline.explanations(streams, controlled, drawn, [tokens[i] for i in drawn])
         explanations = dict(zip(drawn, found, strict=True))
     return [
-        Draw(
+        Draw.failed(faults[slots[i]])
+        if slots[i] in faults
+        else Draw(
             tokens[i],
             bool(invalid[i]),
             _YIELDED[yielded[i]],

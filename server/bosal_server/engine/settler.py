@@ -47,6 +47,9 @@ class Settler:
     ) -> None:
         """Take one group's token: stop rules, text, events."""
         output = active.outputs[group.choice]
+        if drawn is not None and drawn.fault is not None:
+            self._roster.blame(active, drawn.fault)
+            return
         if drawn is None or drawn.is_faulty:
             if drawn is not None:
                 _LOG.error("request %s: the model gave no usable logits", group.request_id)

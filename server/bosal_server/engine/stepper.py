@@ -7,6 +7,7 @@ from time import monotonic, perf_counter
 from torch import Tensor
 
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
+from bosal_decoding.plugin_slots import PLUGIN_SECONDS
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.blocks import BlockAllocator
 from bosal_server.engine.engine_model import EngineModel
@@ -35,6 +36,7 @@ class Stepper:
         observer: EngineObserver,
         on_left_queue: Callable[[ActiveRequest], None],
         max_queue_seconds: float | None = None,
+        plugin_seconds: float = PLUGIN_SECONDS,
         retry_after: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._models = dict(models)
@@ -46,7 +48,10 @@ class Stepper:
         }
         self._pipelines = {
             name: ExplainingPipeline(
-                model.runner.vocab_size, max_groups, device=model.runner.device
+                model.runner.vocab_size,
+                max_groups,
+                device=model.runner.device,
+                plugin_seconds=plugin_seconds,
             )
             for name, model in self._models.items()
         }

@@ -299,6 +299,7 @@ def rule_description(rule: RuleDescription) -> recipe_pb2.RuleDescription:
         formula=rule.formula,
         source=rule.source,
         params_schema=struct(rule.params_schema),
+        package=rule.package,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.errors import PluginFault
 from bosal_decoding.plan import Plan, Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_server.engine.active_request import ActiveRequest
@@ -56,7 +57,7 @@ class Answer:
         return last
 
     @property
-    def error(self) -> ServerError:
+    def error(self) -> ServerError | PluginFault:
         last = self.events[-1]
         assert isinstance(last, FailedEvent), last
         return last.error
@@ -73,14 +74,15 @@ class Bench:
         self,
         models: Mapping[str, EngineModel],
         observer: EngineObserver | None = None,
-        **limits: int,
+        **limits: float,
     ) -> None:
         self.models = dict(models)
         self.left_queue: list[str] = []
         self.stepper = Stepper(
             models,
-            max_groups=limits.get("max_groups", 8),
-            max_batch_tokens=limits.get("max_batch_tokens", 512),
+            max_groups=int(limits.get("max_groups", 8)),
+            max_batch_tokens=int(limits.get("max_batch_tokens", 512)),
+            plugin_seconds=limits.get("plugin_seconds", 30.0),
             observer=observer or NullObserver(),
             on_left_queue=lambda active: self.left_queue.append(active.request.request_id),
         )
@@ -156,7 +158,7 @@ def make_bench(tiny_llama: LoadedModel) -> Callable[..., Bench]:
         *,
         cache_tokens: int = 4096,
         observer: EngineObserver | None = None,
-        **limits: int,
+        **limits: float,
     ) -> Bench:
         models = models or {"tiny": engine_model(tiny_llama, cache_tokens)}
         return Bench(models, observer, **limits)
