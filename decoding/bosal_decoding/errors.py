@@ -16,6 +16,7 @@ DecodingError
 ├── VocabulariesDiffer     two models' tokens differ where their logits are to be combined
 ├── PluginUnusable         an installed package's rule cannot be loaded
 ├── PluginFault            an installed package's rule failed at its work
+├── ProcessorMisused       `generate` calls a recipe's processor in a way it cannot serve
 ├── UnsupportedTokenizer   a tokenizer's tokens cannot be read as bytes
 └── VocabularyMismatch     a plan's tokens do not fit a model's head
 """
@@ -261,6 +262,13 @@ class PluginFault(DecodingError):
             field=field,
             metadata={"rule": rule, "package": package},
         )
+
+
+class ProcessorMisused(DecodingError):
+    """Raised when transformers' `generate` calls a recipe's processor with rows it did not make."""
+
+    reason = "PROCESSOR_MISUSED"
+    code = "FAILED_PRECONDITION"
 
 
 class UnsupportedTokenizer(DecodingError):

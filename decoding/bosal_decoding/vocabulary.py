@@ -153,6 +153,24 @@ class Vocabulary:
         return table
 
 
+def end_ids(tokenizer: Any, model: Any, head_rows: int) -> frozenset[int]:
+    """Return the tokens that end a text, of a tokenizer and a model of transformers.
+
+    These are the tokenizer's end token and those of the configuration that are special tokens.
+
+    Configurations often carry a default id that spells ordinary text in their own tokenizer.
+    """
+    stated = getattr(model.generation_config, "eos_token_id", None)
+    if stated is None:
+        stated = model.config.get_text_config().eos_token_id
+    configured = {stated} if isinstance(stated, int) else set(stated or ())
+    special = set(tokenizer.all_special_ids) | {
+        token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special
+    }
+    own = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+    return frozenset(token for token in (configured & special) | own if 0 <= token < head_rows)
+
+
 def _utf8(text: str) -> bytes:
     try:
         return text.encode()

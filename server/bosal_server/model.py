@@ -13,7 +13,7 @@ import transformers
 from safetensors import SafetensorError
 
 from bosal_decoding.errors import UnsupportedTokenizer, suggestion
-from bosal_decoding.vocabulary import Vocabulary
+from bosal_decoding.vocabulary import Vocabulary, end_ids
 from bosal_server.engine.kv_pool import KVPool, LayerShape
 from bosal_server.engine.probe import probe
 from bosal_server.engine.torch_runner import TorchRunner
@@ -229,7 +229,7 @@ def _load_vocabulary(name: str, folder: Path, model: Any, trust_remote_code: boo
     head_rows = model.config.get_text_config().vocab_size
     try:
         vocabulary = Vocabulary.from_tokenizer(
-            tokenizer, eos_ids=_eos_ids(tokenizer, model, head_rows)
+            tokenizer, eos_ids=end_ids(tokenizer, model, head_rows)
         )
     except UnsupportedTokenizer as error:
         raise ModelUnsupported(name, type(model).__name__, str(error)) from None
@@ -237,22 +237,6 @@ def _load_vocabulary(name: str, folder: Path, model: Any, trust_remote_code: boo
         cause = f"its tokenizer has {vocabulary.size} tokens, its head only {head_rows} rows"
         raise ModelUnsupported(name, type(model).__name__, cause)
     return vocabulary
-
-
-def _eos_ids(tokenizer: Any, model: Any, head_rows: int) -> frozenset[int]:
-    """Return the tokenizer's end token and those of the configuration that are special tokens.
-
-    Configurations often carry a default id that spells ordinary text in their own tokenizer.
-    """
-    stated = getattr(model.generation_config, "eos_token_id", None)
-    if stated is None:
-        stated = model.config.get_text_config().eos_token_id
-    configured = {stated} if isinstance(stated, int) else set(stated or ())
-    special = set(tokenizer.all_special_ids) | {
-        token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special
-    }
-    own = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-    return frozenset(token for token in (configured & special) | own if 0 <= token < head_rows)
 
 
 def _check_device(name: str, device: str) -> None:

@@ -4,10 +4,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bosal_decoding.detokenizer import Detokenizer
 from bosal_decoding.explanation import Explanation, ExplanationSummary
 from bosal_decoding.plan import Plan
 from bosal_decoding.stopping import BanMatch, StopMatch
-from bosal_server.engine.detokenizer import Detokenizer
 from bosal_server.engine.request import (
     ChoiceEnding,
     FinishReason,

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bosal_server.engine.detokenizer import Detokenizer
+from bosal_decoding.detokenizer import Detokenizer
 
 
 def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
