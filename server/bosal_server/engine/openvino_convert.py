@@ -48,7 +48,7 @@ def convert(model: nn.Module) -> Conversion:
         try:
             graph = openvino.convert_model(wrapper, example_input=wrapper.example())
         except Exception as error:
-            raise OpenVinoRefused(f"its graph does not convert: {first_line(error)}") from None
+            raise OpenVinoRefused(f"its graph does not convert: {_cause(error)}") from None
     _name_ports(openvino, graph, layers)
     _fold_integers(graph)
     _keep_state(openvino, graph, layers)
@@ -98,6 +98,12 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+
+
+def _cause(error: Exception) -> str:
+    """Return the line that names the operations OpenVINO has no rule for, if there is one."""
+    lines = (line.strip("- ") for line in str(error).splitlines())
+    return next((line for line in lines if "No conversion rule" in line), first_line(error))
 
 
 def _past_names(layers: tuple[PagedLayer, ...], kind: str) -> list[str]:

@@ -13,6 +13,7 @@ from bosal_server.engine.openvino_check import (
     check,
     num_blocks_needed,
 )
+from bosal_server.engine.openvino_compiled import compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_memory import available_bytes
 from bosal_server.engine.openvino_runner import (
@@ -169,14 +170,10 @@ class _Candidate:
     ) -> tuple[OpenVinoRunner, CheckReport]:
         num_blocks = num_blocks_needed(BLOCK_SIZE)
         is_rounded = (weights, cache) != ("model", "model")
-        runner = OpenVinoRunner(
-            conversion,
-            num_blocks=num_blocks,
-            dtype=dtype,
-            weights=weights,
-            cache=cache,
-            threads=self.threads,
+        graph = compile_graph(
+            conversion, dtype=dtype, weights=weights, cache=cache, threads=self.threads
         )
+        runner = OpenVinoRunner(graph, num_blocks=num_blocks)
         reference = self.model.runner(cache_tokens=num_blocks * BLOCK_SIZE)
         try:
             report = check(

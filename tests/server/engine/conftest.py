@@ -1,5 +1,6 @@
 """The engine without its thread, and helpers to ask it things."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,6 +16,10 @@ from bosal_decoding.recipe import Recipe
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.observer import EngineObserver, NullObserver
+from bosal_server.engine.openvino_compiled import CompiledGraph, compile_graph
+from bosal_server.engine.openvino_convert import convert
+from bosal_server.engine.openvino_runner import BLOCK_SIZE, OpenVinoRunner
+from bosal_server.engine.openvino_runtime import is_installed
 from bosal_server.engine.request import (
     EngineEvent,
     EngineRequest,
@@ -22,10 +27,14 @@ from bosal_server.engine.request import (
     FinishedEvent,
     TokensEvent,
 )
+from bosal_server.engine.runner import ModelRunner
+from bosal_server.engine.step import StepPlan
 from bosal_server.engine.stepper import Stepper
 from bosal_server.errors import ServerError
 from bosal_server.model import LoadedModel
 
+MakeBench = Callable[..., "Bench"]
+MakeModel = Callable[..., EngineModel]
 GREEDY = ({"rule": "temperature", "value": 0},)
 
 
@@ -142,17 +151,88 @@ def make_prompt(token_ids: Sequence[int], pin_tokens: int = 0) -> Prompt:
     return Prompt(text="", token_ids=ids, history_ids=ids, pin_tokens=pin_tokens)
 
 
-def engine_model(loaded: LoadedModel, cache_tokens: int = 4096) -> EngineModel:
-    return EngineModel(
-        runner=loaded.runner(cache_tokens=cache_tokens),
-        vocabulary=loaded.vocabulary,
-        context_tokens=loaded.context_tokens,
-        digest=loaded.digest,
-    )
+def make_prompts(seed: int, lengths: Sequence[int]) -> list[list[int]]:
+    chance = random.Random(seed)
+    return [[chance.randrange(1, 400) for _ in range(length)] for length in lengths]
+
+
+def alone(make_bench: MakeBench, plan: Plan, prompt: list[int], **options: Any) -> Answer:
+    bench = make_bench()
+    answer = bench.submit(plan, prompt, **options)
+    bench.run()
+    return answer
+
+
+class WrappedRunner:
+    """A runner whose forward pass a test changes."""
+
+    def __init__(
+        self, runner: ModelRunner, change: Callable[[StepPlan, torch.Tensor], None]
+    ) -> None:
+        self._runner = runner
+        self._change = change
+        self.kind = runner.kind
+        self.dtype = runner.dtype
+        self.device = runner.device
+        self.vocab_size = runner.vocab_size
+        self.block_size = runner.block_size
+        self.num_blocks = runner.num_blocks
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        logits = self._runner.forward(plan)
+        self._change(plan, logits)
+        return logits
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+class Graphs:
+    """Converts and compiles each model once, however many runners the tests make of it."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[str, CompiledGraph] = {}
+
+    def runner(self, loaded: LoadedModel, cache_tokens: int) -> OpenVinoRunner:
+        if loaded.digest not in self._graphs:
+            # One thread: rows come out the same to the bit, whatever else is in the batch.
+            graph = compile_graph(convert(loaded.model), dtype="float32", threads=1)
+            self._graphs[loaded.digest] = graph
+        num_blocks = -(-cache_tokens // BLOCK_SIZE)
+        return OpenVinoRunner(self._graphs[loaded.digest], num_blocks=num_blocks)
+
+
+@pytest.fixture(scope="session")
+def graphs() -> Graphs:
+    return Graphs()
+
+
+@pytest.fixture(params=["torch", "openvino"])
+def runner_kind(request: pytest.FixtureRequest) -> str:
+    """Either runner in turn: what uses the engine is tested on both."""
+    if request.param == "openvino" and not is_installed():
+        pytest.skip("OpenVINO has no wheel for this platform")
+    return str(request.param)
 
 
 @pytest.fixture
-def make_bench(tiny_llama: LoadedModel) -> Callable[..., Bench]:
+def engine_model(runner_kind: str, graphs: Graphs) -> MakeModel:
+    """Make the engine's model of a loaded one."""
+
+    def make(loaded: LoadedModel, cache_tokens: int = 4096) -> EngineModel:
+        make_runner = graphs.runner if runner_kind == "openvino" else LoadedModel.runner
+        return EngineModel(
+            runner=make_runner(loaded, cache_tokens=cache_tokens),
+            vocabulary=loaded.vocabulary,
+            context_tokens=loaded.context_tokens,
+            digest=loaded.digest,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_bench(tiny_llama: LoadedModel, engine_model: MakeModel) -> Callable[..., Bench]:
     def make(
         models: Mapping[str, EngineModel] | None = None,
         *,

@@ -19,7 +19,7 @@ from bosal_decoding.streams import StreamModel
 from bosal_server.errors import RequestCancelled
 from bosal_server.model import LoadedModel, load_model
 
-from .conftest import GREEDY, Answer, Bench, engine_model
+from .conftest import GREEDY, Answer, Bench, MakeBench, MakeModel
 
 Row = NDArray[np.float64]
 CONTEXT = "The dog ran after the ball.\n\nWhat is the capital"
@@ -226,8 +226,12 @@ def plan_of(loaded: Mapping[str, LoadedModel], *rules: Mapping[str, Any]) -> Pla
     )
 
 
-def bench_of(loaded: Mapping[str, LoadedModel], **limits: Any) -> Bench:
-    return Bench({name: engine_model(model) for name, model in loaded.items()}, **limits)
+@pytest.fixture
+def bench_of(engine_model: MakeModel) -> MakeBench:
+    def make(loaded: Mapping[str, LoadedModel], **limits: Any) -> Bench:
+        return Bench({name: engine_model(model) for name, model in loaded.items()}, **limits)
+
+    return make
 
 
 def submit(bench: Bench, plan: Plan, text: str, **options: Any) -> Answer:
@@ -252,7 +256,10 @@ def expected(naive: Naive, loaded: dict[str, LoadedModel]) -> dict[str, list[int
 
 @pytest.mark.parametrize("max_batch_tokens", [9, 512])
 def test_every_method_in_one_batch_equals_the_naive_decoder(
-    max_batch_tokens: int, loaded: dict[str, LoadedModel], expected: dict[str, list[int]]
+    max_batch_tokens: int,
+    loaded: dict[str, LoadedModel],
+    expected: dict[str, list[int]],
+    bench_of: MakeBench,
 ) -> None:
     """Requests of one, two and three streams, arriving while others decode."""
     bench = bench_of(loaded, max_groups=len(CASES), max_batch_tokens=max_batch_tokens)
@@ -268,7 +275,9 @@ def test_every_method_in_one_batch_equals_the_naive_decoder(
     assert bench.held_blocks == 0
 
 
-def test_guidance_is_that_of_transformers(naive: Naive, loaded: dict[str, LoadedModel]) -> None:
+def test_guidance_is_that_of_transformers(
+    naive: Naive, loaded: dict[str, LoadedModel], bench_of: MakeBench
+) -> None:
     """By default with the prompt's last token, else with negative_prompt_ids."""
     encode = loaded["base"].vocabulary.encode
     prompt = torch.tensor([encode(SHORT)])
@@ -288,7 +297,7 @@ def test_guidance_is_that_of_transformers(naive: Naive, loaded: dict[str, Loaded
 
 
 def test_rules_act_on_the_combined_row_and_raw_is_the_base(
-    naive: Naive, loaded: dict[str, LoadedModel]
+    naive: Naive, loaded: dict[str, LoadedModel], bench_of: MakeBench
 ) -> None:
     rule = {"rule": "guidance", "scale": 1.7}
     bench = bench_of(loaded)
@@ -319,7 +328,7 @@ def test_rules_act_on_the_combined_row_and_raw_is_the_base(
 
 
 def test_implausible_tokens_come_back_where_nothing_else_is_legal(
-    loaded: dict[str, LoadedModel],
+    loaded: dict[str, LoadedModel], bench_of: MakeBench
 ) -> None:
     """Before any rule yields."""
     single = bench_of(loaded)
@@ -338,7 +347,9 @@ def test_implausible_tokens_come_back_where_nothing_else_is_legal(
     assert answer.finished.endings[0].yielded_rules == ("plausibility",)
 
 
-def test_usage_counts_the_forwards_of_every_stream(loaded: dict[str, LoadedModel]) -> None:
+def test_usage_counts_the_forwards_of_every_stream(
+    loaded: dict[str, LoadedModel], bench_of: MakeBench
+) -> None:
     bench = bench_of(loaded)
     rule = {"rule": "proxy_tuning", "expert": "expert", "anti_expert": "amateur"}
     answer = submit(bench, plan_of(loaded, rule), SHORT, max_tokens=5, num_choices=2)
@@ -358,7 +369,7 @@ def test_usage_counts_the_forwards_of_every_stream(loaded: dict[str, LoadedModel
 
 
 def test_interventions_are_the_tokens_where_the_gate_was_open(
-    naive: Naive, loaded: dict[str, LoadedModel]
+    naive: Naive, loaded: dict[str, LoadedModel], bench_of: MakeBench
 ) -> None:
     bench = bench_of(loaded)
     rule = {"rule": "blend", "guide": "expert", "when": {"top1_below": 0.03}}
@@ -375,7 +386,7 @@ def test_interventions_are_the_tokens_where_the_gate_was_open(
 
 
 def test_a_shared_scaffold_is_computed_once_for_both_streams(
-    loaded: dict[str, LoadedModel],
+    loaded: dict[str, LoadedModel], bench_of: MakeBench
 ) -> None:
     scaffold = {
         "kind": "in_context",
@@ -400,7 +411,7 @@ def test_a_shared_scaffold_is_computed_once_for_both_streams(
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 9])
 def test_a_group_cancelled_in_any_phase_leaves_nothing(
-    steps: int, loaded: dict[str, LoadedModel]
+    steps: int, loaded: dict[str, LoadedModel], bench_of: MakeBench
 ) -> None:
     """Waiting, while one stream is prefilled and the other parked, while decoding."""
     bench = bench_of(loaded, max_batch_tokens=8, max_groups=2)
@@ -421,7 +432,7 @@ def test_a_group_cancelled_in_any_phase_leaves_nothing(
 
 
 def test_explanations_hold_every_rule_against_the_combined_row(
-    naive: Naive, loaded: dict[str, LoadedModel]
+    naive: Naive, loaded: dict[str, LoadedModel], bench_of: MakeBench
 ) -> None:
     """The combining rule against the base's row; the stream that moved the token is named."""
     rules = (

@@ -15,7 +15,7 @@ from bosal_server.engine.step import Chunk, StepPlan
 from bosal_server.errors import InternalFault
 from bosal_server.model import LoadedModel
 
-from .conftest import Bench, engine_model
+from .conftest import Bench, MakeModel
 
 POISON = 399
 
@@ -55,6 +55,7 @@ def test_want_of_memory_in_a_prefill_fails_its_request_alone(
     make_plan: Callable[..., Plan],
     tiny_llama: LoadedModel,
     caplog: pytest.LogCaptureFixture,
+    engine_model: MakeModel,
 ) -> None:
     plan = make_plan({"rule": "logit_bias", "ids": {str(POISON): -1000}}, greedy=False)
     others = prompts(10, 33, 70, 5, 64)
@@ -88,7 +89,10 @@ def test_want_of_memory_in_a_prefill_fails_its_request_alone(
 
 
 def test_two_prompts_that_fit_one_at_a_time_are_both_served(
-    make_bench: Callable[..., Bench], make_plan: Callable[..., Plan], tiny_llama: LoadedModel
+    make_bench: Callable[..., Bench],
+    make_plan: Callable[..., Plan],
+    tiny_llama: LoadedModel,
+    engine_model: MakeModel,
 ) -> None:
     plan = make_plan()
     model = engine_model(tiny_llama)
@@ -105,7 +109,10 @@ def test_two_prompts_that_fit_one_at_a_time_are_both_served(
 
 
 def test_a_model_that_fails_at_everything_fails_everybody(
-    make_bench: Callable[..., Bench], make_plan: Callable[..., Plan], tiny_llama: LoadedModel
+    make_bench: Callable[..., Bench],
+    make_plan: Callable[..., Plan],
+    tiny_llama: LoadedModel,
+    engine_model: MakeModel,
 ) -> None:
     model = engine_model(tiny_llama)
     runner = FailingRunner(model.runner, lambda step: True)

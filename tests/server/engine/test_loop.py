@@ -27,7 +27,7 @@ from bosal_server.errors import (
 )
 from bosal_server.model import LoadedModel
 
-from .conftest import Answer, Bench, engine_model, make_prompt
+from .conftest import Answer, Bench, MakeModel, make_prompt
 
 MakePlan = Callable[..., Plan]
 
@@ -99,7 +99,9 @@ class Desk:
 
 
 @pytest.fixture
-def make_desk(tiny_llama: LoadedModel, make_plan: MakePlan) -> Iterator[Callable[..., Desk]]:
+def make_desk(
+    tiny_llama: LoadedModel, make_plan: MakePlan, engine_model: MakeModel
+) -> Iterator[Callable[..., Desk]]:
     interval = sys.getswitchinterval()
     desks: list[Desk] = []
 
@@ -164,7 +166,10 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back(
 
 
 def test_a_crash_answers_everybody_and_is_told(
-    tiny_llama: LoadedModel, make_plan: MakePlan, caplog: pytest.LogCaptureFixture
+    tiny_llama: LoadedModel,
+    make_plan: MakePlan,
+    caplog: pytest.LogCaptureFixture,
+    engine_model: MakeModel,
 ) -> None:
     crashed = Event()
     desk = Desk(engine_model(tiny_llama, cache_tokens=1024), make_plan(), max_groups=1)
@@ -262,7 +267,7 @@ def test_impossible_requests_are_refused_at_once(make_desk: Callable[..., Desk])
 
 
 def test_a_request_larger_than_the_cache_is_refused(
-    tiny_llama: LoadedModel, make_plan: MakePlan
+    tiny_llama: LoadedModel, make_plan: MakePlan, engine_model: MakeModel
 ) -> None:
     desk = Desk(engine_model(tiny_llama, cache_tokens=128), make_plan())
     with pytest.raises(RequestTooLarge, match="5 cache blocks, of which there are 4"):
@@ -299,7 +304,10 @@ def test_stopping_at_once_answers_everybody(make_desk: Callable[..., Desk]) -> N
 
 
 def test_a_failing_delivery_does_not_stop_the_engine(
-    tiny_llama: LoadedModel, make_plan: MakePlan, caplog: pytest.LogCaptureFixture
+    tiny_llama: LoadedModel,
+    make_plan: MakePlan,
+    caplog: pytest.LogCaptureFixture,
+    engine_model: MakeModel,
 ) -> None:
     desk = Desk(engine_model(tiny_llama), make_plan(), switch_interval=None)
 

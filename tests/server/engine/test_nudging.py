@@ -21,7 +21,7 @@ from bosal_decoding.streams import StreamModel
 from bosal_server.engine.request import FinishReason
 from bosal_server.model import LoadedModel, load_model
 
-from .conftest import GREEDY, Answer, Bench, engine_model
+from .conftest import GREEDY, Answer, Bench, MakeBench, MakeModel
 
 ASKED = "one two three four"
 Loaded = dict[str, LoadedModel]
@@ -151,8 +151,12 @@ def plan_of(loaded: Loaded, rule: Mapping[str, Any], *rules: Mapping[str, Any]) 
     )
 
 
-def bench_of(loaded: Loaded, **limits: Any) -> Bench:
-    return Bench({name: engine_model(one) for name, one in loaded.items()}, **limits)
+@pytest.fixture
+def bench_of(engine_model: MakeModel) -> MakeBench:
+    def make(loaded: Mapping[str, LoadedModel], **limits: Any) -> Bench:
+        return Bench({name: engine_model(one) for name, one in loaded.items()}, **limits)
+
+    return make
 
 
 def submit(bench: Bench, plan: Plan, text: str, **options: Any) -> Answer:
@@ -171,7 +175,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("max_batch_tokens", [7, 512])
 def test_nudged_requests_equal_the_naive_ones(
-    max_batch_tokens: int, folders: dict[str, Path], loaded: Loaded
+    max_batch_tokens: int, folders: dict[str, Path], loaded: Loaded, bench_of: MakeBench
 ) -> None:
     """Across tokenizers and with the same model, side by side with plain requests."""
     naive = Naive(folders, loaded)
@@ -192,7 +196,9 @@ def test_nudged_requests_equal_the_naive_ones(
     assert bench.held_blocks == 0
 
 
-def test_a_guide_in_another_form_gives_its_words_without_its_lead(loaded: Loaded) -> None:
+def test_a_guide_in_another_form_gives_its_words_without_its_lead(
+    loaded: Loaded, bench_of: MakeBench
+) -> None:
     bench = bench_of(loaded)
     rule = {"guide": "guide", "guide_scaffold": {"kind": "qa"}, "top1_below": 1.0}
     answer = submit(bench, plan_of(loaded, rule), ASKED, max_tokens=6)
@@ -201,7 +207,7 @@ def test_a_guide_in_another_form_gives_its_words_without_its_lead(loaded: Loaded
     assert not answer.text().startswith(" ")
 
 
-def test_usage_names_the_guide(loaded: Loaded) -> None:
+def test_usage_names_the_guide(loaded: Loaded, bench_of: MakeBench) -> None:
     bench = bench_of(loaded)
     answer = submit(bench, plan_of(loaded, CASES[0][1]), ASKED, max_tokens=10)
     bench.run()
@@ -211,7 +217,7 @@ def test_usage_names_the_guide(loaded: Loaded) -> None:
     assert guide.forwards > guide.prompt_tokens
 
 
-def test_masks_hold_against_the_guide(loaded: Loaded) -> None:
+def test_masks_hold_against_the_guide(loaded: Loaded, bench_of: MakeBench) -> None:
     """A word whose token may not stand there is dropped."""
     bench = bench_of(loaded)
     rule = {"guide": "guide", "top1_below": 1.0}
@@ -232,7 +238,7 @@ def test_masks_hold_against_the_guide(loaded: Loaded) -> None:
 
 @pytest.mark.parametrize("reason", [FinishReason.STOP_RULE, FinishReason.LOOP])
 def test_the_guide_ends_the_answer(
-    reason: FinishReason, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+    reason: FinishReason, loaded: Loaded, monkeypatch: pytest.MonkeyPatch, engine_model: MakeModel
 ) -> None:
     """With its end of text, or with the same word three times."""
     vocabulary = loaded["guide"].vocabulary
@@ -260,7 +266,9 @@ def test_the_guide_ends_the_answer(
 
 
 @pytest.mark.parametrize("steps", range(0, 12, 2))
-def test_a_nudged_group_cancelled_in_any_phase_leaves_nothing(steps: int, loaded: Loaded) -> None:
+def test_a_nudged_group_cancelled_in_any_phase_leaves_nothing(
+    steps: int, loaded: Loaded, bench_of: MakeBench
+) -> None:
     bench = bench_of(loaded, max_batch_tokens=8, max_groups=2)
     plan = plan_of(loaded, {"guide": "guide", "top1_below": 1.0})
     stays = submit(bench, plan, ASKED, max_tokens=12)
@@ -273,7 +281,7 @@ def test_a_nudged_group_cancelled_in_any_phase_leaves_nothing(steps: int, loaded
     assert bench.held_blocks == 0
 
 
-def test_behind_its_reserve_the_guide_is_not_asked(loaded: Loaded) -> None:
+def test_behind_its_reserve_the_guide_is_not_asked(loaded: Loaded, bench_of: MakeBench) -> None:
     bench = bench_of(loaded)
     rule = {"guide": "guide", "top1_below": 1.0, "reserve_bytes": 64}
     answer = submit(bench, plan_of(loaded, rule), ASKED, max_tokens=120)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bosal_server.engine.openvino_cache import ConversionCache, default_folder
+from bosal_server.engine.openvino_compiled import compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_runner import OpenVinoRunner
 from bosal_server.engine.openvino_runtime import OpenVinoRefused
@@ -52,7 +53,7 @@ def kept(tiny_llama: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def logits_of(conversion: Conversion) -> torch.Tensor:
-    runner = OpenVinoRunner(conversion, num_blocks=2, dtype="float32", threads=1)
+    runner = OpenVinoRunner(compile_graph(conversion, dtype="float32", threads=1), num_blocks=2)
     return runner.forward(PLAN).clone()
 
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bosal_server.engine.openvino_compiled import compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_runner import OpenVinoRunner
 from bosal_server.engine.openvino_runtime import has_bf16
@@ -28,7 +29,9 @@ def conversion(tiny_llama: LoadedModel) -> Conversion:
 
 @pytest.fixture(scope="module")
 def runner(conversion: Conversion) -> Iterator[OpenVinoRunner]:
-    runner = OpenVinoRunner(conversion, num_blocks=NUM_BLOCKS, dtype="float32", threads=1)
+    runner = OpenVinoRunner(
+        compile_graph(conversion, dtype="float32", threads=1), num_blocks=NUM_BLOCKS
+    )
     yield runner
     runner.close()
 
@@ -162,7 +165,7 @@ def test_what_lies_in_unused_places_of_a_block_does_not_matter(
 ) -> None:
     if dtype == "bfloat16" and not has_bf16():
         dtype = "float32"
-    runner = OpenVinoRunner(conversion, num_blocks=3, dtype=dtype, threads=1)
+    runner = OpenVinoRunner(compile_graph(conversion, dtype=dtype, threads=1), num_blocks=3)
     plans = [
         StepPlan.pack([one_chunk(35)], 32),
         StepPlan.pack([Chunk([9], 35, [0, 1, 2], True)], 32),
@@ -178,7 +181,9 @@ def test_what_lies_in_unused_places_of_a_block_does_not_matter(
 def test_threads_do_not_change_the_logits_beyond_rounding(
     conversion: Conversion, reference: TorchRunner, threads: int
 ) -> None:
-    runner = OpenVinoRunner(conversion, num_blocks=3, dtype="float32", threads=threads)
+    runner = OpenVinoRunner(
+        compile_graph(conversion, dtype="float32", threads=threads), num_blocks=3
+    )
     plan = StepPlan.pack([one_chunk(60)], 32)
     torch.testing.assert_close(runner.forward(plan), reference.forward(plan), atol=1e-4, rtol=1e-4)
 
@@ -187,7 +192,7 @@ def test_bfloat16_is_off_by_its_rounding_only(
     conversion: Conversion, reference: TorchRunner
 ) -> None:
     dtype = "bfloat16" if has_bf16() else "float32"
-    runner = OpenVinoRunner(conversion, num_blocks=3, dtype=dtype, threads=1)
+    runner = OpenVinoRunner(compile_graph(conversion, dtype=dtype, threads=1), num_blocks=3)
     plan = StepPlan.pack([one_chunk(80)], 32)
     expected = reference.forward(plan)
     error = float((runner.forward(plan) - expected).abs().max() / expected.abs().max())
@@ -202,7 +207,9 @@ def test_eight_bits_cost_a_little_exactness(
     conversion: Conversion, reference: TorchRunner, weights: str, cache: str, most: float
 ) -> None:
     """And no more, chunk by chunk and token by token, over blocks that two sequences share."""
-    runner = OpenVinoRunner(conversion, num_blocks=8, weights=weights, cache=cache, threads=1)
+    runner = OpenVinoRunner(
+        compile_graph(conversion, weights=weights, cache=cache, threads=1), num_blocks=8
+    )
     prompt = list(range(3, 83))
     plans = [
         StepPlan.pack([Chunk(prompt[:40], 0, [5, 1, 2], True)], 32),
@@ -228,7 +235,9 @@ def test_it_says_what_it_is(runner: OpenVinoRunner, tiny_llama: LoadedModel) -> 
 def test_a_window_is_the_layers_own(conversion: Conversion, tiny_llama: LoadedModel) -> None:
     """A model without windows, told of one, looks no further back than that."""
     layers = tuple(replace(layer, sliding_window=4) for layer in conversion.layers)
-    runner = OpenVinoRunner(replace(conversion, layers=layers), num_blocks=3, threads=1)
+    runner = OpenVinoRunner(
+        compile_graph(replace(conversion, layers=layers), threads=1), num_blocks=3
+    )
     prompt = list(range(3, 63))
     # Two layers of window 4 see the last 7 tokens.
     other = [200] * 53 + prompt[53:]

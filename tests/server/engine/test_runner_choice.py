@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bosal_server.engine.openvino_check import check, num_blocks_needed
+from bosal_server.engine.openvino_compiled import compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_runner import OpenVinoRunner
 from bosal_server.engine.openvino_runtime import OpenVinoRefused, has_bf16
@@ -171,7 +172,9 @@ def test_the_self_check_finds_a_wrong_model(
 
 
 def runner_of(conversion: Conversion, dtype: str) -> OpenVinoRunner:
-    return OpenVinoRunner(conversion, num_blocks=num_blocks_needed(32), dtype=dtype, threads=1)
+    return OpenVinoRunner(
+        compile_graph(conversion, dtype=dtype, threads=1), num_blocks=num_blocks_needed(32)
+    )
 
 
 def with_other_weights(

@@ -5,100 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from bosal_decoding.plan import Plan
 from bosal_server.engine.kv_pool import LayerShape
 from bosal_server.engine.step import Chunk, StepPlan
 from bosal_server.engine.torch_runner import BLOCK_SIZE, TorchRunner
 from bosal_server.errors import ModelUnsupported
 from bosal_server.model import LoadedModel, load_model
 
-from .conftest import Bench, engine_model
-
-_BASE = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    # A tied random head repeats what it reads.
-    "tie_word_embeddings": False,
-}
-_GQA = _BASE | {"num_key_value_heads": 2}
-_GEMMA = _GQA | {
-    "head_dim": 16,
-    "sliding_window": 24,
-    "layer_types": ["sliding_attention", "full_attention"],
-}
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", _GQA),
-    "qwen2": ("qwen2", _GQA),
-    "qwen2-window": (
-        "qwen2",
-        _GQA | {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
-    ),
-    "qwen3": ("qwen3", _GQA | {"head_dim": 16}),
-    "mistral": ("mistral", _GQA | {"sliding_window": None}),
-    "mistral-window": ("mistral", _GQA | {"sliding_window": 20}),
-    "olmo2": ("olmo2", _GQA),
-    "gpt_neox": ("gpt_neox", _BASE),
-    "gpt2": (
-        "gpt2",
-        {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "tie_word_embeddings": False},
-    ),
-    "opt": ("opt", _BASE | {"ffn_dim": 96, "word_embed_proj_dim": 64}),
-    "phi3": ("phi3", _GQA | {"sliding_window": 20}),
-    "gemma2": ("gemma2", _GEMMA | {"attn_logit_softcapping": 0.4, "final_logit_softcapping": 3.0}),
-    "gemma3": ("gemma3_text", _GEMMA),
-    "qwen3_moe": (
-        "qwen3_moe",
-        _GQA
-        | {
-            "head_dim": 16,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 32,
-            "decoder_sparse_step": 1,
-        },
-    ),
-}
-
-
-def reference_tokens(folder: Path, prompts: list[list[int]], count: int) -> list[list[int]]:
-    """What transformers' own greedy `generate` says, one prompt at a time."""
-    load: Any = AutoModelForCausalLM.from_pretrained
-    model = load(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    outputs = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        output = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False
-        )
-        outputs.append(output[0, len(prompt) :].tolist())
-    return outputs
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_greedy_tokens_equal_generate(
-    name: str, save: Callable[..., Path], tmp_path: Path, make_plan: Callable[..., Plan]
-) -> None:
-    model_type, config = ARCHITECTURES[name]
-    folder = save(tmp_path, model_type, **config)
-    chance = random.Random(name)
-    prompts = [[chance.randrange(1, 400) for _ in range(length)] for length in (3, 41, 75)]
-    expected = reference_tokens(folder, prompts, 20)
-    assert all(len(set(tokens)) > 3 for tokens in expected), "the model says one thing only"
-    loaded = load_model(name, str(folder), dtype="float32")
-    bench = Bench({name: engine_model(loaded)}, max_batch_tokens=23)
-    plan = make_plan(loaded=loaded)
-    answers = []
-    for prompt in prompts:
-        answers.append(bench.submit(plan, prompt, max_tokens=20))
-        bench.step()
-    bench.run()
-    assert [answer.tokens() for answer in answers] == expected
+from .test_architectures import BASE, GQA
 
 
 @pytest.mark.parametrize(
@@ -111,7 +25,7 @@ def test_greedy_tokens_equal_generate(
         ),
         (
             "qwen3_next",
-            _GQA
+            GQA
             | {
                 "head_dim": 16,
                 "num_hidden_layers": 4,
@@ -126,7 +40,7 @@ def test_greedy_tokens_equal_generate(
         ),
         (
             "deepseek_v3",
-            _BASE
+            BASE
             | {
                 "q_lora_rank": 16,
                 "kv_lora_rank": 16,
@@ -140,7 +54,7 @@ def test_greedy_tokens_equal_generate(
         ("bloom", {"hidden_size": 64, "n_layer": 2, "n_head": 4}, "attention interface"),
         (
             "gpt_oss",
-            _GQA | {"head_dim": 16, "num_local_experts": 2, "sliding_window": 20},
+            GQA | {"head_dim": 16, "num_local_experts": 2, "sliding_window": 20},
             "'s_aux'",
         ),
     ],
