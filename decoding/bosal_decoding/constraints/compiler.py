@@ -1,7 +1,8 @@
 """Turns constraints into programs, away from whoever asks: bounded in size, time and memory.
 
-Rule 1: every constraint is compiled on trial in a process that can be killed; only what compiled
-        there in time is compiled here, because a native call here cannot be cancelled.
+Rule 1: a constraint that is not known to be cheap is compiled on trial in a process that can be
+        killed; only what compiled there in time is compiled here, because a native call here cannot
+        be cancelled.
 Rule 2: programs are cached by content, a constraint that is being compiled is compiled once, and
         one that was refused is refused again without work.
 """
@@ -19,7 +20,7 @@ from bosal_decoding.constraints.backends import Compiler
 from bosal_decoding.constraints.constraint import Constraint
 from bosal_decoding.constraints.errors import CompileQueueFull, InvalidConstraint
 from bosal_decoding.constraints.limits import CACHE_BYTES, MAX_WAITING
-from bosal_decoding.constraints.llguidance_program import LlguidanceCompiler
+from bosal_decoding.constraints.llguidance_compiler import LlguidanceCompiler
 from bosal_decoding.constraints.program import Program
 from bosal_decoding.constraints.spelling import Spelling
 from bosal_decoding.constraints.trial import TrialKilled, TrialProcess

@@ -13,6 +13,10 @@ MAX_REPETITION: Final = 10_000
 MAX_UNROLLED_REPETITION: Final = 500
 # Nested bounds multiplied.
 MAX_TOTAL_REPETITION: Final = 1_000_000
+# A constraint whose text, and whose size with repetitions written out, are no more than these
+# compiles without a trial.
+MAX_CHEAP_BYTES: Final = 8 * 1024
+MAX_CHEAP_SIZE: Final = 4096
 # Wall-clock seconds and bytes of the process that compiles on trial.
 COMPILE_SECONDS: Final = 2.0
 COMPILE_SECONDS_UNROLLED: Final = 10.0

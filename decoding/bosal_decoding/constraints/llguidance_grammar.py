@@ -30,6 +30,7 @@ _UNSUPPORTED: Final = (
     (re.compile(r"Unknown format: (\S+)"), "format"),
     (re.compile(r"oneOf constraints are not supported"), "oneOf"),
     (re.compile(r"not present in a registry"), "$ref"),
+    (re.compile(r"Failed to generate regex for (?:float|integer) range"), "minimum"),
 )
 _TOO_LARGE: Final = re.compile(
     r"too (many|large|big|deep|complex)|fuel|recursion|exceed|limit", re.I
@@ -38,22 +39,28 @@ _TOO_LARGE: Final = re.compile(
 
 def grammar_of(constraint: Constraint, lead: str, *, lenient: bool = False) -> str:
     """Write a constraint as a grammar, behind the `lead` its text is written after."""
-    inner: dict[str, Any]
     if constraint.choice is not None:
-        inner = _regex("|".join(map(regex.escape, constraint.choice)))
-    elif constraint.regex is not None:
-        inner = _regex(regex.translate(constraint.regex))
-    elif constraint.grammar is not None:
+        return _grammar(_regex("|".join(map(regex.escape, constraint.choice)), lead))
+    if constraint.regex is not None:
+        return _grammar(_regex(regex.translate(constraint.regex), lead))
+    inner: dict[str, Any]
+    if constraint.grammar is not None:
         inner = {"lark_grammar": as_lark(constraint.grammar, constraint.syntax)}
     else:
         assert constraint.json_schema is not None
         inner = _json(constraint.json_schema, constraint.whitespace, lenient=lenient)
-    inner["name"] = "answer"
-    outer = f"start: {json.dumps(lead)} @answer" if lead else "start: @answer"
-    return json.dumps({"grammars": [{"lark_grammar": outer}, inner]})
+    if not lead:
+        return _grammar(inner)
+    outer = {"lark_grammar": f"start: {json.dumps(lead)} @answer"}
+    return _grammar(outer, {**inner, "name": "answer"})
 
 
-def _regex(pattern: str) -> dict[str, Any]:
+def _grammar(*parts: dict[str, Any]) -> str:
+    return json.dumps({"grammars": parts})
+
+
+def _regex(pattern: str, lead: str) -> dict[str, Any]:
+    pattern = f"{regex.escape(lead)}(?:{pattern})" if lead else pattern
     return {"lark_grammar": f"start: TEXT\nTEXT: /{pattern}/" if pattern else 'start: ""'}
 
 

@@ -1,153 +1,15 @@
 """Programs matched by llguidance: every kind of constraint, the default."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, field
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 
 from bosal_decoding.constraints import closing
-from bosal_decoding.constraints.constraint import Constraint
-from bosal_decoding.constraints.errors import (
-    CompileTimeout,
-    ConstraintUnsatisfiable,
-    ConstraintUnsupported,
-)
-from bosal_decoding.constraints.json_schema import longest_jump
-from bosal_decoding.constraints.limits import COMPILE_SECONDS, MAX_FORCED_TOKENS
-from bosal_decoding.constraints.llguidance_grammar import grammar_of, ignored_keywords, refusal
+from bosal_decoding.constraints.limits import MAX_FORCED_TOKENS
+from bosal_decoding.constraints.llguidance_tokenizer import LlguidanceTokenizer
 from bosal_decoding.constraints.program import ConstraintViolation, MaskRow
-from bosal_decoding.constraints.spelling import Spelling, bit_of
-from bosal_decoding.constraints.trial import TrialKilled, TrialProcess
-
-
-class _Encoder:
-    """A vocabulary as llguidance reads one: tokens, and text to tokens."""
-
-    def __init__(self, spelling: Spelling) -> None:
-        # The matcher's own end is one more token, so that it is never one of the model's.
-        self.eos_token_id = len(spelling.token_bytes)
-        self.bos_token_id = None
-        self.tokens = [
-            spelled or b"<special %d>" % token for token, spelled in enumerate(spelling.token_bytes)
-        ] + [b"<end>"]
-        self.special_token_ids = [
-            token for token, spelled in enumerate(spelling.token_bytes) if not spelled
-        ] + [self.eos_token_id]
-        self._spelling = spelling
-
-    def __call__(self, text: bytes | str) -> list[int]:
-        return self._spelling.encode(text if isinstance(text, str) else text.decode())
-
-
-class LlguidanceTokenizer:
-    """A vocabulary prepared for llguidance; built once, some 0.5 s for 128k tokens."""
-
-    def __init__(self, spelling: Spelling) -> None:
-        self.spelling = spelling
-        encoder = _Encoder(spelling)
-        self.native = LLTokenizer(
-            TokenizerWrapper(encoder), n_vocab=len(encoder.tokens), eos_token=encoder.eos_token_id
-        )
-        self.mask_bytes = spelling.num_words * 4
-        # The word of the matcher's own end, and a mask that clears it.
-        end = encoder.eos_token_id
-        self.own_end = end >> 5, ~bit_of(end)
-
-
-# They turn an exploding grammar into an error within milliseconds.
-_LIMITS: Final[dict[str, Any]] = {
-    "initial_lexer_fuel": 1_000_000,
-    "step_lexer_fuel": 100_000,
-    "step_max_items": 10_000,
-    "max_items_in_row": 500,
-    "max_lexer_states": 50_000,
-    "max_grammar_size": 200_000,
-    "verbose_errors": False,
-}
-# What a program takes at least: lexer states of its first walks.
-_BASE_BYTES: Final = 2 << 20
-_BYTES_PER_SPEC_BYTE: Final = 64
-
-
-class LlguidanceCompiler:
-    """Compiles constraints; used by one thread."""
-
-    def __init__(self) -> None:
-        self._trial = TrialProcess()
-        self._tokenizers: dict[str, LlguidanceTokenizer] = {}
-
-    def prepare(self, spelling: Spelling) -> LlguidanceTokenizer:
-        """Build the vocabulary's tokenizer, or return the one built before."""
-        digest = spelling.vocabulary.digest
-        if digest not in self._tokenizers:
-            self._tokenizers[digest] = LlguidanceTokenizer(spelling)
-        return self._tokenizers[digest]
-
-    def close(self) -> None:
-        self._trial.close()
-
-    def check(self, constraint: Constraint) -> None:
-        """Compile on trial alone.
-
-        Raises:
-            InvalidConstraint: of the kind that says why not.
-        """
-        self._try(grammar_of(constraint, ""))
-
-    def compile(
-        self, key: str, constraint: Constraint, spelling: Spelling, lead: str
-    ) -> "LlguidanceProgram":
-        """Compile on trial, then here.
-
-        Raises:
-            InvalidConstraint: of the kind that says why not.
-        """
-        tokenizer = self.prepare(spelling)
-        grammar = grammar_of(constraint, lead)
-        try:
-            self._try(grammar)
-        except ConstraintUnsupported:
-            if not constraint.allow_unsupported:
-                raise
-            grammar = grammar_of(constraint, lead, lenient=True)
-            self._try(grammar)
-        matcher = LLMatcher(
-            tokenizer.native, grammar, log_level=0, limits=LLParserLimits(**_LIMITS)
-        )
-        if matcher.is_error():
-            raise refusal(matcher.get_error())
-        options = tuple((lead + text).encode() for text in constraint.choice or ())
-        program = LlguidanceProgram(
-            key=key,
-            tokenizer=tokenizer,
-            matcher=matcher,
-            num_bytes=_BASE_BYTES + _BYTES_PER_SPEC_BYTE * len(grammar),
-            ignored=ignored_keywords(matcher.get_grammar_warnings()),
-            json_schema=constraint.json_schema,
-            options=options,
-            longest_jump=longest_jump(constraint.json_schema),
-        )
-        # The first mask builds what all others share.
-        state = program.new_state()
-        row = np.zeros(spelling.num_words, np.int32)
-        state.allowed(row)
-        if state.failure:
-            raise refusal(state.failure)
-        if not row.any():
-            raise ConstraintUnsatisfiable("no text satisfies it")
-        close = state.close_tokens()
-        return replace(program, close=None if close is None else tuple(close))
-
-    def _try(self, grammar: str) -> None:
-        request = {"do": "compile", "grammar": grammar, "limits": _LIMITS}
-        try:
-            answer = self._trial.ask(request, COMPILE_SECONDS)
-        except TrialKilled as error:
-            raise CompileTimeout(f"it could not be compiled: {error}") from None
-        if "error" in answer:
-            raise refusal(answer["error"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +35,7 @@ class LlguidanceProgram:
 class LlguidanceState:
     """One sequence's matcher; tokens are checked first, for its errors are for ever."""
 
-    __slots__ = ("_matcher", "_program", "_tokens")
+    __slots__ = ("_address", "_matcher", "_program", "_row", "_tokens")
 
     def __init__(
         self, program: LlguidanceProgram, matcher: LLMatcher, tokens: Sequence[int] = ()
@@ -181,6 +43,9 @@ class LlguidanceState:
         self._program = program
         self._matcher = matcher
         self._tokens = list(tokens)
+        # Where the last row is in memory: asking numpy costs more than some masks.
+        self._row: MaskRow | None = None
+        self._address = 0
 
     @property
     def failure(self) -> str:
@@ -199,11 +64,14 @@ class LlguidanceState:
         if matcher.is_stopped():
             row[:] = 0
         else:
-            matcher.unsafe_compute_mask_ptr(row.ctypes.data, tokenizer.mask_bytes)
-            row[tokenizer.mask_bytes >> 2 :] = 0
+            if row is not self._row:
+                self._row, self._address = row, row.ctypes.data
+            matcher.unsafe_compute_mask_ptr(self._address, tokenizer.mask_bytes)
+            if row.nbytes > tokenizer.mask_bytes:
+                row[tokenizer.mask_bytes >> 2 :] = 0
+        if matcher.is_accepting():
             # The end that is the matcher's own is no token of the model.
             row[tokenizer.own_end[0]] &= tokenizer.own_end[1]
-        if matcher.is_accepting():
             tokenizer.spelling.allow_end(row)
 
     def advance(self, token: int) -> None:

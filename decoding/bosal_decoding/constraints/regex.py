@@ -8,27 +8,27 @@ same everywhere.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any, Final
 
+from bosal_decoding.constraints.code_points import (
+    LINE_FEED,
+    cased,
+    complement,
+    folded,
+    literal,
+    members,
+    written,
+)
 from bosal_decoding.constraints.errors import (
     ConstraintSyntax,
     ConstraintTooLarge,
-    ConstraintUnsatisfiable,
     ConstraintUnsupported,
 )
 from bosal_decoding.constraints.limits import MAX_REPETITION, MAX_TOTAL_REPETITION
 
-Ranges = tuple[tuple[int, int], ...]
-
-_LAST: Final = 0x10FFFF
-_SURROGATES: Final = (0xD800, 0xDFFF)
-_DIGITS: Final[Ranges] = ((0x30, 0x39),)
-_WORD: Final[Ranges] = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
-_SPACE: Final[Ranges] = ((0x09, 0x0D), (0x20, 0x20))
-_LINE_FEED: Final[Ranges] = ((0x0A, 0x0A),)
 _EDGES: Final = (op.AT_BEGINNING, op.AT_BEGINNING_STRING, op.AT_END, op.AT_END_STRING)
 _NAMES: Final = {
     op.ASSERT: "look-around",
@@ -45,21 +45,32 @@ def translate(pattern: str, *, max_repetition: int = MAX_REPETITION, search: boo
 
     With `search` anchors at the edges are kept, for a pattern that may match anywhere.
     """
+    return _written(pattern, _Writer(max_repetition, keep_anchors=search))
+
+
+def unrolled_size(pattern: str) -> int:
+    """How many characters a pattern has once every bounded repetition is written out.
+
+    Raises:
+        InvalidConstraint: the pattern is not one of this dialect.
+    """
+    writer = _Writer(MAX_REPETITION, keep_anchors=True)
+    _written(pattern, writer)
+    return writer.unrolled_size
+
+
+def _written(pattern: str, writer: "_Writer") -> str:
     flags = re.ASCII
     try:
         tree = parser.parse(_without_set_notation(pattern), flags)
+        flags = tree.state.flags
+        if flags & re.LOCALE:
+            raise ConstraintUnsupported("the flag L is not supported")
+        return writer.sequence(tree, flags, at_start=True, at_end=True, scale=1)
     except re.error as error:
         raise ConstraintSyntax(f"not a regular expression: {error}") from None
     except OverflowError:
-        raise ConstraintTooLarge(f"a repetition of more than {max_repetition}") from None
-    except RecursionError:
-        raise ConstraintTooLarge("groups are nested too deeply") from None
-    flags = tree.state.flags
-    if flags & re.LOCALE:
-        raise ConstraintUnsupported("the flag L is not supported")
-    try:
-        writer = _Writer(max_repetition, keep_anchors=search)
-        return writer.sequence(tree, flags, at_start=True, at_end=True, scale=1)
+        raise ConstraintTooLarge(f"a repetition of more than {MAX_REPETITION}") from None
     except RecursionError:
         raise ConstraintTooLarge("groups are nested too deeply") from None
 
@@ -81,7 +92,7 @@ def _spelled_out(match: re.Match[str]) -> str:
 
 def escape(text: str) -> str:
     """Write a literal text in the common syntax."""
-    return "".join(map(_literal, map(ord, text)))
+    return "".join(map(literal, map(ord, text)))
 
 
 def _without_set_notation(pattern: str) -> str:
@@ -118,12 +129,15 @@ class _Writer:
     def __init__(self, max_repetition: int, *, keep_anchors: bool) -> None:
         self._max_repetition = max_repetition
         self._keep_anchors = keep_anchors
+        # Characters of what was written, each as often as the repetitions around it want it.
+        self.unrolled_size = 0
 
     def sequence(
         self, nodes: Iterable[Any], flags: int, *, at_start: bool, at_end: bool, scale: int
     ) -> str:
         items = list(nodes)
         parts = []
+        self.unrolled_size += scale * len(items)
         for place, (kind, value) in enumerate(items):
             # An anchor consumes nothing, so what follows one is still at the edge.
             starts = at_start and all(before is op.AT for before, _ in items[:place])
@@ -136,14 +150,14 @@ class _Writer:
     ) -> str:
         if kind is op.LITERAL:
             if flags & re.IGNORECASE and chr(value).isascii() and chr(value).isalpha():
-                return _class(_folded(((value, value),)))
-            return _literal(value)
+                return written(folded(((value, value),)))
+            return literal(value)
         if kind is op.NOT_LITERAL:
-            return _class(_complement(_cased(((value, value),), flags)))
+            return written(complement(cased(((value, value),), flags)))
         if kind is op.ANY:
-            return _class(_complement(() if flags & re.DOTALL else _LINE_FEED))
+            return written(complement(() if flags & re.DOTALL else LINE_FEED))
         if kind is op.IN:
-            return _class(_members(value, flags))
+            return written(members(value, flags))
         if kind is op.BRANCH:
             branches = [
                 self.sequence(branch, flags, at_start=at_start, at_end=at_end, scale=scale)
@@ -192,92 +206,3 @@ class _Writer:
         if not self._keep_anchors:
             return ""
         return "^" if is_start else "$"
-
-
-def _members(items: Sequence[Any], flags: int) -> Ranges:
-    negated = False
-    ranges: list[tuple[int, int]] = []
-    for kind, value in items:
-        if kind is op.NEGATE:
-            negated = True
-        elif kind is op.LITERAL:
-            ranges.append((value, value))
-        elif kind is op.RANGE:
-            ranges.append((value[0], value[1]))
-        else:
-            ranges.extend(_category(value))
-    found = _cased(_union(ranges), flags)
-    return _complement(found) if negated else found
-
-
-def _category(name: Any) -> Ranges:
-    table = {
-        op.CATEGORY_DIGIT: _DIGITS,
-        op.CATEGORY_WORD: _WORD,
-        op.CATEGORY_SPACE: _SPACE,
-        op.CATEGORY_NOT_DIGIT: _complement(_DIGITS),
-        op.CATEGORY_NOT_WORD: _complement(_WORD),
-        op.CATEGORY_NOT_SPACE: _complement(_SPACE),
-    }
-    return table[name]
-
-
-def _cased(ranges: Ranges, flags: int) -> Ranges:
-    return _folded(ranges) if flags & re.IGNORECASE else ranges
-
-
-def _folded(ranges: Ranges) -> Ranges:
-    """Add the other case of every ASCII letter."""
-    more = []
-    for low, high in ranges:
-        for begin, end, shift in ((0x41, 0x5A, 0x20), (0x61, 0x7A, -0x20)):
-            first, last = max(low, begin), min(high, end)
-            if first <= last:
-                more.append((first + shift, last + shift))
-    return _union([*ranges, *more])
-
-
-def _union(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    merged: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if merged and low <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return tuple(merged)
-
-
-def _complement(ranges: Ranges) -> Ranges:
-    found = []
-    begin = 0
-    for low, high in ranges:
-        if begin < low:
-            found.append((begin, low - 1))
-        begin = high + 1
-    if begin <= _LAST:
-        found.append((begin, _LAST))
-    return tuple(found)
-
-
-def _class(ranges: Ranges) -> str:
-    encodable = []
-    for low, high in ranges:
-        first, last = _SURROGATES
-        encodable += [(low, min(high, first - 1)), (max(low, last + 1), high)]
-    parts = [
-        _literal(low) if low == high else f"{_literal(low)}-{_literal(high)}"
-        for low, high in encodable
-        if low <= high
-    ]
-    if not parts:
-        raise ConstraintUnsatisfiable("a class that holds no character")
-    return f"[{''.join(parts)}]"
-
-
-def _literal(code: int) -> str:
-    if _SURROGATES[0] <= code <= _SURROGATES[1]:
-        raise ConstraintUnsatisfiable("a lone surrogate is no character")
-    char = chr(code)
-    if char.isascii() and char.isalnum():
-        return char
-    return f"\\x{{{code:X}}}"

@@ -169,7 +169,7 @@ class ConstraintSlots:
         shape = (num_slots, vocabulary_size // 32 + 1)
         is_pinned = self._device.type == "cuda"
         self._bits = torch.zeros(shape, dtype=torch.int32, pin_memory=is_pinned)
-        self._rows = self._bits.numpy()
+        self._rows: list[MaskRow] = list(self._bits.numpy())
         # Of the slots whose strings count as outside: two tokens that only free text has both of.
         self._brackets: dict[int, tuple[int, int]] = {}
         self._helper: ThreadPoolExecutor | None = None
@@ -195,7 +195,7 @@ class ConstraintSlots:
         """Say of the watched slots whether their masks, which are filled, allow free text."""
         return {
             slot: all(
-                self._rows[slot, token >> 5] & bit_of(token) for token in self._brackets[slot]
+                self._rows[slot][token >> 5] & bit_of(token) for token in self._brackets[slot]
             )
             for slot in slots
             if slot in self._brackets

@@ -20,7 +20,7 @@ from bosal_decoding.constraints.errors import (
 )
 from bosal_decoding.constraints.json_schema import longest_jump, read_schema
 from bosal_decoding.constraints.limits import COMPILE_SECONDS_UNROLLED, MAX_UNROLLED_REPETITION
-from bosal_decoding.constraints.llguidance_program import LlguidanceCompiler
+from bosal_decoding.constraints.llguidance_compiler import LlguidanceCompiler
 from bosal_decoding.constraints.program import ConstraintViolation, MaskRow
 from bosal_decoding.constraints.spelling import Spelling
 from bosal_decoding.constraints.trial import TrialKilled, TrialProcess
