@@ -100,7 +100,9 @@ def _sum_of(named: Any) -> float:
 
 
 def _repetitions(schema: Mapping[str, Any]) -> float:
-    counts = [schema.get(key, 1) for key in ("minLength", "maxLength", "minItems", "maxItems")]
+    counts: list[Any] = [
+        schema.get(key, 1) for key in ("minLength", "maxLength", "minItems", "maxItems")
+    ]
     if not all(isinstance(count, int | float) for count in counts):
         return float("inf")
-    return max(1, *counts)
+    return float(max(1, *counts))

@@ -4,26 +4,24 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from bosal_decoding.constraints import regex
 from bosal_decoding.constraints.errors import (
     ConstraintSyntax,
     ConstraintTooLarge,
     ConstraintUnsupported,
-    InvalidConstraint,
 )
 from bosal_decoding.constraints.limits import MAX_DEPTH, MAX_ENUM_VALUES
 
-_COUNTS: Final = (
+COUNTS: Final = (
     "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
 )  # fmt: skip
 # Keywords whose value is data, not a schema.
-_DATA: Final = ("enum", "const", "default", "examples")
+DATA: Final = ("enum", "const", "default", "examples")
 
 
 def read_schema(text: str, *, max_repetition: int) -> dict[str, Any]:
     """Parse a schema and refuse what is too large, remote or not JSON."""
     try:
-        schema = json.loads(text, parse_constant=_refuse_constant)
+        schema = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise ConstraintTooLarge(f"nested deeper than {MAX_DEPTH}") from None
     except ValueError as error:
@@ -35,56 +33,19 @@ def read_schema(text: str, *, max_repetition: int) -> dict[str, Any]:
         raise ConstraintSyntax("a JSON Schema is an object, true or false")
     if _depth(schema) > MAX_DEPTH:
         raise ConstraintTooLarge(f"nested deeper than {MAX_DEPTH}")
-    _check(schema, max_repetition)
+    _check(schema, max_repetition, set(_ids(schema)))
     return schema
-
-
-def with_plain_regexes(schema: Any, *, max_repetition: int) -> Any:
-    """Rewrite every `pattern` so that it means the same to every backend.
-
-    What Python cannot read (`\\\\p{L}`) is left as it is, for the backend to accept or refuse.
-    """
-    if isinstance(schema, list):
-        return [with_plain_regexes(part, max_repetition=max_repetition) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    found: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _DATA:
-            found[key] = value
-        elif key == "pattern" and isinstance(value, str):
-            found[key] = _plain(value, max_repetition)
-        elif key == "patternProperties" and isinstance(value, dict):
-            found[key] = {
-                _plain(name, max_repetition): with_plain_regexes(
-                    part, max_repetition=max_repetition
-                )
-                for name, part in value.items()
-            }
-        elif key in ("properties", "$defs", "definitions", "dependentSchemas") and isinstance(
-            value, dict
-        ):
-            # Their keys are names.
-            found[key] = {
-                name: with_plain_regexes(part, max_repetition=max_repetition)
-                for name, part in value.items()
-            }
-        else:
-            found[key] = with_plain_regexes(value, max_repetition=max_repetition)
-    return found
-
-
-def _plain(pattern: str, max_repetition: int) -> str:
-    try:
-        return regex.translate(pattern, max_repetition=max_repetition, search=True)
-    except ConstraintTooLarge:
-        raise
-    except InvalidConstraint:
-        return pattern
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:40]} is beyond the numbers of 64 bits")
+    return value
 
 
 def _depth(value: Any) -> int:
@@ -103,14 +64,28 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from (part for part in value if isinstance(part, dict | list))
 
 
-def _check(value: Any, max_repetition: int) -> None:
+def _ids(value: Any) -> Iterator[str]:
+    """Yield the addresses of the schemas that a document holds."""
     if isinstance(value, list):
         for part in value:
-            _check(part, max_repetition)
+            yield from _ids(part)
+    if isinstance(value, dict):
+        if isinstance(value.get("$id"), str):
+            yield value["$id"].rstrip("#")
+        for key, part in value.items():
+            if key not in DATA:
+                yield from _ids(part)
+
+
+def _check(value: Any, max_repetition: int, ids: set[str]) -> None:
+    if isinstance(value, list):
+        for part in value:
+            _check(part, max_repetition, ids)
     if not isinstance(value, dict):
         return
     for key, part in value.items():
-        if key in ("$ref", "$dynamicRef") and isinstance(part, str) and "://" in part:
+        is_reference = key in ("$ref", "$dynamicRef") and isinstance(part, str)
+        if is_reference and "://" in part and part.split("#")[0] not in ids:
             raise ConstraintUnsupported(
                 f"'{key}' to another document is not followed", keywords=[key]
             )
@@ -118,10 +93,10 @@ def _check(value: Any, max_repetition: int) -> None:
             raise ConstraintTooLarge(
                 f"an enum of {len(part)} values; at most {MAX_ENUM_VALUES} are allowed"
             )
-        if key in _COUNTS and isinstance(part, int | float) and part > max_repetition:
+        if key in COUNTS and isinstance(part, int | float) and part > max_repetition:
             raise ConstraintTooLarge(f"'{key}' of {part}; at most {max_repetition} is allowed")
-        if key not in _DATA:
-            _check(part, max_repetition)
+        if key not in DATA:
+            _check(part, max_repetition, ids)
 
 
 _BYTES_PER_TOKEN: Final = 3
@@ -154,7 +129,7 @@ def longest_jump(text: str | None) -> int:
                 size += len(json.dumps(value))
             elif isinstance(value, dict):
                 size += max((skeleton(one) for one in value.values()), default=0)
-            elif isinstance(value, list) and key not in _DATA:
+            elif isinstance(value, list) and key not in DATA:
                 size += skeleton(value)
         minimum = part.get("minLength")
         size += min(minimum, 1000) if isinstance(minimum, int) else 0

@@ -16,8 +16,9 @@ from bosal_decoding.constraints.errors import (
     InvalidConstraint,
 )
 from bosal_decoding.constraints.grammar import as_lark
-from bosal_decoding.constraints.json_schema import read_schema, with_plain_regexes
+from bosal_decoding.constraints.json_schema import read_schema
 from bosal_decoding.constraints.limits import MAX_REPETITION
+from bosal_decoding.constraints.plain_schema import plain_schema
 from bosal_decoding.errors import shorten
 
 _BLANKS: Final[dict[Whitespace, dict[str, Any]]] = {
@@ -75,7 +76,7 @@ def _json(text: str, whitespace: Whitespace, *, lenient: bool) -> dict[str, Any]
         "lenient": lenient,
         **_BLANKS[whitespace],
     }
-    plain = json.dumps(with_plain_regexes(schema, max_repetition=MAX_REPETITION))
+    plain = json.dumps(plain_schema(schema, max_repetition=MAX_REPETITION))
     grammar = LLMatcher.grammar_from_json_schema(plain, overrides=options)
     return {"json_schema": json.loads(grammar)["grammars"][0]["json_schema"]}
 
