@@ -23,16 +23,26 @@ def environment(**variables: str) -> dict[str, str]:
 
     A server started in it writes nothing into the user's data directory.
     """
-    defaults = {"PYTHONPATH": os.pathsep.join(sys.path), "BOSAL_DATABASE": "temporary"}
+    defaults = {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "BOSAL_DATABASE": "temporary",
+        "BOSAL_LAME_DUCK_SECONDS": "0",
+    }
     return {**os.environ, **defaults, **variables}
 
 
 class LiveServer:
-    """`python -m bosal_server serve`, ready to be called."""
+    """`python -m bosal_server serve`, or another module's `serve`, ready to be called."""
 
-    def __init__(self, *options: str, runner: str = "torch", **variables: str) -> None:
+    def __init__(
+        self,
+        *options: str,
+        runner: str = "torch",
+        module: str = "bosal_server",
+        **variables: str,
+    ) -> None:
         self._stderr = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
-        command = [sys.executable, "-m", "bosal_server", "serve", "--port=0", "--metrics-port=0"]
+        command = [sys.executable, "-m", module, "serve", "--port=0", "--metrics-port=0"]
         self.process = subprocess.Popen(
             [*command, f"--runner={runner}", *options],
             stdout=subprocess.PIPE,

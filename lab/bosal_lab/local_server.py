@@ -35,7 +35,7 @@ class LocalServer:
 def serving(models: Mapping[str, object]) -> Iterator[LocalServer]:
     """Serve models by name from their folders on a free port."""
     command = [sys.executable, "-m", "bosal_server", "serve", "--port", "0", "--metrics-port", "-1"]
-    command.append("--database=temporary")
+    command += ["--database=temporary", "--lame-duck-seconds=0"]
     for name, folder in models.items():
         command += ["--model", f"{name}={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

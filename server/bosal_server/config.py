@@ -21,6 +21,13 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
+class LogFormat(StrEnum):
+    """How it says it."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class RunnerPreference(StrEnum):
     """What is to compute the models."""
 
@@ -209,8 +216,15 @@ class ServerConfig:
         minimum=0,
         maximum=1,
     )
+    lame_duck_seconds: float = setting(
+        2.0,
+        "How long calls are still taken after SIGTERM, while health says NOT_SERVING already. "
+        "Ctrl-C goes without.",
+        minimum=0,
+    )
     drain_seconds: float = setting(
-        30.0, "How long running requests may take to end after SIGTERM or Ctrl-C.", minimum=0
+        30.0, "How long running requests may take to end after that.", minimum=0
     )
     log_level: LogLevel = setting(LogLevel.INFO, "What is said on standard error.")
+    log_format: LogFormat = setting(LogFormat.TEXT, "json: one object a line.")
     limits: Limits = field(default_factory=Limits)

@@ -94,7 +94,7 @@ def serving(models: Sequence[str]) -> Iterator[str]:
     """Run a server on a free port; its messages go to our standard error."""
     command = [sys.executable, "-m", "bosal_server", "serve", "--port=0", "--metrics-port=-1"]
     command.append("--database=temporary")
-    command.append("--log-level=WARNING")
+    command += ["--log-level=WARNING", "--lame-duck-seconds=0"]
     for model in models:
         command += ["--model", model]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -229,8 +229,10 @@ class RecipeStore:
             self._created = created
             return True
 
-    def reload(self) -> str | None:
+    def reload(self, *, is_asked: bool = False) -> str | None:
         """Read the folder again if its files changed; return what changed, None if nothing did.
+
+        Where somebody asked for it, files are read that may still be written.
 
         All of it takes effect at once, or, if any file is wrong, nothing does.
 
@@ -238,7 +240,7 @@ class RecipeStore:
             InvalidRecipe: a file is wrong.
             RecipeInUse: a recipe that is needed is gone.
         """
-        if self._folder is None or not self._folder.has_changed():
+        if self._folder is None or not (self._folder.has_changed() or is_asked):
             return None
         fixed = self._read_only()
         for name in self._needed:

@@ -32,7 +32,8 @@ class RecipeWatch:
         self._store = store
         self._observe = observe
         self._period = period
-        self._is_over = Event()
+        self._is_over = False
+        self._is_awake = Event()
         self._thread = Thread(target=self._run, name="bosal-recipes", daemon=True)
         self._has_database = True
 
@@ -41,17 +42,26 @@ class RecipeWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_over.set()
+        self._is_over = True
+        self.wake()
         self._thread.join()
 
+    def wake(self) -> None:
+        """Read now, from any thread, not when the period is over."""
+        self._is_awake.set()
+
     def _run(self) -> None:
-        while not self._is_over.wait(self._period):
-            self._reload()
+        while True:
+            is_asked = self._is_awake.wait(self._period)
+            self._is_awake.clear()
+            if self._is_over:
+                return
+            self._reload(is_asked)
             self._refresh()
 
-    def _reload(self) -> None:
+    def _reload(self, is_asked: bool) -> None:
         try:
-            changes = self._store.reload()
+            changes = self._store.reload(is_asked=is_asked)
         except (DecodingError, ServerError, OSError) as error:
             log.error("the folder's recipes stay as they were: %s", error)
             self._observe(False)

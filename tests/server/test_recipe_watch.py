@@ -98,3 +98,19 @@ def test_a_swapped_link_is_seen(tmp_path: Path) -> None:
     store.reload()
     assert store.reload() is not None
     assert k_of(store, "one") == 2
+
+
+def test_whoever_asks_does_not_wait_for_the_period(tmp_path: Path) -> None:
+    write(tmp_path, "one", 1)
+    store = RecipeStore.load(tmp_path)
+    outcomes: list[bool] = []
+    with RecipeWatch(store, outcomes.append, period=3600) as watch:
+        write(tmp_path, "one", 10)
+        watch.wake()
+        assert eventually(lambda: k_of(store, "one") == 10)
+        (tmp_path / "wrong.yaml").write_text("rulez: []\n")
+        watch.wake()
+        assert eventually(lambda: outcomes == [True, False])
+        # The file is still wrong, and whoever asks again is told again.
+        watch.wake()
+        assert eventually(lambda: outcomes == [True, False, False])

@@ -98,9 +98,13 @@ class RpcServer:
         await self._server.start()
         return f"{host}:{port}"
 
+    async def stop_serving(self) -> None:
+        """Say NOT_SERVING to whoever asks or watches; calls are still taken."""
+        await self._health.stop_serving()
+
     async def drain(self, seconds: float) -> bool:
         """Say NOT_SERVING, refuse new calls, let running ones end; False if time ran out."""
-        await self._health.stop_serving()
+        await self.stop_serving()
         self._experiments.end_streams()
         try:
             await asyncio.wait_for(self._boundary.drain(), seconds)

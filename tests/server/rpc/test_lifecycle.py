@@ -1,8 +1,7 @@
-"""How a server starts, refuses to start, fills up, and ends."""
+"""How a server starts, refuses to start, and fills up."""
 
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -10,12 +9,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.live_server import LiveServer, environment, serving
 
-from bosal_client import Client, Generation, Overloaded, Unavailable
+from bosal_client import Client, Generation, Overloaded
 from bosal_server.config import ModelConfig, RunnerPreference, ServerConfig
 from bosal_server.main import serve
 
@@ -33,27 +30,6 @@ def small(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield live
 
 
-def test_a_signal_lets_a_running_stream_end(tiny_model: Path) -> None:
-    with LiveServer(f"--model=tiny={tiny_model}") as live:
-        with Client(live.address) as client, grpc.insecure_channel(live.address) as channel:
-            health = health_pb2_grpc.HealthStub(channel)
-            watch, other = (health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2))
-            for one in (watch, other):
-                assert next(one).status == health_pb2.HealthCheckResponse.SERVING
-            # One watcher's leaving does not silence the other.
-            other.cancel()
-            stream = client.stream("Hi", max_tokens=400, overrides=ENDLESS)
-            assert stream.started.max_tokens == 400
-            live.process.send_signal(signal.SIGTERM)
-            # The watcher learns first; whoever calls now is sent elsewhere.
-            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-            with pytest.raises(Unavailable):
-                client.generate("Hi", timeout=5)
-            assert len(stream.result().choices[0].token_ids) == 400
-        assert live.wait() == 0, live.errors()
-        assert "Traceback" not in live.errors()
-
-
 @pytest.mark.parametrize("runner", ["openvino", "auto"])
 def test_openvino_serves_and_says_why(tiny_model: Path, tmp_path: Path, runner: str) -> None:
     with LiveServer(
@@ -68,17 +44,6 @@ def test_openvino_serves_and_says_why(tiny_model: Path, tmp_path: Path, runner: 
         labels = {"model": "tiny", "runner": "openvino", "device": "cpu", "fallback": "false"}
         assert live.metric("bosal_model_info", **labels, dtype=model.dtype) == 1
         assert live.stop() == 0, live.errors()
-
-
-def test_a_second_signal_ends_the_wait(tiny_model: Path) -> None:
-    with LiveServer(f"--model=tiny={tiny_model}") as live, Client(live.address) as client:
-        streams = [client.stream("Hi", max_tokens=450, overrides=ENDLESS) for _ in range(8)]
-        for stream in streams:
-            assert stream.started
-        live.process.send_signal(signal.SIGINT)
-        live.process.send_signal(signal.SIGINT)
-        assert live.wait() == 0
-        assert "Traceback" not in live.errors()
 
 
 def test_a_full_queue_refuses_with_the_time_to_try_again(small: LiveServer) -> None:

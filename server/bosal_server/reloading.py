@@ -1,0 +1,36 @@
+"""What SIGHUP reads again: keys, certificates and recipes."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from bosal_server.config import InvalidConfig
+from bosal_server.recipe_watch import RecipeWatch
+from bosal_server.security.access import Access
+from bosal_server.security.tls import TlsCredentials
+
+log = logging.getLogger(__name__)
+
+
+class Reloading:
+    """Reads again on SIGHUP; what cannot be read is logged and leaves the old in place."""
+
+    def __init__(self, access: Access, tls: TlsCredentials | None, recipes: RecipeWatch) -> None:
+        self._recipes = recipes
+        self._sources: dict[str, Callable[[], None]] = {"keys": access.reload}
+        if tls is not None:
+            self._sources["certificates"] = tls.reload
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    def reload(self) -> None:
+        for what, read in self._sources.items():
+            try:
+                read()
+            except InvalidConfig as error:
+                log.error("reloading %s: %s; the old ones stay", what, error)
+            else:
+                log.info("reloaded %s", what)
+        # Its thread reads them, and tells what changed.
+        self._recipes.wake()

@@ -1,0 +1,115 @@
+"""How a server ends: by a signal, with a lame duck, and when its engine crashes."""
+
+import json
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.live_server import LiveServer, eventually
+
+from bosal_client import Client, Unavailable
+
+ENDLESS = [{"rule": "logit_bias", "ids": {"0": -1000}}]
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_a_signal_lets_a_running_stream_end(tiny_model: Path) -> None:
+    with LiveServer(f"--model=tiny={tiny_model}") as live:
+        with Client(live.address) as client, grpc.insecure_channel(live.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            watch, other = (health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2))
+            for one in (watch, other):
+                assert next(one).status == health_pb2.HealthCheckResponse.SERVING
+            # One watcher's leaving does not silence the other.
+            other.cancel()
+            stream = client.stream("Hi", max_tokens=400, overrides=ENDLESS)
+            assert stream.started.max_tokens == 400
+            live.process.send_signal(signal.SIGTERM)
+            # The watcher learns first; whoever calls now is sent elsewhere.
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            with pytest.raises(Unavailable):
+                client.generate("Hi", timeout=5)
+            assert len(stream.result().choices[0].token_ids) == 400
+        assert live.wait() == 0, live.errors()
+        assert "Traceback" not in live.errors()
+
+
+def test_a_second_signal_ends_the_wait(tiny_model: Path) -> None:
+    with LiveServer(f"--model=tiny={tiny_model}") as live, Client(live.address) as client:
+        streams = [client.stream("Hi", max_tokens=450, overrides=ENDLESS) for _ in range(8)]
+        for stream in streams:
+            assert stream.started
+        live.process.send_signal(signal.SIGINT)
+        live.process.send_signal(signal.SIGINT)
+        assert live.wait() == 0
+        assert "Traceback" not in live.errors()
+
+
+def test_a_lame_duck_still_takes_calls(tiny_model: Path) -> None:
+    with (
+        LiveServer(f"--model=tiny={tiny_model}", "--lame-duck-seconds=60") as live,
+        Client(live.address) as client,
+        grpc.insecure_channel(live.address) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == SERVING
+        live.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == NOT_SERVING
+        assert client.generate("Hi", max_tokens=2, timeout=10).choices
+        # Whoever is at the keyboard need not wait for it.
+        live.process.send_signal(signal.SIGINT)
+        assert live.wait() == 0, live.errors()
+
+
+def test_a_crashed_engine_answers_everybody_and_ends_the_process(tiny_model: Path) -> None:
+    with (
+        LiveServer(f"--model=tiny={tiny_model}", module="tests.server.rpc.crashing_server") as live,
+        Client(live.address) as client,
+        grpc.insecure_channel(live.address) as channel,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == SERVING
+        streams = [
+            client.stream("Hi", max_tokens=400, overrides=ENDLESS, seed=seed) for seed in range(4)
+        ]
+        failures = list(threads.map(lambda stream: _failure(stream.result), streams))
+        assert all(isinstance(error, Unavailable) for error in failures), failures
+        assert next(watch).status == NOT_SERVING
+        assert live.wait() == 70
+        assert "the engine crashed" in live.errors()
+        assert "the device is gone" in live.errors()
+
+
+def test_sighup_reads_recipes_too(tiny_model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("rules: [{rule: top_k, k: 1}]\n")
+    options = (f"--recipes={tmp_path}", "--log-format=json")
+    with LiveServer(f"--model=tiny={tiny_model}", *options) as live, Client(live.address) as client:
+        recipe.write_text("rules: [{rule: top_k, k: 7}]\n")
+        live.process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: _top_k(client) == 7)
+        assert live.stop() == 0
+        records = [json.loads(line) for line in live.errors().splitlines()]
+    messages = {record["message"] for record in records}
+    assert "reloaded keys" in messages
+    assert any("read the folder's recipes again" in message for message in messages)
+    assert all({"time", "level", "logger"} <= record.keys() for record in records)
+
+
+def _failure(call: object) -> Exception | None:
+    assert callable(call)
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+def _top_k(client: Client) -> object:
+    (rule,) = client.recipe("mine").document["rules"]
+    return rule["k"]
