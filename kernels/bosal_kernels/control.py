@@ -71,8 +71,10 @@ def control(
     resolve(logits, state, slots, combined)
     legal = state.allowed.within(legal, slots)
     edits = edit(logits, state, slots, legal)
-    asking = (state.logprobs[slots] >= 0).nonzero().squeeze(1)
     raw = None
+    asking = slots[:0]
+    if state.is_used("logprobs"):
+        asking = (state.logprobs[slots] >= 0).nonzero().squeeze(1)
     if len(asking):
         raw = raw_rows(
             logits,
@@ -84,11 +86,10 @@ def control(
             combined=combined,
         )
     # A ban may hide a NaN from the group maxima.
-    invalid = (edits.valid & ~(edits.raw < torch.inf)).any(1)
-    everyone = torch.arange(num_rows, device=logits.device)
+    invalid = ~(edits.raw.amax(1) < torch.inf)
     if legal is not None:
         legal.forbid(logits)
-    edits.write(logits, everyone, edits.banned | edits.repeats | edits.early)
+    edits.write(logits, edits.banned | edits.repeats | edits.early)
     maxima = group_max(logits)
     row_max = maxima.amax(1)
     invalid |= ~(row_max < torch.inf)
@@ -103,7 +104,7 @@ def control(
         )
         if len(rows) == 0:
             return
-        edits.write(logits, rows, still_masked[rows])
+        edits.write(logits, still_masked[rows], rows)
         maxima[rows] = group_max(logits[rows])
         row_max[rows] = maxima[rows].amax(1)
         yielded[rows] |= bit

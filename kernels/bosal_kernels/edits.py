@@ -15,10 +15,15 @@ _LARGEST_GAIN = 1e30
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """The touched tokens of a batch, [B, W], padded; `valid` marks the real ones."""
+    """The touched tokens of a batch, [B, W]; `valid` marks the real ones.
+
+    Padding repeats its row's first token; a row without any has token 0, as it is.
+    """
 
     tokens: Tensor
     valid: Tensor
+    # In the flat batch.
+    places: Tensor
     raw: Tensor
     shaped: Tensor
     banned: Tensor
@@ -29,18 +34,12 @@ class Edits:
     # Tokens that the row's hard language rules out; nothing lifts these.
     illegal: Tensor
 
-    def write(self, logits: Tensor, rows: Tensor, masked: Tensor) -> None:
-        """Store the shaped values of some rows, -inf where masked; [k], [k, W]."""
-        if self.tokens.shape[1] == 0:
-            return
-        values = self.shaped[rows].masked_fill_(masked | self.illegal[rows], -torch.inf)
-        places = rows[:, None] * logits.shape[1] + self.tokens[rows]
-        # Padding repeats what is stored first; a row without tokens keeps what it has, masks too.
-        is_real = self.valid[rows]
-        first = torch.where(is_real[:, :1], values[:, :1], logits.view(-1)[places[:, :1]])
-        places = torch.where(is_real, places, places[:, :1])
-        values = torch.where(is_real, values, first)
-        logits.view(-1).index_copy_(0, places.view(-1), values.view(-1))
+    def write(self, logits: Tensor, masked: Tensor, rows: Tensor | None = None) -> None:
+        """Store the shaped values of some rows, or all, -inf where masked; [k, W]."""
+        some = slice(None) if rows is None else rows
+        values = self.shaped[some].masked_fill(masked | self.illegal[some], -torch.inf)
+        values = torch.where(self.valid[some], values, values[:, :1])
+        logits.view(-1).index_copy_(0, self.places[some].view(-1), values.view(-1))
 
 
 class Touched:
@@ -49,16 +48,21 @@ class Touched:
     def __init__(self, state: SlotState, slots: Tensor) -> None:
         self.state = state
         self.slots = slots
-        num_touched = state.n_touch[slots]
-        self.width = int(num_touched.max()) if len(slots) else 0
+        num_touched = state.n_touch.take(slots)
+        self.width = max(int(num_touched.max()), 1) if len(slots) else 1
         self.valid = torch.arange(self.width, device=slots.device) < num_touched[:, None]
-        self.tokens = state.t_tok[:, : self.width].index_select(0, slots).long()
-        self.count = state.t_out_count[:, : self.width].index_select(0, slots)
-        self.flags = state.t_flag[:, : self.width].index_select(0, slots)
-        self.position = state.position[slots, None]
+        tokens = self.entries(state.t_tok)
+        self.tokens = torch.where(self.valid, tokens, tokens[:, :1]).long()
+        self.count = self.entries(state.t_out_count)
+        self.flags = self.entries(state.t_flag)
+        self.position = self.param(state.position)
+
+    def entries(self, table: Tensor) -> Tensor:
+        """Return what a touched list holds, [B, W]; neutral beyond its end."""
+        return table[:, : self.width].index_select(0, self.slots)
 
     def param(self, table: Tensor) -> Tensor:
-        return table.index_select(0, self.slots)[:, None]
+        return table.take(self.slots)[:, None]
 
     def has(self, flag: TokenFlag) -> Tensor:
         return (self.flags & flag) != 0
@@ -69,6 +73,8 @@ class Touched:
 
     def counts(self, default: Tensor, window: Tensor, instruction: Tensor, usual: int) -> Tensor:
         """Count each token within a penalty's window, [B, W]; `default` where it has none."""
+        if not self.state.history.is_used:
+            return default
         window, instruction = window[self.slots], instruction[self.slots]
         rows = ((window > 0) | (instruction != usual)).nonzero().squeeze(1)
         if len(rows) == 0:
@@ -85,47 +91,50 @@ def edit(
     """Gather the touched tokens' logits; compute their shaped values and masks (see `control`)."""
     found = _look_back(state, slots) if state.history.is_used else None
     touched = Touched(state, slots)
-    raw = logits.gather(1, touched.tokens)
-    z = _penalised(raw, touched)
-    z = z + state.t_delta[:, : touched.width].index_select(0, slots)
+    start = torch.arange(0, logits.numel(), logits.shape[1], device=logits.device)
+    places = touched.tokens + start[:, None]
+    raw = logits.take(places)
+    z = _penalised(raw, touched) + touched.entries(state.t_delta)
     if found is not None:
         z = _without_loops(z, touched, found)
-    z = _nearer_to_the_end(z, touched)
-    is_eos = touched.has(TokenFlag.EOS)
-    early = is_eos & (touched.position < touched.param(state.min_tokens))
+    nothing = torch.zeros_like(touched.valid)
+    is_early = nothing
+    if state.is_used("min_tokens", "eos_ramp_weight", "eos_decay_factor"):
+        is_eos = touched.has(TokenFlag.EOS)
+        z = _nearer_to_the_end(z, touched, is_eos)
+        is_early = is_eos & (touched.position < touched.param(state.min_tokens))
     return Edits(
         tokens=touched.tokens,
         valid=touched.valid,
+        places=places,
         raw=raw,
         shaped=z,
-        banned=_banned(touched) & touched.valid,
-        early=early & touched.valid,
-        repeats=_repeating(touched, found),
-        illegal=(
-            torch.zeros_like(touched.valid)
-            if legal is None
-            else legal.illegal(touched.tokens) & touched.valid
-        ),
+        banned=_banned(touched),
+        early=is_early,
+        repeats=nothing if found is None else _repeating(touched, found),
+        illegal=nothing if legal is None else legal.illegal(touched.tokens),
     )
 
 
 def _penalised(z: Tensor, touched: Touched) -> Tensor:
-    state = touched.state
-    in_output = touched.count > 0
-    repetition = touched.param(state.repetition)
-    if bool((repetition != 1).any()):
+    state, count = touched.state, touched.count
+    in_output = count > 0
+    if state.is_used("repetition"):
+        repetition = touched.param(state.repetition)
         seen = in_output | touched.has(TokenFlag.IN_PROMPT)
         seen = touched.counts(seen.int(), state.repetition_window, state.repetition_instruction, 1)
         penalised = torch.where(z > 0, z / repetition, z * repetition)
         z = torch.where(seen > 0, penalised, z)
-    presence, frequency = touched.param(state.presence), touched.param(state.frequency)
-    present, count = touched.count, touched.count
-    if state.history.is_used:
-        present = touched.counts(present, state.presence_window, state.presence_instruction, 0)
-        count = touched.counts(count, state.frequency_window, state.frequency_instruction, 0)
-    z = z - presence * (present > 0) - frequency * count
-    used = in_output | touched.has(TokenFlag.USED_AT_START)
-    return z + touched.param(state.used_weight) * used
+    if state.is_used("presence"):
+        present = touched.counts(count, state.presence_window, state.presence_instruction, 0)
+        z = z - touched.param(state.presence) * (present > 0)
+    if state.is_used("frequency"):
+        number = touched.counts(count, state.frequency_window, state.frequency_instruction, 0)
+        z = z - touched.param(state.frequency) * number
+    if state.is_used("used_weight"):
+        used = in_output | touched.has(TokenFlag.USED_AT_START)
+        z = z + touched.param(state.used_weight) * used
+    return z
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +182,17 @@ def _without_loops(z: Tensor, touched: Touched, found: _Found) -> Tensor:
     return z
 
 
-def _nearer_to_the_end(z: Tensor, touched: Touched) -> Tensor:
+def _nearer_to_the_end(z: Tensor, touched: Touched, is_eos: Tensor) -> Tensor:
     state, position = touched.state, touched.position
-    over = touched.param(state.eos_ramp_over)
-    ramp = touched.param(state.eos_ramp_weight) * (torch.minimum(position, over) / over)
-    ramp = ramp * (touched.param(state.at_sentence_end) | ~touched.param(state.eos_ramp_waits))
-    is_eos = touched.has(TokenFlag.EOS)
-    z = z + ramp * is_eos
-    factor = touched.param(state.eos_decay_factor)
-    if bool((factor != 1).any()):
+    if state.is_used("eos_ramp_weight"):
+        over = touched.param(state.eos_ramp_over)
+        ramp = touched.param(state.eos_ramp_weight) * (torch.minimum(position, over) / over)
+        if state.is_used("eos_ramp_waits"):
+            waits = touched.param(state.eos_ramp_waits)
+            ramp = ramp * (touched.param(state.at_sentence_end) | ~waits)
+        z = z + ramp * is_eos
+    if state.is_used("eos_decay_factor"):
+        factor = touched.param(state.eos_decay_factor)
         growth = factor ** (position - touched.param(state.eos_decay_start)).clamp(min=0) - 1
         # Bounded, so that a long output drives the logit to no infinity.
         gain = (z.abs() * growth.clamp(max=_LARGEST_GAIN).float()).clamp(max=_LARGEST_GAIN)
@@ -192,18 +203,16 @@ def _nearer_to_the_end(z: Tensor, touched: Touched) -> Tensor:
 def _banned(touched: Touched) -> Tensor:
     state, slots = touched.state, touched.slots
     banned = touched.has(TokenFlag.BANNED)
-    num_bans = state.n_ban[slots]
-    if bool((num_bans > 0).any()):
+    if state.is_used("n_ban"):
         here = state.ban_position[slots] == touched.position
-        here &= torch.arange(here.shape[1], device=here.device) < num_bans[:, None]
+        here &= torch.arange(here.shape[1], device=here.device) < touched.param(state.n_ban)
         row, entry = here.nonzero(as_tuple=True)
         banned[row, state.ban_index[slots[row], entry].long()] = True
     return banned
 
 
-def _repeating(touched: Touched, found: _Found | None) -> Tensor:
+def _repeating(touched: Touched, found: _Found) -> Tensor:
     repeating = torch.zeros_like(touched.valid)
-    if found is not None:
-        row, token = found.repeats
-        repeating[row, touched.index(row, token)] = True
+    row, token = found.repeats
+    repeating[row, touched.index(row, token)] = True
     return repeating

@@ -73,12 +73,21 @@ class GroupedRows:
         return self.values.take(row * self.vocab_size + token)
 
 
-def first_tokens(rows: GroupedRows, row_max: Tensor) -> Tensor:
+def sparse_places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """List the few true lanes of groups, bool [n, 64], in order: their group and their lane."""
+    # Eight lanes at a time: most words are empty.
+    word = mask.view(torch.int64).view(-1).nonzero().squeeze(1)
+    place, lane = mask.view(-1, 8).index_select(0, word).nonzero(as_tuple=True)
+    token = lane.add_(word.index_select(0, place), alpha=8)
+    return token >> 6, token & (GROUP - 1)
+
+
+def first_tokens(rows: GroupedRows) -> Tensor:
     """Return the lowest id that has its row's maximum, [B]; any id where that is NaN."""
-    row = torch.arange(rows.num_rows, device=row_max.device)
-    group = (rows.maxima == row_max[:, None]).byte().argmax(1)
-    lane = (rows.read(row, group) == row_max[:, None]).byte().argmax(1)
-    return lane.add_(group, alpha=GROUP)
+    row = torch.arange(rows.num_rows, device=rows.maxima.device)
+    # The first among equals, as `argmax` promises.
+    group = rows.maxima.argmax(1)
+    return rows.read(row, group).argmax(1).add_(group, alpha=GROUP)
 
 
 def weights(scaled: Tensor) -> Tensor:
@@ -101,5 +110,6 @@ def sum_by_row(row: Tensor, group: Tensor, sums: list[Tensor], shape: tuple[int,
     """
     table = torch.zeros(shape, dtype=torch.float64, device=row.device)
     if sums:
-        table[row, group] = (sums[0] if len(sums) == 1 else torch.cat(sums)).double()
+        listed = (sums[0] if len(sums) == 1 else torch.cat(sums)).double()
+        table.view(-1).index_copy_(0, row * shape[1] + group, listed)
     return table.cumsum(1)[:, -1]

@@ -53,6 +53,8 @@ class SlotState(SlotNumbers):
         self.history = HistoryTable(num_slots, vocab_size, self.device)
         self.mirostat = MirostatTable(num_slots, self.device)
         self.allowed = AllowTable(num_slots, vocab_size, self.device)
+        # Whether the slot's output is in its touched list, counted.
+        self.is_counting = full((num_slots,), False, torch.bool)
         # Touched lists; entries at and beyond n_touch are neutral.
         touched = (num_slots, touched_capacity)
         self.t_tok = full(touched, 0, torch.int32)
@@ -117,6 +119,11 @@ class SlotState(SlotNumbers):
         for stage, target, _ in params.chain:
             if stage == Stage.MIROSTAT:
                 self.mirostat.admit(slot, target)
+            elif stage == Stage.DYNAMIC_TEMPERATURE:
+                self._users["last_temperature"].add(slot)
+        if params.counts_output:
+            self.is_counting[slot] = True
+            self._users["is_counting"].add(slot)
         self.n_touch[slot] = count
         self.t_tok[slot, :count] = touched.ids.to(self.t_tok)
         self.t_base[slot, :count] = touched.deltas.to(self.device)
@@ -131,9 +138,8 @@ class SlotState(SlotNumbers):
 
     def advance(self, slots: Tensor, tokens: Tensor) -> None:
         """Append one output token to each of the given, distinct slots."""
-        self._make_room(pushes=1)
-        index = self._touch(slots, tokens)
-        self.t_out_count[slots, index] += 1
+        if self.is_used("is_counting"):
+            self._count(slots, tokens)
         if self.history.is_used:
             keeps = self.history.is_kept[slots]
             self.history.append(slots[keeps], tokens[keeps])
@@ -146,11 +152,8 @@ class SlotState(SlotNumbers):
 
         Bans at positions behind the new end depended on the text taken back and are dropped.
         """
-        for token in reversed(tokens):
-            index = int(self.t_pos[slot, token])
-            if index < 0 or int(self.t_out_count[slot, index]) < 1:
-                raise InvalidTouchedTokens(f"token {token} is not in the output of slot {slot}")
-            self.t_out_count[slot, index] -= 1
+        if slot in self._users["is_counting"]:
+            self._discount(slot, tokens)
         self.position[slot] -= len(tokens)
         self.history.retract(slot, len(tokens))
         self._drop_bans_behind(slot, int(self.position[slot]))
@@ -171,6 +174,7 @@ class SlotState(SlotNumbers):
             self.ban_index[slot, offset] = index[0].int()
             self.ban_position[slot, offset] = position
         self.n_ban[slot] = first + len(tokens)
+        self._users["n_ban"].add(slot)
 
     def touch(self, slots: Tensor, tokens: Tensor) -> None:
         """List tokens that nothing edits yet, so that they can be; distinct pairs, both [n]."""
@@ -195,6 +199,7 @@ class SlotState(SlotNumbers):
         self.mirostat.free(slot)
         self.allowed.free(slot)
         self.active[slot] = True
+        self.is_counting[slot] = False
         self.chain_stage[slot] = 0
         self.chain_value[slot] = 0
         self.chain_second[slot] = 0
@@ -206,6 +211,21 @@ class SlotState(SlotNumbers):
         self.t_pos[slot] = -1
         self.ban_index[slot] = 0
         self.ban_position[slot] = -1
+
+    def _count(self, slots: Tensor, tokens: Tensor) -> None:
+        """Count output tokens of slots, where these are counted."""
+        counting = self.is_counting.take(slots)
+        slots, tokens = slots[counting], tokens[counting]
+        self._make_room(pushes=1)
+        index = self._touch(slots, tokens)
+        self.t_out_count[slots, index] += 1
+
+    def _discount(self, slot: int, tokens: Sequence[int]) -> None:
+        for token in reversed(tokens):
+            index = int(self.t_pos[slot, token])
+            if index < 0 or int(self.t_out_count[slot, index]) < 1:
+                raise InvalidTouchedTokens(f"token {token} is not in the output of slot {slot}")
+            self.t_out_count[slot, index] -= 1
 
     def _touch(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """Return the touched index of each (slot, token), pushing tokens that have none."""

@@ -10,6 +10,7 @@ from bosal_kernels.groups import (
     GROUP,
     GroupedRows,
     group_max,
+    sparse_places,
     sum_by_row,
     weights,
 )
@@ -58,17 +59,6 @@ def best_tokens(rows: GroupedRows, which: Tensor, counts: Tensor) -> Ranked:
     return Ranked(row[kept], rank[kept], token[kept], value[kept])
 
 
-def nth_tokens(rows: GroupedRows, which: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last of the `counts` [k] best finite tokens of rows `which`: value and id, [k].
-
-    Counts are at least 1; a row with fewer tokens gives its last.
-    """
-    row, token, value = _in_order(rows, which, counts)
-    edges = torch.searchsorted(row, torch.arange(len(which) + 1, device=row.device))
-    place = torch.minimum(edges[:-1] + counts, edges[1:]) - 1
-    return value[place], token[place]
-
-
 def _in_order(rows: GroupedRows, which: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """List tokens of rows `which` [k], the `counts` best of each among them, all [n].
 
@@ -86,9 +76,10 @@ def _in_order(rows: GroupedRows, which: Tensor, counts: Tensor) -> tuple[Tensor,
     floor = floor[row].clamp_(min=torch.finfo(torch.float32).min)
     found = []
     for span, values in rows.chunks(which[row], group):
-        place, lane = (values >= floor[span]).nonzero(as_tuple=True)
-        token = torch.add(lane, group[span][place], alpha=GROUP)
-        found.append((row[span][place], token, values.take(place * GROUP + lane)))
+        place, lane = sparse_places(values >= floor[span])
+        entry = torch.add(lane, place, alpha=GROUP)
+        token = lane.add_(group[span].index_select(0, place), alpha=GROUP)
+        found.append((row[span].index_select(0, place), token, values.take(entry)))
     row, token, value = (
         found[0] if len(found) == 1 else (torch.cat(part) for part in zip(*found, strict=True))
     )

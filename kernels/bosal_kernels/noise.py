@@ -17,6 +17,7 @@ Logarithms are taken in float64 and rounded to float32.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -62,12 +63,16 @@ def philox4x32(
     # 32 bits of `odd` and of the keys count: what lies above is masked with the next `even`.
     even = torch.stack([counter[0], counter[2].expand_as(counter[0])])
     odd = torch.stack([counter[1], counter[3]])
-    keys = torch.stack(key)
+    return _philox(even, odd, torch.stack(key), rounds)
+
+
+def _philox(even: Tensor, odd: Tensor, keys: Tensor, rounds: int = 7) -> Tensor:
+    """Run the rounds on lanes [2, ...]; `even` and `keys` are overwritten."""
     first, second = even.unbind()
     # An odd half outlives its round by one.
     products = [torch.empty_like(even), torch.empty_like(even)]
     halves = [product.unbind() for product in products]
-    weyl = torch.tensor(_WEYL, device=even.device).view((2,) + (1,) * counter[0].dim())
+    weyl = _weyl(even.device, even.dim())
     for number in range(rounds):
         if number:
             keys += weyl
@@ -78,26 +83,36 @@ def philox4x32(
         even.bitwise_xor_(odd).bitwise_xor_(keys).bitwise_and_(_MASK32)
         odd = product
     odd.bitwise_and_(_MASK32)
-    return torch.stack([even[0], odd[0], even[1], odd[1]])
+    return torch.stack([even, odd], 1).flatten(0, 1)
 
 
-def words(key: Tensor, position: Tensor, counter: Tensor, purpose: Purpose) -> Tensor:
-    """Return the four words of a counter, [4, ...]; key and position broadcast to it."""
-    return philox4x32(
-        (
-            counter,
-            position & _MASK32,
-            (position >> 32) & _MASK32,
-            torch.full_like(position, int(purpose)),
-        ),
-        (key & _MASK32, (key >> 32) & _MASK32),
-    )
+@lru_cache(maxsize=8)
+def _weyl(device: torch.device, num_dims: int) -> Tensor:
+    """What the keys grow by in a round."""
+    return torch.tensor(_WEYL, device=device).view((2,) + (1,) * (num_dims - 1))
+
+
+class Source:
+    """Where rows draw their noise from: their choices' keys and their positions, [R] each."""
+
+    def __init__(self, key: Tensor, position: Tensor) -> None:
+        self._keys = torch.stack([key, key >> 32]).bitwise_and_(_MASK32)
+        self._position = torch.stack([position, position >> 32]).bitwise_and_(_MASK32)
+
+    def words(self, row: Tensor, counter: Tensor, purpose: Purpose) -> Tensor:
+        """Return the four words of counters [n] of rows [n], [4, n]."""
+        low, high = self._position.index_select(1, row)
+        return _philox(
+            torch.stack([counter, high]),
+            torch.stack([low, torch.full_like(low, int(purpose))]),
+            self._keys.index_select(1, row),
+        )
 
 
 def exponential(word: Tensor) -> Tensor:
     """Return X(h), float32, of 32-bit words: -log1p(-u) keeps full resolution where u is small."""
-    uniform = word.to(torch.float32).add_(0.5).mul_(2.0**-32).clamp_(max=_LARGEST_UNIFORM)
-    return uniform.double().neg_().log1p_().neg_().float()
+    negative = word.to(torch.float32).add_(0.5).mul_(-(2.0**-32)).clamp_(min=-_LARGEST_UNIFORM)
+    return negative.double().log1p_().neg_().float()
 
 
 def negative_log(value: Tensor) -> Tensor:
@@ -124,33 +139,35 @@ class GroupNoise:
         )
 
 
-def pair_noise(key: Tensor, position: Tensor, pair: Tensor) -> GroupNoise:
-    """Return the noise of groups 2 * pair and 2 * pair + 1, [n] -> [n, 2]."""
-    word = words(key, position, pair, Purpose.GROUP).t().contiguous()
-    smallest = exponential(word[:, 0::2]) * (1.0 / 64.0)
-    return GroupNoise(smallest, negative_log(smallest), word[:, 1::2] >> 26)
+def pair_noise(source: Source, row: Tensor, pair: Tensor) -> GroupNoise:
+    """Return the noise of groups 2 * pair and 2 * pair + 1 of rows, [n] -> [n, 2]."""
+    word = source.words(row, pair, Purpose.GROUP)
+    smallest = exponential(word[0::2]).mul_(1.0 / 64.0)
+    return GroupNoise(smallest.t(), negative_log(smallest).t(), (word[1::2] >> 26).t())
 
 
-def group_noise(key: Tensor, position: Tensor, group: Tensor) -> GroupNoise:
-    """Return the noise of groups, [n]."""
-    noise = pair_noise(key, position, group >> 1)
+def group_noise(source: Source, row: Tensor, group: Tensor) -> GroupNoise:
+    """Return the noise of groups of rows, [n]."""
+    noise = pair_noise(source, row, group >> 1)
     return noise.take(2 * torch.arange(len(group), device=group.device) + (group & 1))
 
 
-def token_noise(key: Tensor, position: Tensor, token: Tensor, group: GroupNoise) -> Tensor:
-    """Return g_t, float32, of tokens [n] given the noise of their groups [n]."""
-    word = words(key, position, token >> 2, Purpose.TOKEN)
-    word = word.gather(0, (token & 3).unsqueeze(0)).squeeze(0)
+def token_noise(source: Source, row: Tensor, token: Tensor, group: GroupNoise) -> Tensor:
+    """Return g_t, float32, of tokens [n] of rows [n] given the noise of their groups [n]."""
+    word = source.words(row, token >> 2, Purpose.TOKEN)
+    word = word.gather(0, (token & 3)[None])[0]
     excess = exponential(word).masked_fill_(token & 63 == group.lane, 0.0)
-    return negative_log(group.smallest + excess)
+    return negative_log(excess.add_(group.smallest))
 
 
 def gumbel(key: Tensor, position: Tensor, token: Tensor) -> Tensor:
     """Return g_t of any tokens [n]: the whole specification in one call."""
-    return token_noise(key, position, token, group_noise(key, position, token >> 6))
+    source, row = Source(key, position), torch.arange(len(token), device=token.device)
+    return token_noise(source, row, token, group_noise(source, row, token >> 6))
 
 
 def coin(key: Tensor, position: Tensor) -> Tensor:
     """Return a uniform in (0, 1), float64 [n], for chance that is not the draw."""
-    word = words(key, position, torch.zeros_like(position), Purpose.COIN)[0]
+    row = torch.arange(len(key), device=key.device)
+    word = Source(key, position).words(row, torch.zeros_like(row), Purpose.COIN)[0]
     return (word.double() + 0.5) * 2.0**-32

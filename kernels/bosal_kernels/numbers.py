@@ -1,5 +1,6 @@
 """The plain numbers of every slot, and which of them a scope can take away."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -43,7 +44,7 @@ _NUMBERS: Final[Mapping[str, tuple[float, torch.dtype]]] = MappingProxyType(
         "in_constraint": (False, torch.bool),
         # Whether the output so far ends a sentence; set by whoever reads its text.
         "at_sentence_end": (False, torch.bool),
-        # At which the last token was drawn.
+        # At which the last token was drawn, where the chain has a dynamic one.
         "last_temperature": (1, torch.float64),
         "n_touch": (0, torch.int64),
         "n_ban": (0, torch.int64),
@@ -102,17 +103,29 @@ class SlotNumbers:
     def __init__(self, num_slots: int, device: torch.device) -> None:
         for name, (neutral, dtype) in _NUMBERS.items():
             setattr(self, name, torch.full((num_slots,), neutral, dtype=dtype, device=device))
+        # The slots where a number is not neutral, or may become so: known on the host.
+        self._users: defaultdict[str, set[int]] = defaultdict(set)
+
+    def is_used(self, *names: str) -> bool:
+        """Whether any of the numbers is, or may become, other than neutral in some slot."""
+        return any(self._users[name] for name in names)
 
     def set_numbers(self, slot: int, params: SlotParams) -> None:
         """Store what a choice brings."""
+        scoped = {value.param for value in params.scoped}
         for name in _OF_PARAMS:
-            getattr(self, name)[slot] = getattr(params, name)
+            value = getattr(params, name)
+            getattr(self, name)[slot] = value
+            if value != _NUMBERS[name][0] or name in scoped:
+                self._users[name].add(slot)
         self.key[slot] = _signed64(params.key)
 
     def clear_numbers(self, slot: int) -> None:
         """Make every number neutral."""
         for name, (neutral, _) in _NUMBERS.items():
             getattr(self, name)[slot] = neutral
+        for slots in self._users.values():
+            slots.discard(slot)
 
 
 def _signed64(value: int) -> int:

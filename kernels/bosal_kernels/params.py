@@ -50,6 +50,8 @@ class TokenFlag(IntFlag):
 
 # Numbers that need the history when they are not neutral.
 _LOOKING_BACK: Final = ("ngram", "dry_multiplier")
+# Numbers that count the output's tokens.
+_OF_OUTPUT: Final = ("repetition", "presence", "frequency", "used_weight")
 _COUNTING: Final = (
     "repetition_window",
     "repetition_instruction",
@@ -137,6 +139,11 @@ class SlotParams:
     def counts_history(self) -> bool:
         """Whether a penalty counts other tokens than all of the output."""
         return self._has_any(_COUNTING)
+
+    @property
+    def counts_output(self) -> bool:
+        """Whether any rule asks how often a token is in the output."""
+        return self._has_any(_OF_OUTPUT)
 
     def _has_any(self, names: Sequence[str]) -> bool:
         scoped = {value.param for value in self.scoped}

@@ -73,7 +73,7 @@ def certainty(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     grouped = GroupedRows(chosen, maxima)
     everyone = torch.arange(len(chosen), device=logits.device)
     row_max = maxima.amax(1)
-    intervals = Intervals(grouped, everyone, row_max, first_tokens(grouped, row_max))
+    intervals = Intervals(grouped, everyone, row_max, first_tokens(grouped))
     one = torch.ones(len(chosen), dtype=torch.float32, device=logits.device)
     mass, moment = intervals.mass_and_moment(everyone, one)
     return 1 / mass, mass.log() - moment / mass

@@ -18,7 +18,8 @@ from bosal_kernels.logprobs import (
     top_tokens,
 )
 from bosal_kernels.params import Stage
-from bosal_kernels.truncate import Truncation
+from bosal_kernels.truncate import truncate
+from bosal_kernels.truncation import Truncation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ def select(
     is_greedy = ((stages == Stage.TEMPERATURE) & (values <= 0)).any(1)
     rows = GroupedRows(control.logits, control.group_max)
     # What a greedy row wants; the others are about to draw.
-    first = first_tokens(rows, control.row_max)
+    first = first_tokens(rows)
     tokens = first.masked_fill(~is_live, -1)
     sampled = (is_live & ~is_greedy).nonzero().squeeze(1)
     logprobs = None
@@ -78,7 +79,8 @@ def select(
         truncation = _truncate(control, state, slots, rows, sampled, first[sampled])
         tokens[sampled] = Draw(truncation).tokens()
         inverse[sampled] = truncation.inverse
-        state.last_temperature[here] = 1 / truncation.inverse.double()
+        if state.is_used("last_temperature"):
+            state.last_temperature[here] = 1 / truncation.inverse.double()
         if state.mirostat.is_used:
             _learn(state, here, truncation, stages[sampled], tokens[sampled])
     if forced is not None:
@@ -118,7 +120,7 @@ def _truncate(
         exponent=state.dynamic_exponent[here],
         surprise=state.mirostat.at(here, position) if state.mirostat.is_used else None,
     )
-    truncation.run(state.chain_stage[here], state.chain_value[here], state.chain_second[here])
+    truncate(truncation, state.chain_stage[here], state.chain_value[here], state.chain_second[here])
     return truncation
 
 
@@ -134,7 +136,7 @@ def score(control: Control, state: SlotState, tokens: Tensor) -> Logprobs:
     is_dynamic &= ~control.invalid & (control.row_max > -torch.inf)
     if bool(is_dynamic.any()):
         places = is_dynamic.nonzero().squeeze(1)
-        first = first_tokens(rows, control.row_max)[places]
+        first = first_tokens(rows)[places]
         inverse[places] = _truncate(control, state, control.slots, rows, places, first).inverse
     found = _logprobs(control, control.raw, rows, tokens, inverse)
     # Where nothing is legal neither is the token.

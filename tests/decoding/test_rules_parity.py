@@ -23,7 +23,8 @@ from bosal_decoding.recipe import Recipe
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import SlotState, TouchedTokens, control
 from bosal_kernels.groups import GroupedRows, first_tokens
-from bosal_kernels.truncate import Truncation
+from bosal_kernels.truncate import truncate
+from bosal_kernels.truncation import Truncation
 
 NO_IDS = torch.zeros(1, 0, dtype=torch.long)
 
@@ -41,11 +42,11 @@ def kept_ids(vocabulary: Vocabulary, rule: dict[str, Any], logits: torch.Tensor)
         rows,
         slots,
         row_max=controlled.row_max,
-        first_token=first_tokens(rows, controlled.row_max),
+        first_token=first_tokens(rows),
         key=state.key[slots],
         position=state.position[slots],
     )
-    truncation.run(state.chain_stage, state.chain_value, state.chain_second)
+    truncate(truncation, state.chain_stage, state.chain_value, state.chain_second)
     inside = truncation.intervals.contains(slots, torch.arange(size), controlled.logits[0])
     return [int(token) for token in inside.nonzero().squeeze(1)]
 

@@ -28,6 +28,8 @@ class History:
     """What has happened to a choice since it was admitted."""
 
     edits: dict[int, tuple[float, int]] = field(default_factory=dict)
+    # Whether a rule counts the output.
+    is_counted: bool = False
     output: list[int] = field(default_factory=list)
     bans: set[tuple[int, int]] = field(default_factory=set)
 
@@ -66,7 +68,7 @@ def recount(history: History) -> dict[int, tuple[int, float, int]]:
     found = {}
     for token in {*history.edits, *history.output}:
         delta, flag = history.edits.get(token, (0.0, 0))
-        edit = (history.output.count(token), delta, flag)
+        edit = (history.output.count(token) if history.is_counted else 0, delta, flag)
         if any(edit):
             found[token] = edit
     return found
@@ -83,8 +85,9 @@ def test_state_equals_a_recount_after_any_steps_in_any_slots() -> None:
             ids = rng.permutation(VOCAB)[: rng.integers(0, 12)].tolist()
             edits = {token: (float(rng.integers(-2, 3)), int(rng.integers(16))) for token in ids}
             touched = TouchedTokens.of(ids, [edits[t][0] for t in ids], [edits[t][1] for t in ids])
-            state.admit(slot, SlotParams(key=slot), touched)
-            live[slot] = History(edits=edits)
+            is_counted = bool(rng.integers(2))
+            state.admit(slot, SlotParams(key=slot, presence=float(is_counted)), touched)
+            live[slot] = History(edits=edits, is_counted=is_counted)
         elif action == "free":
             state.free(slot)
             live.pop(slot, None)
@@ -184,11 +187,24 @@ def test_admit_stores_every_number() -> None:
 
 def test_touched_lists_grow_when_they_are_full() -> None:
     state = SlotState(num_slots=2, vocab_size=VOCAB, touched_capacity=1)
-    state.admit(0, SlotParams(key=0), TouchedTokens.of([1, 2, 3]))
+    state.admit(0, SlotParams(key=0, presence=1.0), TouchedTokens.of([1, 2, 3]))
+    state.admit(1, SlotParams(key=0, used_weight=1.0), TouchedTokens.of())
     for token in range(VOCAB):
         state.advance(torch.tensor([0, 1]), torch.tensor([token, VOCAB - 1 - token]))
     for slot in range(2):
         assert entries(state, slot) == dict.fromkeys(range(VOCAB), (1, 0.0, 0))
+
+
+def test_an_output_that_no_rule_counts_takes_no_room() -> None:
+    state = SlotState(num_slots=2, vocab_size=VOCAB, touched_capacity=4)
+    state.admit(0, SlotParams(key=0, min_tokens=3), TouchedTokens.of([1, 2], 1.0))
+    state.admit(1, SlotParams(key=0, repetition=1.1), TouchedTokens.of())
+    for token in range(VOCAB):
+        state.advance(torch.tensor([0, 1]), torch.tensor([token, token]))
+    assert state.n_touch.tolist() == [2, VOCAB]
+    assert state.position.tolist() == [VOCAB, VOCAB]
+    state.retract(0, [VOCAB - 1])
+    assert state.position.tolist() == [VOCAB - 1, VOCAB]
 
 
 def test_retract_undoes_advance_to_the_bit() -> None:
@@ -206,7 +222,7 @@ def test_retract_undoes_advance_to_the_bit() -> None:
 
 def test_retracting_what_was_not_said_is_an_error() -> None:
     state = SlotState(num_slots=1, vocab_size=VOCAB)
-    state.admit(0, SlotParams(key=0), TouchedTokens.of([1]))
+    state.admit(0, SlotParams(key=0, frequency=1.0), TouchedTokens.of([1]))
     for token in (1, 2):
         with pytest.raises(InvalidTouchedTokens, match="not in the output"):
             state.retract(0, [token])

@@ -8,6 +8,7 @@ from tests.kernels import oracle
 
 from bosal_kernels import choice_key, gumbel
 from bosal_kernels.noise import (
+    Source,
     coin,
     exponential,
     group_noise,
@@ -75,11 +76,12 @@ def test_a_block_is_the_scalar_philox_of_its_counter() -> None:
 
 def test_group_noise_is_the_same_alone_and_in_pairs() -> None:
     key, position = torch.tensor([3, -7]), torch.tensor([0, 2**33 + 5])
+    source = Source(key, position)
     row, pair = torch.ones(2, 4).nonzero(as_tuple=True)
-    pairs = pair_noise(key[row], position[row], pair)
+    pairs = pair_noise(source, row, pair)
     group = torch.stack([2 * pair, 2 * pair + 1], 1).flatten()
     row = row.repeat_interleave(2)
-    alone = group_noise(key[row], position[row], group)
+    alone = group_noise(source, row, group)
     assert torch.equal(pairs.smallest.flatten(), alone.smallest)
     assert torch.equal(pairs.bound.flatten(), alone.bound)
     assert torch.equal(pairs.lane.flatten(), alone.lane)
@@ -88,7 +90,7 @@ def test_group_noise_is_the_same_alone_and_in_pairs() -> None:
 def test_noise_never_exceeds_the_bound_of_its_group() -> None:
     tokens = torch.arange(64 * 500)
     key, position = torch.full_like(tokens, 11), torch.full_like(tokens, 4)
-    of_group = group_noise(key, position, tokens >> 6)
+    of_group = group_noise(Source(key, position), tokens, tokens >> 6)
     noise = gumbel(key, position, tokens)
     assert bool((noise <= of_group.bound).all())
     assert torch.equal(noise.view(-1, 64).amax(1), of_group.bound.view(-1, 64)[:, 0])

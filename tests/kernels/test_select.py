@@ -19,7 +19,8 @@ from bosal_kernels import (
     select,
 )
 from bosal_kernels.groups import GroupedRows, first_tokens, group_max
-from bosal_kernels.truncate import Truncation
+from bosal_kernels.truncate import truncate
+from bosal_kernels.truncation import Truncation
 
 # Vocabulary sizes around the group and word sizes, and hypothesis examples for each.
 SIZES = {1: 5, 31: 30, 33: 30, 63: 30, 64: 30, 65: 30, 100: 50, 192: 30, 4097: 50, 50257: 12}
@@ -126,13 +127,13 @@ def test_a_pending_top_p_leaves_out_what_the_sum_of_the_row_leaves_out(temperatu
         grouped,
         place,
         row_max=row_max,
-        first_token=first_tokens(grouped, row_max),
+        first_token=first_tokens(grouped),
         key=place,
         position=place,
     )
     stages = torch.tensor([[Stage.TEMPERATURE, Stage.TOP_P]]).expand(len(z), 2)
     values = torch.tensor([[temperature, share]], dtype=torch.float64).expand(len(z), 2)
-    truncation.run(stages, values, torch.zeros_like(values))
+    truncate(truncation, stages, values, torch.zeros_like(values))
     weight = ((z - row_max[:, None]) / temperature).double().exp()
     order = z.sort(dim=1, descending=True, stable=True).indices
     ahead = weight.gather(1, order).cumsum(1) - weight.gather(1, order)
@@ -141,7 +142,7 @@ def test_a_pending_top_p_leaves_out_what_the_sum_of_the_row_leaves_out(temperatu
     for step in (-30, -4, 4, 30):
         at = (last + step).clamp(1, 4096)[:, None]
         token = order.gather(1, at).squeeze(1)
-        left_out = truncation.is_left_out(place, grouped.at(place, token), token)
+        left_out = truncation.nucleus.leaves_out(place, grouped.at(place, token), token)
         assert torch.equal(left_out, ahead.gather(1, at).squeeze(1) >= target)
 
 
