@@ -6,13 +6,14 @@ from typing import Final
 from bosal_decoding.conflicts import check_conflicts
 from bosal_decoding.errors import PromptTooLong
 from bosal_decoding.nudging import GuidePlan
-from bosal_decoding.plan import CompiledRule, Plan, common_prefix, tokens_within
+from bosal_decoding.opening import Opener
+from bosal_decoding.plan import CompiledRule, Plan, tokens_within
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import Draft
 from bosal_decoding.scaffolds import Message, Rendered, Scaffold
 from bosal_decoding.stopping import StringAutomaton
 from bosal_decoding.streams import BASE_ROLE, SamePrompt, StreamModel, StreamPlan, StreamSpec
-from bosal_decoding.vocabulary import Vocabulary
+from bosal_decoding.vocabulary import Vocabulary, common_prefix
 from bosal_kernels import Scope, SlotParams, packed
 
 # Openings that tokenizers treat differently; what all leave alone before them is stable.
@@ -94,9 +95,20 @@ def _compile(
         streams=streams,
         guide=_guide(recipe.scaffold, draft, streams),
         coupling=draft.coupling,
+        opener=_opener(recipe.scaffold, draft),
+        phrases=tuple(draft.phrases),
         rules=tuple(compiled),
         notes=tuple(draft.notes),
         scaffold_tokens=scaffold_tokens,
+    )
+
+
+def _opener(scaffold: Scaffold, draft: Draft) -> Opener:
+    lead = "" if not draft.prefill or draft.prefill.startswith(scaffold.lead) else scaffold.lead
+    return Opener(
+        answer=lead + draft.prefill,
+        heals_prompt=draft.heals_prompt,
+        heals_answer=draft.heals_prefill,
     )
 
 

@@ -1,7 +1,8 @@
 """A given answer as the tokens a model would have to draw for it."""
 
 from bosal_decoding.errors import UnfitContinuation
-from bosal_decoding.plan import Plan, Prompt, common_prefix
+from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.vocabulary import common_prefix
 
 
 def continuation_ids(plan: Plan, prompt: Prompt, text: str) -> tuple[int, ...]:

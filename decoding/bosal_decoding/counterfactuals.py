@@ -130,7 +130,7 @@ def _counterfactuals(
     found = [
         without(rule, compiled([*rules[:place], *rules[place + 1 :]], constraint))
         for place, rule in enumerate(rules)
-        if rule.stage is not RuleStage.STOP
+        if rule.stage not in (RuleStage.FORCE, RuleStage.STOP)
     ]
     if constraint is not None:
         found.append(without(constraint, compiled(rules, None)))

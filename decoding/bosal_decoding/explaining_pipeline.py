@@ -12,7 +12,7 @@ from bosal_decoding.explanation import Explanation
 from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plugin_slots import PLUGIN_SECONDS
 from bosal_decoding.shadows import ExplainedRows, Shadows
-from bosal_kernels import Control
+from bosal_kernels import Control, LegalTokens
 
 
 class ExplainingPipeline(Pipeline):
@@ -60,11 +60,15 @@ class ExplainingPipeline(Pipeline):
         """
         slots = controlled.slots[places].tolist()
         counts = [self._shadows[slot].num_streams for slot in slots]
-        legal = self._legal(slots)
-        masks = {} if legal is None else dict(zip(legal.rows.tolist(), legal.bits, strict=True))
+        masks = _by_place(self._legal(slots))
         begins = list(accumulate(counts[:-1], initial=0))
+        dictated = self._dictation.within(None, slots, self._outputs)
         rows = ExplainedRows(
-            streams=streams, begins=begins, masks=masks, limits=self.surprise_limits(slots)
+            streams=streams,
+            begins=begins,
+            masks=masks,
+            dictated=_by_place(dictated),
+            limits=self.surprise_limits(slots),
         )
         after = controlled.logits
         if len(places) < len(after):
@@ -94,3 +98,7 @@ class ExplainingPipeline(Pipeline):
     def close(self) -> None:
         super().close()
         self._shadows.close()
+
+
+def _by_place(legal: LegalTokens | None) -> dict[int, Tensor]:
+    return {} if legal is None else dict(zip(legal.rows.tolist(), legal.bits, strict=True))

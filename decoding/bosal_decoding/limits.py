@@ -15,6 +15,7 @@ MAX_STRINGS_BYTES: Final = 8 * 1024
 # A match of a stop pattern: so much text is held back.
 MAX_PATTERN_BYTES: Final = 256
 MAX_WEIGHTS: Final = 1000
+MAX_FORCED_PHRASES: Final = 16
 MAX_ABS_WEIGHT: Final = 10_000.0
 MAX_EXAMPLES: Final = 64
 MAX_EXAMPLE_BYTES: Final = 16 * 1024

@@ -57,11 +57,15 @@ class End(Enum):
 class Nudger:
     """The nudging of one choice; its owner runs base and guide in turns."""
 
-    def __init__(self, plan: GuidePlan, base: Vocabulary, num_reserved: int) -> None:
+    def __init__(
+        self, plan: GuidePlan, base: Vocabulary, num_reserved: int, *, hidden: str = ""
+    ) -> None:
+        """`hidden` is what the output begins with that belongs to the prompt."""
         self._plan = plan
         self._base = base
         self._guide = plan.stream.vocabulary
         self._num_reserved = num_reserved
+        self._num_hidden = len(hidden.encode())
         self._forced: deque[int] = deque()
         self._offered: str | None = None
         # Whether a word has been taken since the base was last sure.
@@ -148,12 +152,12 @@ class Nudger:
     def _can_ask(self, output: Sequence[int]) -> bool:
         """Write the answer in the guide's tokens, if it is whole characters and not too long."""
         try:
-            text = self._base.bytes_of(output).decode()
+            text = self._base.bytes_of(output)[self._num_hidden :].decode()
         except UnicodeDecodeError:
             return False
         self._begins_answer = not text
         text = text.removeprefix(self._plan.lead)
-        ids = spell(self._guide, self._plan.guide_lead + text) if text else []
+        ids = self._guide.spell(self._plan.guide_lead + text) if text else []
         if ids is None or len(ids) + _MAX_WORD_TOKENS > self._num_reserved:
             return False
         self.guide_ids = ids
@@ -161,15 +165,4 @@ class Nudger:
         return True
 
     def _spelled(self, word: str) -> list[int] | None:
-        return spell(self._base, word)
-
-
-def spell(vocabulary: Vocabulary, text: str) -> list[int] | None:
-    """Tokens that spell exactly this text, as a continuation; None if the tokenizer has none."""
-    wanted = text.encode()
-    # Some tokenizers put a space before whatever they encode.
-    for attempt in (text, text[1:]) if text.startswith(" ") else (text,):
-        ids = vocabulary.encode_continuation(attempt)
-        if vocabulary.bytes_of(ids) == wanted:
-            return ids
-    return None
+        return self._base.spell(word)

@@ -28,6 +28,15 @@ PEERS: Final[Mapping[str, Peers]] = MappingProxyType(
             "`unconditional: last_token` is what transformers does, `negative_prompt` its "
             "`negative_prompt_ids`",
         ),
+        "prefill": Peers(
+            vllm="continue_final_message",
+            difference="of the recipe, not of the conversation; its text is part of the answer",
+        ),
+        "token_healing": Peers(
+            transformers="token_healing",
+            difference="as many tokens are taken back as longer text could cut otherwise, not one; "
+            "what may follow is a mask, not a bias",
+        ),
         "logit_bias": Peers(
             transformers="sequence_bias",
             vllm="logit_bias",

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from bosal_decoding.constraints.program import Program
 from bosal_decoding.constraints.slots import ConstraintSlots, Verdict
+from bosal_decoding.dictation import Dictation
 from bosal_decoding.errors import PluginFault, VocabularyMismatch
 from bosal_decoding.limits import MAX_TOKENS
+from bosal_decoding.opening import UNOPENED, Opening
 from bosal_decoding.plan import Plan
 from bosal_decoding.plugin_slots import PLUGIN_SECONDS, PluginSlots
 from bosal_decoding.sentences import ends_sentence
@@ -71,6 +73,7 @@ class Pipeline:
         self._readers: dict[int, Vocabulary] = {}
         self._constraints = ConstraintSlots(num_slots, vocabulary_size, device)
         self._plugins = PluginSlots(plugin_seconds)
+        self._dictation = Dictation(num_slots, vocabulary_size, device)
 
     def output(self, slot: int) -> tuple[int, ...]:
         """The tokens committed to a slot."""
@@ -87,10 +90,12 @@ class Pipeline:
         logprobs: int = -1,
         program: Program | None = None,
         max_tokens: int = MAX_TOKENS,
+        opening: Opening = UNOPENED,
     ) -> None:
         """Give a slot to a new choice; nothing of the previous one remains.
 
         `program` is the plan's constraint, compiled; it ends the text within `max_tokens`.
+        `opening` is what the output begins with: `take_forced` commits its tokens.
         """
         if self.holds_constraints and (program is None) != (plan.recipe.constraint is None):
             raise ValueError("a plan with a constraint goes with its program, another with none")
@@ -107,6 +112,7 @@ class Pipeline:
         self._readers.pop(slot, None)
         if plan.waits_for_sentences:
             self._readers[slot] = plan.vocabulary
+        self._dictation.add(slot, plan.vocabulary, opening)
         self._constraints.free(slot)
         if program is not None:
             self._constraints.add(slot, program, max_tokens, plan.eos_ids)
@@ -189,12 +195,12 @@ class Pipeline:
         return self._plugins.take_seconds()
 
     def _legal(self, slots: Sequence[int]) -> LegalTokens | None:
-        """The constraints' masks of slots."""
+        """The masks of slots: what is dictated, and what the constraints allow."""
         legal = self._constraints.legal(slots)
         in_text = self._constraints.in_text(slots)
         if in_text:
             self.set_in_constraint(list(in_text), [not one for one in in_text.values()])
-        return legal
+        return self._dictation.within(legal, slots, self._outputs)
 
     def _combine(self, rows: Tensor, slots: Sequence[int], *, is_masking: bool = True) -> Combined:
         return combine(
@@ -296,23 +302,35 @@ class Pipeline:
             self._plugins.rollback(slot)
             self._read([slot])
             self._constraints.rollback(slot, num_tokens)
+            self._dictation.rollback(slot, len(output))
 
     def settle(self, slot: int) -> Verdict:
         """What the constraint says of a slot after its last token.
 
-        After RETRACT, `retract` takes that token back and forces a completion that fits.
+        After RETRACT, `retract` takes that token back and forces a completion that fits. Nothing is
+        said while something is dictated, which the constraint allows.
         """
+        if self._dictation.binds(slot, self._outputs[slot]):
+            return Verdict.GO_ON
         return self._constraints.settle(slot)
+
+    def dictate(self, slot: int, vocabulary: Vocabulary, tokens: Sequence[int]) -> None:
+        """Let tokens come next in a slot, whatever the model thinks."""
+        self._dictation.dictate(slot, vocabulary, len(self._outputs[slot]), tokens)
 
     def take_forced(self, slot: int) -> list[int]:
         """Commit the tokens that must follow in a slot, all at once, and return them.
 
         Who does not take them gets them one by one, as the only legal token of each step.
         """
-        tokens = self._constraints.forced(slot)
+        tokens = self.pending(slot) or self._constraints.forced(slot)
         if tokens:
             self.commit([slot], [tokens])
         return tokens
+
+    def pending(self, slot: int) -> list[int]:
+        """The tokens that are dictated to a slot and did not come yet."""
+        return list(self._dictation.pending(slot, len(self._outputs[slot])))
 
     def retract(self, slot: int) -> bool:
         """Take back the last token of a slot whose constraint asked for it.
@@ -326,7 +344,8 @@ class Pipeline:
 
     def was_forced(self, slot: int) -> bool:
         """Whether the last token of a slot was not the model's choice."""
-        return self._constraints.was_forced(slot)
+        last = len(self._outputs[slot]) - 1
+        return bool(self._dictation.pending(slot, last)) or self._constraints.was_forced(slot)
 
     def blocked(self, slot: int) -> Verdict:
         """Whether it was the constraint that left a slot without a legal token."""
@@ -352,6 +371,7 @@ class Pipeline:
         self._readers.pop(slot, None)
         self._constraints.free(slot)
         self._plugins.free(slot)
+        self._dictation.free(slot)
 
     def close(self) -> None:
         """Let go of the threads that fill masks and run plug-ins."""

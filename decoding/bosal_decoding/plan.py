@@ -4,15 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bosal_decoding.conflicts import check_opening
 from bosal_decoding.errors import InvalidConversation, InvalidMaxTokens, PromptTooLong, RuleConflict
 from bosal_decoding.limits import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from bosal_decoding.nudging import GuidePlan
+from bosal_decoding.opening import UNOPENED, Opener, Opening
+from bosal_decoding.phrases import PlacedPhrase
 from bosal_decoding.recipe import Recipe
-from bosal_decoding.rules import PluginPart
+from bosal_decoding.rules import PluginPart, RuleStage
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.stopping import StringAutomaton, TextStop
 from bosal_decoding.streams import StreamPlan
-from bosal_decoding.vocabulary import Vocabulary
+from bosal_decoding.vocabulary import Vocabulary, common_prefix
 from bosal_decoding.watching import Watcher
 from bosal_kernels import (
     DELTA,
@@ -34,6 +37,8 @@ class Prompt:
     history_ids: tuple[int, ...]
     # Leading tokens shared by every prompt of the plan, worth keeping in the prefix cache.
     pin_tokens: int
+    # How the output behind it begins.
+    opening: Opening = UNOPENED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,9 @@ class Plan:
     coupling: CombineParams | None
     # Who nudges; its prompt comes behind those of the streams.
     guide: GuidePlan | None
+    # How outputs begin, and what they must say further on.
+    opener: Opener
+    phrases: tuple[PlacedPhrase, ...]
     rules: tuple[CompiledRule, ...]
     notes: tuple[str, ...]
     # Tokens the base's prompt has beyond the user's text.
@@ -124,26 +132,52 @@ class Plan:
 
     def prompts(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
         """Render and tokenise a conversation, one prompt per stream."""
+        rendered = [
+            stream.prompt.render(self.recipe.scaffold, messages) for stream in self.all_streams
+        ]
+        texts = ["" if one is None else one.text for one in rendered]
+        encodings = [
+            stream.vocabulary.encode_with_offsets(text) if text else ([], [])
+            for stream, text in zip(self.all_streams, texts, strict=True)
+        ]
+        ids = [one for one, _ in encodings]
+        if not ids[0]:
+            raise InvalidConversation("the tokenizer has no token for the text")
+        num_cut, opening = self._opening(texts[0], ids[: self.num_streams])
         prompts: list[Prompt] = []
         for index, stream in enumerate(self.all_streams):
-            rendered = stream.prompt.render(self.recipe.scaffold, messages)
-            text = "" if rendered is None else rendered.text
-            ids, offsets = stream.vocabulary.encode_with_offsets(text) if text else ([], [])
-            if not ids and index == 0:
-                raise InvalidConversation("the tokenizer has no token for the text")
-            if not ids:
-                ids = list(prompts[0].token_ids[-1:])
-            self._check_room(len(ids), 1, index)
-            history = rendered.spans if rendered is not None and index == 0 else ()
+            is_coupled = index < self.num_streams
+            own = ids[index][: len(ids[index]) - num_cut * is_coupled]
+            own = own or list(prompts[0].token_ids[-1:])
+            self._check_room(len(own), 1, index)
+            one = rendered[index]
+            spans = one.spans if one is not None and index == 0 else ()
             prompts.append(
                 Prompt(
-                    text=text,
-                    token_ids=tuple(ids),
-                    history_ids=tokens_within(history, ids, offsets) if history else (),
-                    pin_tokens=common_prefix(ids, stream.pinned_ids),
+                    text=texts[index],
+                    token_ids=tuple(own),
+                    history_ids=tokens_within(spans, own, encodings[index][1]) if spans else (),
+                    pin_tokens=common_prefix(own, stream.pinned_ids),
+                    opening=opening if is_coupled else UNOPENED,
                 )
             )
         return tuple(prompts)
+
+    def _opening(self, text: str, ids: Sequence[Sequence[int]]) -> tuple[int, Opening]:
+        """How many tokens go from the end of each coupled prompt, and how the output begins."""
+        if not self.opener.is_used:
+            return 0, UNOPENED
+        # A prompt of nothing becomes the base's last token.
+        others = [other for other in ids[1:] if other]
+        found = self.opener.open(self.vocabulary, text, ids[0], others)
+        if found is None:
+            coupling = next(r.rule for r in self.rules if r.stage == RuleStage.COMBINE)
+            why = "its prompts end in different text, so the same tokens cannot be taken back"
+            raise RuleConflict("token_healing", coupling, why)
+        kept, opening = found
+        if self.recipe.constraint is None:
+            check_opening(self.recipe, self.params.allowed, opening.token_ids)
+        return len(ids[0]) - kept, opening
 
     def output_budget(self, prompts: Sequence[Prompt], requested: int | None = None) -> int:
         """How many tokens a choice may have: as requested, else the recipe's, else 256.
@@ -164,7 +198,22 @@ class Plan:
         if self.params.min_tokens > budget:
             why = f"at least {self.params.min_tokens} and at most {budget} tokens"
             raise RuleConflict("min_tokens", "max_tokens", why, field="max_tokens")
+        self._check_forced(prompts[0].opening, budget)
         return budget
+
+    def _check_forced(self, opening: Opening, budget: int) -> None:
+        """Refuse a budget that ends before what the rules force has been said."""
+        if self.opener.answer and opening.least_tokens > budget:
+            why = f"its {opening.least_tokens} tokens and at most {budget}"
+            raise RuleConflict("prefill", "max_tokens", why, field="max_tokens")
+        last = sum(len(phrase.token_ids) for phrase in self.phrases if phrase.at is None)
+        needed = opening.least_tokens + last
+        for phrase in self.phrases:
+            if phrase.at is not None:
+                needed = max(needed, phrase.at + last) + len(phrase.token_ids)
+        if self.phrases and needed > budget:
+            why = f"its phrases end at token {needed} and at most {budget} may come"
+            raise RuleConflict("forced_phrases", "max_tokens", why, field="max_tokens")
 
     def check_room(self, prompts: Sequence[Prompt], num_tokens: int) -> None:
         """Refuse prompts that leave no room for so many tokens."""
@@ -210,19 +259,9 @@ def tokens_within(
     """Return the tokens that share a character with one of the spans, which are in order."""
     found = []
     place = 0
-    for token, (start, end) in zip(ids, offsets, strict=True):
+    for token, (start, end) in zip(ids, offsets, strict=False):
         while place < len(spans) and spans[place][1] <= start:
             place += 1
         if place < len(spans) and max(start, spans[place][0]) < end:
             found.append(token)
     return tuple(found)
-
-
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    length = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        length += 1
-    return length

@@ -31,6 +31,7 @@ _STAGES: Final = {
     "shape": "Shape: scale or move logits, remove nothing",
     "mask": "Mask: forbid tokens",
     "truncate": "Truncate: the chain, in the recipe's order",
+    "force": "Force: say what the answer must hold, whatever the model thinks",
     "stop": "Stop: end the answer",
 }
 

@@ -93,10 +93,15 @@ class ExplainedRows:
     streams: Tensor
     # Where each choice's streams begin.
     begins: Sequence[int]
-    # By choice: its mask of legal tokens, if a constraint holds it.
+    # By choice: its mask of legal tokens, and the part of it that holds whatever the rules.
     masks: Mapping[int, Tensor]
+    dictated: Mapping[int, Tensor]
     # What the choices' own draws have taught mirostat, [E].
     limits: Tensor | None
+
+    def masks_of(self, counterfactual: Counterfactual) -> Mapping[int, Tensor]:
+        """The masks that hold for a plan other than the choice's own."""
+        return self.masks if counterfactual.is_constrained else self.dictated
 
 
 class Shadows:
@@ -211,9 +216,9 @@ class Shadows:
         ]
         slots = [shadow.slot for _, shadow in asked]
         self._pipeline.masks = {
-            shadow.slot: rows.masks[choice]
+            shadow.slot: masks[choice]
             for choice, shadow in asked
-            if shadow.counterfactual.is_constrained and choice in rows.masks
+            if choice in (masks := rows.masks_of(shadow.counterfactual))
         }
         if rows.limits is not None:
             # Another recipe learns from draws of its own.

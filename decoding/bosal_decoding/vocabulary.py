@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Self
@@ -134,6 +135,16 @@ class Vocabulary:
         """Tokenise a text that other text precedes: no BOS."""
         return self.encode(text)[len(self._bos) :]
 
+    def spell(self, text: str) -> list[int] | None:
+        """Tokens that spell exactly this text, as a continuation; None if there are none."""
+        wanted = _utf8(text)
+        # Some tokenizers put a space before whatever they encode.
+        for attempt in (text, text[1:]) if text.startswith(" ") else (text,):
+            ids = self.encode_continuation(attempt)
+            if self.bytes_of(ids) == wanted:
+                return ids
+        return None
+
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a whole text, with the characters each token covers (BOS covers none)."""
         _utf8(text)
@@ -143,6 +154,36 @@ class Vocabulary:
                 raise SpecialTokenInText(self._control[token])
         bos = self._bos
         return [*bos, *encoding.ids], [*((0, 0) for _ in bos), *encoding.offsets]
+
+    def ids_beginning(self, part: bytes) -> tuple[int, ...]:
+        """Every token whose bytes begin with these, which are not none."""
+        spelled, ids = self._sorted
+        first = bisect_left(spelled, part)
+        last = bisect_left(spelled, True, first, key=lambda own: not own.startswith(part))
+        return ids[first:last]
+
+    def ids_spelling(self, part: bytes) -> tuple[int, ...]:
+        """Every token whose bytes are these, in id order."""
+        return self._ids_by_bytes.get(part, ())
+
+    def is_extended(self, part: bytes) -> bool:
+        """Whether a token begins with these bytes and has more."""
+        spelled, _ = self._sorted
+        place = bisect_right(spelled, part)
+        return place < len(spelled) and spelled[place].startswith(part)
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token."""
+        return max(map(len, self.token_bytes), default=0)
+
+    @cached_property
+    def _sorted(self) -> tuple[list[bytes], tuple[int, ...]]:
+        """The spellings in order, and whose they are."""
+        pairs = sorted(
+            (spelled, token) for token, spelled in enumerate(self.token_bytes) if spelled
+        )
+        return [spelled for spelled, _ in pairs], tuple(token for _, token in pairs)
 
     @cached_property
     def _ids_by_bytes(self) -> dict[bytes, tuple[int, ...]]:
@@ -169,6 +210,16 @@ def end_ids(tokenizer: Any, model: Any, head_rows: int) -> frozenset[int]:
     }
     own = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
     return frozenset(token for token in (configured & special) | own if 0 <= token < head_rows)
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    length = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        length += 1
+    return length
 
 
 def _utf8(text: str) -> bytes:

@@ -57,7 +57,8 @@ class AllowTable:
             (len(slots), self._num_words), -1, dtype=torch.int32, device=slots.device
         )
         if legal is not None:
-            everything[legal.rows] = legal.bits
+            # A matcher's masks may be one word wider.
+            everything[legal.rows] = legal.bits[:, : self._num_words]
             is_held = is_on.any(1)
             is_held[legal.rows] = True
             rows = is_held.nonzero().squeeze(1)

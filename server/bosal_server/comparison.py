@@ -217,7 +217,8 @@ class _Holder(Enum):
 
 
 def _holder(first: Started, other: Started) -> _Holder:
-    if first.prompts[0].token_ids != other.prompts[0].token_ids:
+    mine, theirs = first.prompts[0], other.prompts[0]
+    if (mine.token_ids, mine.opening) != (theirs.token_ids, theirs.opening):
         return _Holder.NONE
     assert first.explain is not None
     assert other.explain is not None

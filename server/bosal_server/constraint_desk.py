@@ -6,9 +6,11 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Final, TypeVar
 
+from bosal_decoding.constraint_conflicts import check_program
 from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.constraints.errors import ConstraintNeedsTokens, InvalidConstraint
 from bosal_decoding.constraints.program import Program
+from bosal_decoding.opening import UNOPENED, Opening
 from bosal_decoding.plan import Plan
 from bosal_server.engine.request import ChoiceEnding, FinishedEvent, FinishReason, TokensEvent
 from bosal_server.request_errors import located
@@ -30,10 +32,11 @@ class ConstraintDesk:
     def close(self) -> None:
         self.compiler.close()
 
-    async def program(self, plan: Plan, where: str) -> Program | None:
+    async def program(self, plan: Plan, where: str, opening: Opening = UNOPENED) -> Program | None:
         """Compile a plan's constraint, found at `where` in the request; None if it has none.
 
         Raises:
+            RuleConflict: it leaves one of the plan's rules no place.
             InvalidConstraint: it cannot be honoured.
             UnknownName: its Python type is not registered.
         """
@@ -42,8 +45,11 @@ class ConstraintDesk:
             return None
         with located(where):
             try:
-                lead = plan.recipe.scaffold.lead
-                return await _result(self.compiler.submit(constraint, plan.vocabulary, lead))
+                # It holds for the answer's text, which stands behind what was taken back.
+                lead = opening.hidden + plan.recipe.scaffold.lead
+                program = await _result(self.compiler.submit(constraint, plan.vocabulary, lead))
+                check_program(plan, program, opening)
+                return program
             except InvalidConstraint as refusal:
                 # The same refusal may answer others, whose requests name other fields.
                 raise copy.copy(refusal) from None

@@ -20,6 +20,10 @@ def given_tokens(
     field = "text" if isinstance(given, str) else "token_ids"
     if plan.recipe.constraint is not None:
         raise NotServed("scores under a constraint", field="prompt")
+    if plan.opener.is_used or plan.phrases:
+        raise NotServed(
+            "scores of what prefill, token_healing or forced_phrases say", field="prompt"
+        )
     if not given:
         raise MissingField(field, "there is nothing to score")
     with _at(field):

@@ -41,7 +41,7 @@ def test_only_rules_have_peers_and_only_the_papers_own_have_none() -> None:
     own = {
         *("token_weights", "used_token_weight", "eos_ramp"),
         *("stop_turns", "stop_whitespace", "max_sentences", "max_paragraphs"),
-        "allowed_scripts",
+        *("allowed_scripts", "forced_phrases"),
     }
     assert RULES.keys() - PEERS.keys() == own | coupled
     assert PEERS.keys() <= RULES.keys()

@@ -190,16 +190,18 @@ def test_every_rule_has_an_oracle_or_acts_on_text() -> None:
         "max_paragraphs",
         "token_budget",
     }
+    # See test_opening and test_phrases.
+    forced = {rule.name for rule in RULES.values() if rule.stage == "force"}
     # See test_streams.
     coupled = {rule.name for rule in RULES.values() if rule.stage == "combine"}
-    assert PARAMS.keys() | on_text | coupled == RULES.keys()
+    assert PARAMS.keys() | on_text | forced | coupled == RULES.keys()
 
 
 def test_the_catalogue_describes_every_rule() -> None:
     descriptions = describe()
     assert [entry.rule for entry in descriptions] == list(RULES)
     stages = [entry.stage for entry in descriptions]
-    order = ["combine", "shape", "mask", "truncate", "stop"]
+    order = ["combine", "shape", "mask", "truncate", "force", "stop"]
     assert stages == sorted(stages, key=order.index)
     for entry in descriptions:
         assert entry.summary.endswith(".")

@@ -15,6 +15,7 @@ from bosal_decoding.errors import (
     VocabulariesDiffer,
     shorten,
 )
+from bosal_decoding.phrases import PlacedPhrase
 from bosal_decoding.schema import join_field
 from bosal_decoding.streams import StreamModel, StreamSpec
 from bosal_decoding.vocabulary import Vocabulary
@@ -72,6 +73,11 @@ class Draft:
     nudges_below: float = 0.0
     guide_bytes: int = 0
     has_constraint: bool = False
+    # What the answer starts with, what may be cut anew at its beginning, and what it must say.
+    prefill: str = ""
+    heals_prompt: bool = False
+    heals_prefill: bool = False
+    phrases: list[PlacedPhrase] = field(default_factory=list)
     # Fields of SlotParams, by name.
     numbers: dict[str, Any] = field(default_factory=dict)
     # Numbers of rules that do not act at every step.

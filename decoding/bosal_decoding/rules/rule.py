@@ -19,6 +19,7 @@ class RuleStage(StrEnum):
     SHAPE = "shape"
     MASK = "mask"
     TRUNCATE = "truncate"
+    FORCE = "force"
     STOP = "stop"
 
 
@@ -63,6 +64,16 @@ class Rule(Schema, ABC):
         """When the rule acts; None is never."""
         return kernel_scope(
             self.scope, self.when, default=self.region, has_constraint=has_constraint
+        )
+
+    def holds_at(self, position: int, *, in_constraint: bool) -> bool:
+        """Whether the rule is surely in force at an output position; a gate is never sure."""
+        scope = self.kernel_scope(has_constraint=in_constraint)
+        return (
+            scope is not None
+            and not scope.is_gated
+            and scope.region is not Region.OUTSIDE
+            and scope.after <= position < scope.until
         )
 
     def overlaps(self, other: "Rule") -> bool:

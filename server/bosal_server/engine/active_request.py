@@ -1,6 +1,7 @@
 """A request inside the engine: its groups, its outputs, and when what happened."""
 
 from bosal_decoding.nudging import Nudger
+from bosal_decoding.phrases import PhraseBook
 from bosal_server.engine.choice import ChoiceOutput
 from bosal_server.engine.group import GuideStream, Stream, StreamGroup
 from bosal_server.engine.request import (
@@ -48,8 +49,14 @@ class ActiveRequest:
         if request.plan.guide is not None:
             for group in self.groups:
                 group.nudger = Nudger(
-                    request.plan.guide, request.plan.vocabulary, request.stream_rooms[-1]
+                    request.plan.guide,
+                    request.plan.vocabulary,
+                    request.stream_rooms[-1],
+                    hidden=request.prompts[0].opening.hidden,
                 )
+        if request.plan.phrases:
+            for group in self.groups:
+                group.phrases = PhraseBook(request.plan.phrases, request.max_tokens)
         self.outputs = [
             ChoiceOutput(
                 choice,
@@ -57,6 +64,7 @@ class ActiveRequest:
                 request.max_tokens,
                 has_logprobs=request.logprobs >= 0,
                 is_explained=request.explain is not None,
+                hidden=request.prompts[0].opening.hidden,
             )
             for choice in range(request.num_choices)
         ]

@@ -43,7 +43,9 @@ class ChoiceOutput:
         *,
         has_logprobs: bool = False,
         is_explained: bool = False,
+        hidden: str = "",
     ) -> None:
+        """`hidden` is what the tokens spell first that belongs to the prompt."""
         self.choice = choice
         self.num_tokens = 0
         self.ending: ChoiceEnding | None = None
@@ -56,6 +58,8 @@ class ChoiceOutput:
         self._held_ids: list[int] = []
         self._held_ends: list[int] = []  # byte offset in the text behind each held token
         self._num_bytes = 0
+        self._num_hidden = len(hidden.encode())
+        self._num_spelled = 0  # bytes of all tokens, hidden ones included
         self._text = ""
         self._logprobs = TokenLogprobs() if has_logprobs else None
         self._explanations: list[Explanation | None] = []
@@ -92,8 +96,10 @@ class ChoiceOutput:
             assert self._logprobs is not None
             self._logprobs.append(logprobs)
         is_eos = token in self._eos_ids
-        # The head of a model may have rows for which its tokenizer has no token.
-        spelling = b"" if is_eos or token >= len(self._token_bytes) else self._token_bytes[token]
+        spelling = b"" if is_eos else self._spelling(token)
+        hidden = max(self._num_hidden - self._num_spelled, 0)
+        self._num_spelled += len(spelling)
+        spelling = spelling[hidden:]
         if self._stop is None:
             self._text += self._detokenizer.feed(spelling)
         else:
@@ -159,13 +165,20 @@ class ChoiceOutput:
             return len(self._held_ids)
         return bisect_right(self._held_ends, self._stop.num_final)
 
+    def _spelling(self, token: int) -> bytes:
+        # The head of a model may have rows for which its tokenizer has no token.
+        return self._token_bytes[token] if token < len(self._token_bytes) else b""
+
     def _roll_back(self, position: int) -> Rollback | None:
         """Take back all tokens from `position` on; None if the ban there has already yielded."""
         assert self._stop is not None
+        # What is forced stands; the first token behind it could have been another.
+        while position < self.num_tokens and position in self._forced:
+            position += 1
         count = self.num_tokens - position
         assert count <= len(self._held_ids), "a token that was given out cannot be taken back"
-        token = self._held_ids[-count]
-        if (position, token) in self._bans or self._num_rollbacks >= _MAX_ROLLBACKS:
+        token = self._held_ids[-count] if count else -1
+        if not count or (position, token) in self._bans or self._num_rollbacks >= _MAX_ROLLBACKS:
             self.note_yielded(["banned_strings"])
             return None
         self._num_rollbacks += 1
@@ -173,6 +186,7 @@ class ChoiceOutput:
         self._bans = {ban for ban in self._bans if ban[0] <= position}
         self._bans.add((position, token))
         self._stop.rewind(count)
+        self._num_spelled -= sum(len(self._spelling(one)) for one in self._held_ids[-count:])
         del self._held_ids[-count:]
         del self._held_ends[-count:]
         del self._explanations[-count:]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from bosal_decoding.nudging import Nudger
+from bosal_decoding.phrases import PhraseBook
 from bosal_decoding.plan import CompiledRule
 from bosal_server.engine.scoring import Scoring
 
@@ -159,6 +160,7 @@ class StreamGroup:
         "models",
         "num_rows",
         "output",
+        "phrases",
         "priority",
         "request_id",
         "rules",
@@ -197,6 +199,7 @@ class StreamGroup:
         last = self.streams[-1]
         self.guide = last if isinstance(last, GuideStream) else None
         self.nudger: Nudger | None = None
+        self.phrases: PhraseBook | None = None
         self.is_guiding = False
         self.slot = -1
         self.state = GroupState.WAITING

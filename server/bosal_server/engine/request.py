@@ -140,7 +140,7 @@ class TokensEvent:
     logprobs: TokenLogprobs | None = None
     # Parallel to the tokens if the request is explained; None for a token that was not drawn.
     explanations: list[Explanation | None] | None = None
-    # Output positions of tokens that the constraint dictated.
+    # Output positions of tokens that the constraint or a rule dictated.
     forced_positions: tuple[int, ...] = ()
 
 

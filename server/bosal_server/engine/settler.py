@@ -11,6 +11,7 @@ from bosal_decoding.constraints.slots import Verdict
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.nudging import End
 from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.choice import Rollback
 from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import FinishReason, TokensEvent
 from bosal_server.engine.roster import Roster
@@ -41,6 +42,11 @@ class Settler:
         self._roster = roster
         self._pipelines = pipelines
         self._sampler = sampler
+
+    def open(self, active: ActiveRequest, group: StreamGroup, now: float) -> None:
+        """Begin a fresh choice's output with what its rules dictate."""
+        self._take_forced(active, group)
+        self._emit(active, group, now)
 
     def settle(
         self, active: ActiveRequest, group: StreamGroup, drawn: Draw | None, now: float
@@ -118,10 +124,12 @@ class Settler:
                 self._roster.end(active, group, now)
 
     def _take(self, active: ActiveRequest, group: StreamGroup, drawn: Draw, now: float) -> None:
-        """Hand a drawn token to the choice, and those that the constraint dictates after it."""
+        """Hand a drawn token to the choice, and those that are dictated after it."""
         output = active.outputs[group.choice]
         pipeline = self._pipelines[group.streams[0].model]
         group.commit([drawn.token])
+        if self._postpone_end(active, group, drawn.token):
+            return
         verdict = pipeline.settle(group.slot)
         num_tokens = len(group.output)
         if verdict in _ENDS and num_tokens < active.request.plan.params.min_tokens:
@@ -145,30 +153,63 @@ class Settler:
         )
         if nudger is not None:
             nudger.taken(drawn.token)
+        if rollback is not None:
+            self._roll_back(group, rollback)
+        else:
+            self._take_forced(active, group)
+
+    def _take_forced(self, active: ActiveRequest, group: StreamGroup) -> None:
+        """Hand a choice the tokens that rules or the constraint dictate now."""
+        output, phrases = active.outputs[group.choice], group.phrases
+        pipeline = self._pipelines[group.streams[0].model]
         # Where every token is asked about, each has a step of its own.
         is_asked = active.request.logprobs >= 0 or active.request.explain is not None
-        forced = [] if is_asked or rollback or output.ending else pipeline.take_forced(group.slot)
-        if forced:
+        while output.ending is None:
+            if phrases is not None and not pipeline.pending(group.slot):
+                due = phrases.due(len(group.output))
+                pipeline.dictate(group.slot, active.request.plan.vocabulary, due)
+            forced = [] if is_asked else pipeline.take_forced(group.slot)
+            if not forced:
+                return
             group.commit(forced)
-            if nudger is not None:
-                nudger.reset()
+            if group.nudger is not None:
+                group.nudger.reset()
             verdict = pipeline.settle(group.slot)
-        for place, token in enumerate(forced, start=1):
-            is_last = place == len(forced)
-            rollback = output.accept(
-                token, is_forced=True, reason=_ENDS.get(verdict) if is_last else None
-            )
-            if rollback is not None or output.ending is not None:
-                break
-        if rollback is not None:
-            self._roll_back(group, rollback.position, rollback.token)
+            for place, token in enumerate(forced, start=1):
+                reason = _ENDS.get(verdict) if place == len(forced) else None
+                rollback = output.accept(token, is_forced=True, reason=reason)
+                if rollback is not None:
+                    self._roll_back(group, rollback)
+                    return
+                if output.ending is not None:
+                    return
 
-    def _roll_back(self, group: StreamGroup, position: int, token: int) -> None:
+    def _postpone_end(self, active: ActiveRequest, group: StreamGroup, token: int) -> bool:
+        """Whether the end of the text was drawn where a phrase must come first; now it will."""
+        if group.phrases is None or token not in active.request.plan.eos_ids:
+            return False
         pipeline = self._pipelines[group.streams[0].model]
-        count = len(group.output) - position
+        if pipeline.was_forced(group.slot):
+            return False
+        phrase = group.phrases.ending(len(group.output) - 1)
+        if not phrase:
+            return False
+        group.rollback(1)
+        pipeline.rollback(group.slot, 1)
+        pipeline.dictate(group.slot, active.request.plan.vocabulary, [*phrase, token])
+        if group.nudger is not None:
+            group.nudger.reset()
+        self._take_forced(active, group)
+        return True
+
+    def _roll_back(self, group: StreamGroup, rollback: Rollback) -> None:
+        pipeline = self._pipelines[group.streams[0].model]
+        count = len(group.output) - rollback.position
         group.rollback(count)
         pipeline.rollback(group.slot, count)
-        pipeline.ban(group.slot, position, token)
+        pipeline.ban(group.slot, rollback.position, rollback.token)
+        if group.phrases is not None:
+            group.phrases.rollback(rollback.position)
         if group.nudger is not None:
             group.nudger.reset()
 

@@ -132,6 +132,7 @@ class Stepper:
                     logprobs=request.logprobs,
                     program=request.program,
                     max_tokens=request.max_tokens,
+                    opening=request.prompts[0].opening,
                 )
                 if request.explain is not None:
                     pipeline.explain(
@@ -141,6 +142,7 @@ class Stepper:
                         seed=request.seed,
                         choice=group.choice,
                     )
+                self._settler.open(active, group, now)
 
     def _start_masks(self, step: SchedulerStep) -> None:
         """Have the constraints' masks filled while the models run."""

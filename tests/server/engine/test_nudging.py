@@ -13,7 +13,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bosal_decoding.compile import compile as compile_recipe
-from bosal_decoding.nudging import spell
 from bosal_decoding.plan import Plan
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
@@ -84,7 +83,7 @@ class Naive:
 
     def word(self, model: str, prompt: str, text: str) -> str | None:
         vocabulary = self.vocabularies[model]
-        ids = vocabulary.encode(prompt) + (spell(vocabulary, text) or [])
+        ids = vocabulary.encode(prompt) + (vocabulary.spell(text) or [])
         heard = b""
         for _ in range(24):
             token = int(self.row(model, ids).argmax())
@@ -123,7 +122,7 @@ class Naive:
                 output.append(best)
                 in_round = False
             else:
-                ids = spell(base, word) or []
+                ids = base.spell(word) or []
                 ids = ids[: max_tokens - len(output)]
                 output += ids
                 nudged += len(ids)
