@@ -2,8 +2,10 @@
 
 import asyncio
 import copy
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from time import monotonic
 from typing import Final, TypeVar
 
 from bosal_decoding.constraint_conflicts import check_program
@@ -26,8 +28,12 @@ _WHOLE: Final = frozenset(
 class ConstraintDesk:
     """Where a request gets its program; belongs to one event loop, which it never holds up."""
 
-    def __init__(self, compiler: ConstraintCompiler) -> None:
+    def __init__(
+        self, compiler: ConstraintCompiler, observe: Callable[[float], None] | None = None
+    ) -> None:
+        """`observe` is told the seconds each request waited for its program."""
         self.compiler = compiler
+        self._observe = observe
 
     def close(self) -> None:
         self.compiler.close()
@@ -43,6 +49,7 @@ class ConstraintDesk:
         constraint = plan.recipe.constraint
         if constraint is None:
             return None
+        begin = monotonic()
         with located(where):
             try:
                 # It holds for the answer's text, which stands behind what was taken back.
@@ -53,6 +60,9 @@ class ConstraintDesk:
             except InvalidConstraint as refusal:
                 # The same refusal may answer others, whose requests name other fields.
                 raise copy.copy(refusal) from None
+            finally:
+                if self._observe is not None:
+                    self._observe(monotonic() - begin)
 
     def check_budget(self, program: Program | None, max_tokens: int) -> None:
         """Refuse a constraint that is known not to fit the output.

@@ -60,7 +60,9 @@ class GenerationCore:
         self.limits = limits
         self.versions = dict(versions)
         self.experiments = experiments
-        self.constraints = ConstraintDesk(constraints or ConstraintCompiler())
+        self.constraints = ConstraintDesk(
+            constraints or ConstraintCompiler(), metrics.observe_compile
+        )
         self._preparation = Preparation(limits.max_preparing)
         self._acceptance = Acceptance(
             models=self.models,

@@ -26,6 +26,7 @@ from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.errors import ServerError
 from bosal_server.experiments.manager import ExperimentManager
 from bosal_server.experiments.privacy import Pseudonyms
+from bosal_server.loop_watch import LoopWatch
 from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.metrics_endpoint import exported
@@ -110,6 +111,7 @@ class Server:
             exported(metrics, config) as metrics_address,
             RecipeWatch(self._recipes, metrics.count_reload) as watch,
         ):
+            metrics.watch_store(self._experiments.store_counts)
             engine.start()
             await self._experiments.start()
             Reloading(access, tls, watch)
@@ -117,8 +119,9 @@ class Server:
                 await warm_up(core, engine)
                 address = await rpc.start()
                 _announce(address, metrics_address, core)
-                await shutdown.wait()
-                await shutdown.drain(rpc)
+                async with LoopWatch(metrics):
+                    await shutdown.wait()
+                    await shutdown.drain(rpc)
                 return shutdown.exit_code
             finally:
                 await rpc.stop()

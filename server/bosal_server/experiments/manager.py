@@ -28,6 +28,7 @@ from bosal_server.experiments.reporter import Reporter
 from bosal_server.experiments.watcher import Watcher
 from bosal_server.experiments.writer import Writer
 from bosal_server.recipe_store import RecipeStore
+from bosal_server.store_metrics import StoreCounts
 
 __all__ = ["ExperimentManager"]
 
@@ -62,6 +63,11 @@ class ExperimentManager:
         """Write what waits; nothing is recorded any more."""
         await self._watcher.close()
         await asyncio.to_thread(self._writer.close)
+
+    def store_counts(self) -> StoreCounts:
+        """Return, from any thread, what became of the records so far."""
+        writer = self._writer
+        return StoreCounts(writer.num_written, writer.num_lost, writer.num_waiting)
 
     # Requests.
 
