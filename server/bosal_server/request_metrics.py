@@ -9,12 +9,11 @@ from bosal_server.engine.request import FailedEvent, FinishedEvent
 from bosal_server.explanation_metrics import BoundExplanationMetrics, ExplanationMetrics
 
 FIRST_TOKEN: Final = (
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
-    1, 2.5, 5, 7.5, 10, 20, 40, 80, 160,
+    0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 160,
 )  # fmt: skip
 INTER_TOKEN: Final = (
-    0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075,
-    0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10, 40,
+    0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.075,
+    0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10,
 )  # fmt: skip
 REQUEST: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50,
@@ -110,7 +109,6 @@ class BoundRequestMetrics:
         self._total = metrics.total.labels(model)
         self._prompt_tokens = metrics.prompt_tokens.labels(*labels)
         self._generated_tokens = metrics.generated_tokens.labels(*labels)
-        self._interventions = metrics.interventions.labels(*labels)
         # By finish reason or status code, and by the stream's role: words of the contract.
         self._finished: dict[str, Counter] = {}
         self._forwards: dict[str, Counter] = {}
@@ -143,8 +141,8 @@ class BoundRequestMetrics:
             self.count_ended(ending.reason)
             if ending.explanation is not None:
                 self.explanations.observe(ending.explanation)
-            if ending.interventions:
-                self._interventions.inc(ending.interventions)
+            if ending.interventions is not None:
+                self.count_interventions(ending.interventions)
         for stream in usage.streams:
             self.count_forwards(stream.role, stream.forwards)
 
@@ -154,6 +152,9 @@ class BoundRequestMetrics:
             counter = self._metrics.finished.labels(*self._labels, reason)
             self._finished[reason] = counter
         counter.inc(num_choices)
+
+    def count_interventions(self, num_tokens: int) -> None:
+        self._metrics.interventions.labels(*self._labels).inc(num_tokens)
 
     def count_forwards(self, role: str, num_tokens: int) -> None:
         counter = self._forwards.get(role)

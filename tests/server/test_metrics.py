@@ -54,6 +54,7 @@ def exported() -> set[tuple[str, str, frozenset[str]]]:
     bound.explanations.observe(SUMMARY)
     bound.count_forwards("base", 3)
     bound.count_ended("MAX_TOKENS")
+    bound.count_interventions(2)
     metrics.step(REPORT)
     metrics.prefix("m", 1, 1)
     metrics.count_error("Generate", "INTERNAL")
