@@ -36,6 +36,20 @@ class RunnerPreference(StrEnum):
     TORCH = "torch"
 
 
+class WeightPrecision(StrEnum):
+    """What weight matrices are rounded to."""
+
+    MODEL = "model"
+    INT8 = "int8"
+
+
+class KVCachePrecision(StrEnum):
+    """What cached keys and values are rounded to."""
+
+    MODEL = "model"
+    U8 = "u8"
+
+
 class InvalidConfig(ServerError):
     """Raised when a server is told to start in a way it cannot."""
 
@@ -178,9 +192,20 @@ class ServerConfig:
         RunnerPreference.AUTO,
         "auto: OpenVINO on a CPU where the model passes a self-check against torch, else torch.",
     )
+    weights: WeightPrecision = setting(
+        WeightPrecision.MODEL,
+        "int8: weight matrices in eight bits, faster where memory is slow, no longer exact. "
+        "OpenVINO only.",
+    )
+    kv_cache: KVCachePrecision = setting(
+        KVCachePrecision.MODEL,
+        "u8: keys and values in eight bits, half the memory of bfloat16, no longer exact. "
+        "OpenVINO only.",
+    )
     threads: int | None = setting(
         None,
-        "Threads of a model's operators. Default: one fewer than there are cores.",
+        "Threads of a model's operators. Default: one fewer than there are cores, which leaves "
+        "one to the event loop, the tokenizer and the engine's own work.",
         minimum=1,
     )
     conversions: Path | None = setting(

@@ -60,6 +60,10 @@ class LoadedModel:
     def eos_ids(self) -> frozenset[int]:
         return self.vocabulary.eos_ids
 
+    def release_weights(self) -> None:
+        """Give their memory back; nothing can be computed with this object any more."""
+        self.model.to(device="meta")
+
     def runner(self, *, cache_tokens: int | None = None) -> TorchRunner:
         """Build the torch runner with room for so many tokens; unset: 65,536 or 4 GiB."""
         if cache_tokens is None:

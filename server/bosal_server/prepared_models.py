@@ -65,7 +65,7 @@ class PreparedModels:
             metrics.describe(
                 name,
                 runner=choice.runner.kind,
-                dtype=choice.runner.dtype,
+                dtype=choice.precision,
                 device=choice.runner.device,
                 is_fallback=choice.is_fallback,
             )
@@ -115,10 +115,14 @@ def _choose(model: LoadedModel, config: ServerConfig, threads: int) -> RunnerCho
             model,
             preference=config.runner.value,
             dtype=config.dtype,
+            weights=config.weights.value,
+            kv_cache=config.kv_cache.value,
             cache_tokens=config.cache_tokens,
             threads=threads,
             conversions=config.conversions or default_folder(os.environ),
         )
+    if not choice.needs_torch_weights:
+        model.release_weights()
     log.info("model %s runs on %s: %s", model.name, choice.runner.kind, choice.reason)
     return choice
 
@@ -134,7 +138,7 @@ def _served(model: LoadedModel, choice: RunnerChoice) -> ServedModel:
         context_tokens=model.context_tokens,
         runner=runner.kind,
         runner_reason=choice.reason,
-        dtype=runner.dtype,
+        dtype=choice.precision,
         device=runner.device,
         cache_tokens=runner.num_blocks * runner.block_size,
     )

@@ -361,4 +361,5 @@ def server_info(message: model_pb2.GetServerInfoResponse) -> results.ServerInfo:
             backends=tuple(message.constraints.backends),
             python_types=tuple(message.constraints.python_types),
         ),
+        models=tuple(model(one) for one in message.models),
     )

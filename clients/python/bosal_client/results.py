@@ -337,3 +337,4 @@ class ServerInfo:
     default_recipe: str
     limits: Limits
     constraints: ConstraintSupport
+    models: tuple[Model, ...]

@@ -80,6 +80,7 @@ class Model(_message.Message):
     context_tokens: _builtins.int
     """Prompt and output together, in tokens."""
     dtype: _builtins.str
+    """What it computes in, and what is rounded further: `float32 with int8 weights`."""
     runner: _builtins.str
     """`torch`, `openvino`."""
     device: _builtins.str
@@ -156,6 +157,7 @@ class GetServerInfoResponse(_message.Message):
     DEFAULT_RECIPE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     default_model: _builtins.str
     default_recipe: _builtins.str
@@ -167,6 +169,10 @@ class GetServerInfoResponse(_message.Message):
     def limits(self) -> Global___Limits: ...
     @_builtins.property
     def constraints(self) -> Global___ConstraintSupport: ...
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """What ListModels returns: among other things each model's runner, what it computes in and why."""
+
     def __init__(
         self,
         *,
@@ -176,10 +182,11 @@ class GetServerInfoResponse(_message.Message):
         default_recipe: _builtins.str = ...,
         limits: Global___Limits | None = ...,
         constraints: Global___ConstraintSupport | None = ...,
+        models: _abc.Iterable[Global___Model] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "default_model", b"default_model", "default_recipe", b"default_recipe", "limits", b"limits", "version", b"version", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "default_model", b"default_model", "default_recipe", b"default_recipe", "limits", b"limits", "models", b"models", "version", b"version", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

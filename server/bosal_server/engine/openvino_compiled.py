@@ -31,10 +31,10 @@ def compile_graph(
     *,
     dtype: str = "float32",
     weights: str = "model",
-    cache: str = "model",
+    kv_cache: str = "model",
     threads: int | None = None,
 ) -> CompiledGraph:
-    """Compile for a type of arithmetic; `weights` int8 and `cache` u8 trade exactness.
+    """Compile for a type of arithmetic; `weights` int8 and `kv_cache` u8 trade exactness.
 
     Raises:
         OpenVinoRefused: attention cannot be paged, or the type would round positions.
@@ -48,7 +48,7 @@ def compile_graph(
         # Pinned workers would keep their cores from the engine's and the service's threads.
         "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
-        "KV_CACHE_PRECISION": _PRECISIONS[dtype] if cache == "model" else cache,
+        "KV_CACHE_PRECISION": _PRECISIONS[dtype] if kv_cache == "model" else kv_cache,
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads

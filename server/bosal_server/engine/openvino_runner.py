@@ -120,5 +120,9 @@ def _allocate(request: Any, num_blocks: int) -> list[Any]:
     return pool
 
 
-def bytes_per_token(layers: Sequence[LayerShape | PagedLayer], dtype: str) -> int:
-    return sum(2 * layer.num_kv_heads * layer.head_dim for layer in layers) * ITEM_SIZES[dtype]
+def bytes_per_token(
+    layers: Sequence[LayerShape | PagedLayer], dtype: str, *, kv_cache: str = "model"
+) -> int:
+    # With eight bits every head of a token has a scale and a zero point in float32.
+    size, extra = (ITEM_SIZES[dtype], 0) if kv_cache == "model" else (1, 8)
+    return sum(2 * layer.num_kv_heads * (layer.head_dim * size + extra) for layer in layers)

@@ -24,16 +24,34 @@ from bosal_server.engine.openvino_runner import (
 )
 from bosal_server.engine.openvino_runtime import OpenVinoRefused, has_bf16, load_openvino
 from bosal_server.engine.runner import ModelRunner
+from bosal_server.errors import ModelError
 from bosal_server.model import LoadedModel
 
 PREFERENCES = ("auto", "openvino", "torch")
 WEIGHTS = ("model", "int8")
-CACHES = ("model", "u8")
+KV_CACHES = ("model", "u8")
 
 _DEFAULT_CACHE_BYTES = 4 << 30
 _DEFAULT_CACHE_TOKENS = 65_536
 
 _logger = logging.getLogger(__name__)
+
+
+class EightBitsRefused(ModelError):
+    """Raised when int8 weights or a u8 key-value cache is asked of the torch runner."""
+
+    reason = "EIGHT_BITS_REFUSED"
+
+    def __init__(self, model: str, weights: str, kv_cache: str, why_torch: str) -> None:
+        asked = [
+            option
+            for option, value in (("--weights int8", weights), ("--kv-cache u8", kv_cache))
+            if value != "model"
+        ]
+        super().__init__(
+            f"model '{model}': {' and '.join(asked)} needs the OpenVINO runner, "
+            f"but torch would serve it: {why_torch}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +60,10 @@ class RunnerChoice:
 
     runner: ModelRunner
     reason: str
+    # The type it computes in, and what is rounded to eight bits.
+    precision: str
+    # False once everything it computes from is its own: the model's weights may go.
+    needs_torch_weights: bool = True
     # `auto` would have taken OpenVINO, which refused.
     is_fallback: bool = False
 
@@ -52,7 +74,7 @@ def choose_runner(
     preference: str = "auto",
     dtype: str = "auto",
     weights: str = "model",
-    cache: str = "model",
+    kv_cache: str = "model",
     cache_tokens: int | None = None,
     threads: int | None = None,
     conversions: Path | None = None,
@@ -62,27 +84,37 @@ def choose_runner(
     `auto` takes OpenVINO on a CPU if the model converts and passes the self-check. `dtype` is what
     OpenVINO computes in, `auto` bfloat16 where the CPU has it; `conversions` is the folder of
     converted models. With that folder, OpenVINO no longer needs the model's torch weights.
-    `weights` int8 and `cache` u8 are OpenVINO's alone and no longer exact: they are for when the
+    `weights` int8 and `kv_cache` u8 are OpenVINO's alone and no longer exact: they are for when the
     memory or its bandwidth is short.
 
     Raises:
         OpenVinoRefused: `openvino` was asked for by name and cannot serve the model.
+        EightBitsRefused: eight bits were asked for where torch would serve the model.
     """
     if preference not in PREFERENCES:
         raise ValueError(f"unknown runner '{preference}'; known: {', '.join(PREFERENCES)}")
-    if weights not in WEIGHTS or cache not in CACHES:
-        raise ValueError(f"weights are one of {', '.join(WEIGHTS)}, cache of {', '.join(CACHES)}")
-    if preference == "torch":
-        return RunnerChoice(runner=model.runner(cache_tokens=cache_tokens), reason="asked for")
-    if preference == "auto" and model.device != "cpu":
+    if weights not in WEIGHTS or kv_cache not in KV_CACHES:
+        known = f"weights are one of {', '.join(WEIGHTS)}, kv_cache of {', '.join(KV_CACHES)}"
+        raise ValueError(known)
+
+    def on_torch(reason: str, *, is_fallback: bool = False) -> RunnerChoice:
+        if (weights, kv_cache) != ("model", "model"):
+            raise EightBitsRefused(model.name, weights, kv_cache, reason)
         runner = model.runner(cache_tokens=cache_tokens)
-        return RunnerChoice(runner=runner, reason=f"the model is on {model.device}")
+        return RunnerChoice(
+            runner=runner, reason=reason, precision=runner.dtype, is_fallback=is_fallback
+        )
+
+    if preference == "torch":
+        return on_torch("asked for")
+    if preference == "auto" and model.device != "cpu":
+        return on_torch(f"the model is on {model.device}")
     try:
         candidate = _Candidate(
             model=model,
             dtypes=_resolve_dtypes(model, dtype),
             weights=weights,
-            cache=cache,
+            kv_cache=kv_cache,
             threads=threads,
             conversions=conversions,
         )
@@ -90,9 +122,9 @@ def choose_runner(
     except OpenVinoRefused as refusal:
         if preference == "openvino":
             raise
+        choice = on_torch(str(refusal), is_fallback=True)
         _logger.warning("model '%s' runs on torch: %s", model.name, refusal)
-        runner = model.runner(cache_tokens=cache_tokens)
-        return RunnerChoice(runner=runner, reason=str(refusal), is_fallback=True)
+        return choice
 
 
 def _resolve_dtypes(model: LoadedModel, dtype: str) -> tuple[str, ...]:
@@ -114,7 +146,7 @@ class _Candidate:
     model: LoadedModel
     dtypes: tuple[str, ...]
     weights: str
-    cache: str
+    kv_cache: str
     threads: int | None
     conversions: Path | None
 
@@ -136,19 +168,34 @@ class _Candidate:
         num_tokens = self._cache_tokens(dtype) if cache_tokens is None else cache_tokens
         with _refusing():
             runner, report = self._checked_runner(
-                conversion, dtype, weights=self.weights, cache=self.cache
+                conversion, dtype, weights=self.weights, kv_cache=self.kv_cache
             )
             runner.resize(max(-(-num_tokens // BLOCK_SIZE), 1))
-        return RunnerChoice(runner=runner, reason=f"{source}; {report}")
+        return RunnerChoice(
+            runner=runner,
+            reason=f"{source}; {report}",
+            precision=self._precision(runner.dtype),
+            needs_torch_weights=conversion.owner is not None,
+        )
+
+    def _precision(self, dtype: str) -> str:
+        parts = [dtype]
+        if self.weights != "model":
+            parts.append(f"{self.weights} weights")
+        if self.kv_cache != "model":
+            parts.append(f"{self.kv_cache} key-value cache")
+        return " with ".join([parts[0], " and ".join(parts[1:])]) if parts[1:] else dtype
+
+    def _bytes_per_token(self, dtype: str) -> int:
+        return bytes_per_token(self.model.layers, dtype, kv_cache=self.kv_cache)
 
     def _cache_tokens(self, dtype: str) -> int:
-        per_token = bytes_per_token(self.model.layers, dtype)
-        return min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // per_token)
+        return min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // self._bytes_per_token(dtype))
 
     def _num_bytes(self, dtype: str, cache_tokens: int | None) -> int:
         num_tokens = self._cache_tokens(dtype) if cache_tokens is None else cache_tokens
         weights = self.model.num_parameters * ITEM_SIZES[dtype]
-        return weights + num_tokens * bytes_per_token(self.model.layers, dtype)
+        return weights + num_tokens * self._bytes_per_token(dtype)
 
     def _fetch(self) -> tuple[Conversion, str]:
         if self.conversions is None:
@@ -166,12 +213,12 @@ class _Candidate:
         return conversion
 
     def _checked_runner(
-        self, conversion: Conversion, dtype: str, *, weights: str = "model", cache: str = "model"
+        self, conversion: Conversion, dtype: str, *, weights: str = "model", kv_cache: str = "model"
     ) -> tuple[OpenVinoRunner, CheckReport]:
         num_blocks = num_blocks_needed(BLOCK_SIZE)
-        is_rounded = (weights, cache) != ("model", "model")
+        is_rounded = (weights, kv_cache) != ("model", "model")
         graph = compile_graph(
-            conversion, dtype=dtype, weights=weights, cache=cache, threads=self.threads
+            conversion, dtype=dtype, weights=weights, kv_cache=kv_cache, threads=self.threads
         )
         runner = OpenVinoRunner(graph, num_blocks=num_blocks)
         reference = self.model.runner(cache_tokens=num_blocks * BLOCK_SIZE)

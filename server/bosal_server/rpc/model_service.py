@@ -25,12 +25,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(
-            models=[
-                convert.model(served, is_default=served.name == self._core.models.default)
-                for served in self._core.models
-            ]
-        )
+        return pb.ListModelsResponse(models=self._models())
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
@@ -41,6 +36,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             versions=self._core.versions,
             default_model=self._core.models.default,
             default_recipe=self._core.default_recipe,
+            models=self._models(),
             constraints=constraints.support(self._core.constraints.compiler),
             limits=pb.Limits(
                 max_request_bytes=limits.max_request_bytes,
@@ -59,3 +55,9 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         )
         constraints.add_limits(response.limits)
         return response
+
+    def _models(self) -> list[pb.Model]:
+        return [
+            convert.model(served, is_default=served.name == self._core.models.default)
+            for served in self._core.models
+        ]

@@ -208,7 +208,7 @@ def test_eight_bits_cost_a_little_exactness(
 ) -> None:
     """And no more, chunk by chunk and token by token, over blocks that two sequences share."""
     runner = OpenVinoRunner(
-        compile_graph(conversion, weights=weights, cache=cache, threads=1), num_blocks=8
+        compile_graph(conversion, weights=weights, kv_cache=cache, threads=1), num_blocks=8
     )
     prompt = list(range(3, 83))
     plans = [

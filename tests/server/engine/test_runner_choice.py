@@ -14,7 +14,7 @@ from bosal_server.engine.openvino_compiled import compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_runner import OpenVinoRunner
 from bosal_server.engine.openvino_runtime import OpenVinoRefused, has_bf16
-from bosal_server.engine.runner_choice import choose_runner
+from bosal_server.engine.runner_choice import EightBitsRefused, choose_runner
 from bosal_server.engine.step import Chunk, StepPlan
 from bosal_server.model import LoadedModel, load_model
 
@@ -84,12 +84,48 @@ def test_what_bfloat16_would_round_is_computed_in_float32(
 
 def test_eight_bit_weights_and_cache_on_request(tiny_llama: LoadedModel, folder: Path) -> None:
     choice = choose_runner(
-        tiny_llama, weights="int8", cache="u8", cache_tokens=100, threads=1, conversions=folder
+        tiny_llama, weights="int8", kv_cache="u8", cache_tokens=100, threads=1, conversions=folder
     )
     assert choice.runner.kind == "openvino"
+    dtype = "bfloat16" if has_bf16() else "float32"
+    assert choice.precision == f"{dtype} with int8 weights and u8 key-value cache"
     assert "allowed 1e-01" in choice.reason
     with pytest.raises(ValueError, match="weights are one of model, int8"):
         choose_runner(tiny_llama, weights="int4")
+
+
+@pytest.mark.parametrize(
+    ("weights", "kv_cache", "asked"),
+    [
+        ("int8", "model", "--weights int8 needs"),
+        ("model", "u8", "--kv-cache u8 needs"),
+        ("int8", "u8", "--weights int8 and --kv-cache u8 needs"),
+    ],
+)
+def test_torch_has_no_eight_bits(
+    weights: str, kv_cache: str, asked: str, tiny_llama: LoadedModel, capped: LoadedModel
+) -> None:
+    """Whether it was asked for or is what OpenVINO's refusal leaves."""
+    with pytest.raises(EightBitsRefused, match=f"{asked} the OpenVINO runner.*: asked for"):
+        choose_runner(tiny_llama, preference="torch", weights=weights, kv_cache=kv_cache)
+    with pytest.raises(EightBitsRefused, match=f"{asked} the OpenVINO runner.*soft-capped"):
+        choose_runner(capped, weights=weights, kv_cache=kv_cache)
+
+
+def test_the_torch_weights_can_go_once_the_conversion_is_on_disk(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model("tiny", str(tiny_llama_folder), dtype="float32")
+    in_memory = choose_runner(model, cache_tokens=100, threads=1)
+    assert in_memory.needs_torch_weights
+    in_memory.runner.close()
+    choice = choose_runner(model, cache_tokens=100, threads=1, conversions=tmp_path)
+    assert not choice.needs_torch_weights
+    plan = StepPlan.pack([Chunk([5, 6, 7], 0, [3], True)], choice.runner.block_size)
+    expected = choice.runner.forward(plan).clone()
+    model.release_weights()
+    assert all(weight.device.type == "meta" for weight in model.model.parameters())
+    assert torch.equal(choice.runner.forward(plan), expected)
 
 
 def test_torch_by_name(tiny_llama: LoadedModel) -> None:

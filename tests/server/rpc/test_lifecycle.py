@@ -1,6 +1,7 @@
 """How a server starts, refuses to start, and fills up."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -30,14 +31,27 @@ def small(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield live
 
 
-@pytest.mark.parametrize("runner", ["openvino", "auto"])
-def test_openvino_serves_and_says_why(tiny_model: Path, tmp_path: Path, runner: str) -> None:
+@pytest.mark.parametrize(
+    ("runner", "options", "dtype"),
+    [
+        ("openvino", (), "(float32|bfloat16)"),
+        (
+            "auto",
+            ("--weights=int8", "--kv-cache=u8"),
+            "(float32|bfloat16) with int8 weights and u8 key-value cache",
+        ),
+    ],
+)
+def test_openvino_serves_and_says_why(
+    tiny_model: Path, tmp_path: Path, runner: str, options: tuple[str, ...], dtype: str
+) -> None:
     with LiveServer(
-        f"--model=tiny={tiny_model}", runner=runner, XDG_CACHE_HOME=str(tmp_path)
+        f"--model=tiny={tiny_model}", *options, runner=runner, XDG_CACHE_HOME=str(tmp_path)
     ) as live:
         with Client(live.address) as client:
-            (model,) = client.models()
+            (model,) = client.server_info().models
             assert model.runner == "openvino"
+            assert re.fullmatch(dtype, model.dtype)
             assert "greedy tokens equal" in model.runner_reason
             answer = client.generate("Hi", recipe="plain", max_tokens=8, overrides=ENDLESS)
             assert len(answer.choices[0].token_ids) == 8

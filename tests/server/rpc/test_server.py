@@ -62,3 +62,4 @@ def test_server_info_states_defaults_and_limits(client: Client) -> None:
     assert info.limits.max_request_bytes == Limits().max_request_bytes
     assert info.limits.max_running_choices == 64
     assert info.version == info.versions["bosal"]
+    assert info.models == client.models()
