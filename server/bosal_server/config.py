@@ -224,6 +224,11 @@ class ServerConfig:
         "How long a request may wait; one that would is refused at once.",
         minimum=0.1,
     )
+    write_stall_seconds: float = setting(
+        30.0,
+        "How long a stream's reader may take nothing before its request is ended.",
+        minimum=0.1,
+    )
     max_batch_tokens: int = setting(1024, "Most tokens in one step.", minimum=1)
     plugin_seconds: float = setting(
         1.0,

@@ -3,18 +3,31 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from bosal_server.engine.request import EngineEvent, TokenLogprobs, TokensEvent
 
+# Events that wait for a slow reader before they are joined into one for each choice.
+_MAX_EVENTS: Final = 64
+
 
 class Mailbox:
-    """One request's events; all that came since the last look are taken together."""
+    """One request's events; all that came since the last look are taken together.
+
+    It is bounded: a reader that does not look gets what waits as few long events, no longer than
+    the request's own `max_tokens`, and holds up nobody.
+    """
 
     def __init__(self) -> None:
         self._events: deque[EngineEvent] = deque()
         self._has_mail = asyncio.Event()
 
+    def __len__(self) -> int:
+        return len(self._events)
+
     def put(self, event: EngineEvent) -> None:
+        if len(self._events) >= _MAX_EVENTS:
+            self._events = deque(merged(self._events))
         self._events.append(event)
         self._has_mail.set()
 
@@ -67,6 +80,7 @@ def _joined(parts: list[TokensEvent]) -> TokensEvent:
         text="".join(part.text for part in parts),
         logprobs=_joined_logprobs(logprobs) if logprobs else None,
         explanations=[one for part in explanations for one in part] if explanations else None,
+        forced_positions=tuple(place for part in parts for place in part.forced_positions),
     )
 
 

@@ -141,3 +141,13 @@ def located(prefix: str) -> Iterator[None]:
         if error.field is not None:
             error.field = f"{prefix}.{error.field}" if error.field else prefix
         raise
+
+
+class ReaderStalled(ServerError):
+    """Raised when a stream's reader takes nothing for so long that its request is ended."""
+
+    reason = "READER_STALLED"
+    code = "ABORTED"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the reader took nothing for {seconds:g} s")

@@ -73,3 +73,32 @@ def test_events_of_another_thread_wake_the_reader_in_order() -> None:
         place for part in parts if isinstance(part, TokensEvent) for place in part.token_ids
     ]
     assert positions == list(range(50))
+
+
+def test_what_a_slow_reader_has_not_seen_is_joined() -> None:
+    async def run() -> tuple[int, list[EngineEvent]]:
+        mailbox = Mailbox()
+        most = 0
+        for position in range(1000):
+            mailbox.put(token(position % 2, position // 2))
+            most = max(most, len(mailbox))
+        mailbox.put(END)
+        return most, await mailbox.take()
+
+    most, events = asyncio.run(run())
+    assert most <= 64
+    first, second, last = events
+    assert last is END
+    for choice, event in enumerate((first, second)):
+        assert isinstance(event, TokensEvent)
+        assert (event.choice, event.token_ids) == (choice, list(range(500)))
+
+
+def test_forced_tokens_stay_marked_in_a_joined_event() -> None:
+    events = [
+        TokensEvent(0, 0, [5], "a", forced_positions=(0,)),
+        TokensEvent(0, 1, [6, 7], "b", forced_positions=(2,)),
+    ]
+    (joined,) = merged(events)
+    assert isinstance(joined, TokensEvent)
+    assert joined.forced_positions == (0, 2)

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from bosal_decoding.errors import DecodingError
 from bosal_server.errors import InternalFault, ServerError
 from bosal_server.metrics import Metrics
-from bosal_server.request_errors import InvalidRequest, ShuttingDown
+from bosal_server.request_errors import InvalidRequest, ReaderStalled, ShuttingDown
 from bosal_server.rpc.reader import reader
 from bosal_server.rpc.status import describe
 from bosal_server.security.access import Access
@@ -33,9 +33,16 @@ class Boundary(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, metrics: Metrics, *, max_request_bytes: int, access: Access | None = None
+        self,
+        metrics: Metrics,
+        *,
+        max_request_bytes: int,
+        access: Access | None = None,
+        stall_seconds: float | None = None,
     ) -> None:
+        """A stream whose reader takes nothing for `stall_seconds` is ended."""
         self._metrics = metrics
+        self._stall_seconds = stall_seconds
         self._access = access or Access()
         self._max_request_bytes = max_request_bytes
         self._num_running = 0
@@ -119,13 +126,23 @@ class Boundary(grpc.aio.ServerInterceptor):
                 # Closed here and now, so that a cancelled call stops its generation at once.
                 async with aclosing(behavior(self._accepted(request), context)) as messages:
                     async for message in messages:
-                        await context.write(message)
+                        await self._write(message, context)
             except (Exception, asyncio.CancelledError) as error:
                 await self._end(error, method, request, context)
             finally:
                 self._leave()
 
         return answer
+
+    async def _write(self, message: Message, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Send a message once there is room for it in the transport's window."""
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await context.write(message)
+        except TimeoutError:
+            assert self._stall_seconds is not None
+            self._metrics.count_stalled()
+            raise ReaderStalled(self._stall_seconds) from None
 
     def _accepted(self, request: Message | InvalidRequest) -> Message:
         if self._is_draining:

@@ -57,7 +57,12 @@ class RpcServer:
         max_bytes = config.limits.max_request_bytes
         self._config = config
         self._tls = tls
-        self._boundary = Boundary(metrics, max_request_bytes=max_bytes, access=access)
+        self._boundary = Boundary(
+            metrics,
+            max_request_bytes=max_bytes,
+            access=access,
+            stall_seconds=config.write_stall_seconds,
+        )
         self._health = HealthService(_SERVICES)
         self._server = grpc.aio.server(
             interceptors=[self._boundary],
