@@ -1,6 +1,7 @@
 """Compiles a recipe for one vocabulary: strings to tokens, conflicts found before any work."""
 
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from bosal_decoding.conflicts import check_conflicts
@@ -11,7 +12,6 @@ from bosal_decoding.plan import CompiledRule, Plan, tokens_within
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import Draft
 from bosal_decoding.scaffolds import Message, Rendered, Scaffold
-from bosal_decoding.stopping import StringAutomaton
 from bosal_decoding.streams import BASE_ROLE, SamePrompt, StreamModel, StreamPlan, StreamSpec
 from bosal_decoding.vocabulary import Vocabulary, common_prefix
 from bosal_kernels import Scope, SlotParams, packed
@@ -87,9 +87,10 @@ def _compile(
         instruction_flags=draft.instruction_flags,
         edits_end=draft.edits_end,
         breakers=tuple(sorted(draft.breakers)),
-        stops=StringAutomaton(draft.stop_strings),
-        bans=StringAutomaton(draft.banned_strings),
+        stops=draft.stops(),
+        bans=draft.bans(),
         watchers=tuple(draft.watchers),
+        text_scopes=MappingProxyType(draft.text_scopes),
         plugins=tuple(draft.plugins),
         max_tokens=draft.max_tokens,
         streams=streams,
@@ -160,6 +161,7 @@ def _guide(scaffold: Scaffold, draft: Draft, streams: tuple[StreamPlan, ...]) ->
     return GuidePlan(
         stream=_stream(draft.guide, scaffold, draft, streams[0], stream=len(streams)),
         top1_below=draft.nudges_below,
+        rule=draft.nudged_by,
         reserve_bytes=draft.guide_bytes,
         lead=scaffold.lead,
         guide_lead=frame.lead,

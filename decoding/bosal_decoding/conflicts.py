@@ -1,13 +1,14 @@
 """Which rules of one recipe contradict each other, found before any work."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 from bosal_decoding.errors import RuleConflict, shorten
+from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import Draft, Rule, RuleStage
 from bosal_decoding.schema import join_field
-from bosal_decoding.stopping import BanMatch, StringAutomaton, TextStop
+from bosal_decoding.stopping import BanMatch, TextStop
 
 
 def check_conflicts(recipe: Recipe, draft: Draft) -> None:
@@ -21,14 +22,7 @@ def check_conflicts(recipe: Recipe, draft: Draft) -> None:
     if draft.max_tokens is not None and min_tokens > draft.max_tokens:
         why = f"at least {min_tokens} and at most {draft.max_tokens} tokens"
         raise RuleConflict("min_tokens", "max_tokens", why, field=places["min_tokens"])
-    for stop in draft.stop_strings:
-        for banned in draft.banned_strings:
-            if banned in stop:
-                ban_text, stop_text = shorten(banned.decode()), shorten(stop.decode())
-                why = f"the output can never hold {stop_text} while {ban_text} is banned"
-                raise RuleConflict(
-                    "banned_strings", "stop_strings", why, field=places["banned_strings"]
-                )
+    _check_bans(recipe, draft, places)
     _check_allowed(recipe, draft)
     _check_forced(recipe, draft, places)
     for first, second, field in _pairs(recipe):
@@ -41,49 +35,88 @@ def check_conflicts(recipe: Recipe, draft: Draft) -> None:
             raise RuleConflict("mirostat", second.name, why, field=field)
 
 
+def _check_bans(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> None:
+    """Refuse to wait for a string that is banned, or to ban all that a choice may be."""
+    stopping = [rule for rule in recipe.rules if rule.name in ("stop_strings", "stop_turns")]
+    banning = [rule for rule in recipe.rules if rule.name == "banned_strings"]
+    for stop, ban in product(draft.stop_strings, draft.banned_strings):
+        if ban not in stop:
+            continue
+        whose = next(
+            (one for one in stopping if any(one.overlaps(other) for other in banning)), None
+        )
+        if whose is not None:
+            ban_text, stop_text = shorten(ban.decode()), shorten(stop.decode())
+            why = f"the output can never hold {stop_text} while {ban_text} is banned"
+            raise RuleConflict("banned_strings", whose.name, why, field=places["banned_strings"])
+    choice = recipe.constraint.choice if recipe.constraint is not None else None
+    always = [text for text, owners in draft.banned_strings.items() if None in owners]
+    if choice and all(any(text in one.encode() for text in always) for one in choice):
+        why = "each of its texts holds a banned string"
+        raise RuleConflict("banned_strings", "constraint", why, field=places["banned_strings"])
+
+
 def _check_allowed(recipe: Recipe, draft: Draft) -> None:
-    """Refuse sets of allowed tokens that leave nothing, alone or with a least length."""
-    rules = [
-        (index, rule)
-        for index, rule in enumerate(recipe.rules)
-        if rule.name in ("allowed_tokens", "allowed_scripts")
-    ]
+    """Refuse sets of allowed tokens that leave nothing, alone or with another rule."""
+    places = {id(rule): join_field("rules", at) for at, rule in enumerate(recipe.rules)}
+    rules = [rule for rule in recipe.rules if rule.name in ("allowed_tokens", "allowed_scripts")]
     sets = list(zip(rules, draft.allowed, strict=False))
-    for ((_, first), kept), ((index, second), others) in combinations(sets, 2):
+    for (first, kept), (second, others) in combinations(sets, 2):
         if first.overlaps(second) and not kept & others:
             why = "no token is in both"
-            raise RuleConflict(second.name, first.name, why, field=join_field("rules", index))
-    least = [(at, rule) for at, rule in enumerate(recipe.rules) if rule.name == "min_tokens"]
-    for (_, rule), kept in sets:
-        for index, other in least:
-            if rule.overlaps(other) and kept <= draft.vocabulary.eos_ids:
-                why = "only the end of the text is allowed"
-                raise RuleConflict(other.name, rule.name, why, field=join_field("rules", index))
+            raise RuleConflict(second.name, first.name, why, field=places[id(second)])
+    ends = draft.vocabulary.eos_ids
+    spelled = draft.vocabulary.token_bytes
+    for (rule, kept), other in product(sets, recipe.rules):
+        if not rule.overlaps(other):
+            continue
+        can_end, words = bool(kept & ends), kept - ends
+        why = ""
+        if other.name == "min_tokens" and not words:
+            why = "only the end of the text is allowed"
+        elif other.name in ("eos_ramp", "exponential_decay_length") and not can_end:
+            if rule.is_always:
+                why = "the end of the text is not allowed"
+        elif other.name == "no_repeat_ngram" and len(words) == 1 and not can_end:
+            why = "the one token that is allowed could only repeat itself"
+        elif other.name == "banned_strings" and not can_end:
+            texts = [text.encode() for text in getattr(other, "values", ())]
+            if all(any(text in spelled[token] for text in texts) for token in words):
+                why = "every token that is allowed holds a banned string"
+        if why:
+            raise RuleConflict(other.name, rule.name, why, field=places[id(other)])
 
 
 def _check_forced(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> None:
     """Refuse to force what the recipe forbids, or what would end the answer."""
-    texts = {"prefill": [draft.prefill.encode()] if draft.prefill else []}
-    texts["forced_phrases"] = [
-        draft.vocabulary.bytes_of(phrase.token_ids) for phrase in draft.phrases
-    ]
-    for name, said in texts.items():
-        for text in said:
-            watcher = TextStop(
-                StringAutomaton(draft.stop_strings),
-                StringAutomaton(draft.banned_strings),
-                draft.watchers,
-            )
-            match = watcher.feed(text)
-            if match is None:
-                continue
-            string = shorten(match.string.decode(errors="replace"))
-            if isinstance(match, BanMatch):
-                why = f"{string} is banned, and part of what is forced"
-                raise RuleConflict(name, "banned_strings", why, field=places[name])
-            stops = [rule.name for rule in recipe.rules if rule.stage is RuleStage.STOP]
-            why = f"{string} ends the answer, and is part of what is forced"
-            raise RuleConflict(name, " or ".join(stops), why, field=places[name])
+    # The text, and the first and the last position it may stand at.
+    said = [("prefill", draft.prefill.encode(), 0, len(draft.prefill.encode()))]
+    for phrase in draft.phrases:
+        text = draft.vocabulary.bytes_of(phrase.token_ids)
+        said.append(("forced_phrases", text, phrase.at or 0, MAX_TOKENS))
+    for name, text, first, last in said:
+        in_force = [
+            rule
+            for rule, scope in draft.text_scopes.items()
+            if scope.after <= last and first < scope.until and not scope.is_gated
+        ]
+        match = TextStop(draft.stops(), draft.bans(), draft.watchers).feed(text, in_force=in_force)
+        if match is None:
+            continue
+        string = shorten(match.string.decode(errors="replace"))
+        if isinstance(match, BanMatch):
+            why = f"{string} is banned, and part of what is forced"
+            raise RuleConflict(name, "banned_strings", why, field=places[name])
+        is_string = match.string in draft.stop_strings
+        stops = [
+            rule.name
+            for rule in recipe.rules
+            if rule.stage is RuleStage.STOP
+            and rule.name != "max_tokens"
+            and (rule.name in ("stop_strings", "stop_turns")) == is_string
+        ]
+        why = "what is forced would end the answer"
+        raise RuleConflict(name, " or ".join(stops), why, field=places[name])
     if not draft.phrases:
         return
     if draft.has_constraint:

@@ -28,6 +28,8 @@ class GuidePlan:
 
     stream: StreamPlan
     top1_below: float
+    # The place of the rule in the recipe; None if it acts at every step.
+    rule: int | None
     # The answer's bytes that the guide can follow: its tokens are at most as many.
     reserve_bytes: int
     # What stands between prompt and answer, for base and guide.
@@ -84,11 +86,21 @@ class Nudger:
         """The token that Move.FORCE is about."""
         return self._forced[0]
 
-    def at_base(self, top1: float, best: int, output: Sequence[int]) -> Move:
-        """Decide on the base's row: its greatest probability, the token that has it."""
+    @property
+    def rule(self) -> int | None:
+        """The rule that must be in force for a word to be taken; None if it always is."""
+        return self._plan.rule
+
+    def at_base(
+        self, top1: float, best: int, output: Sequence[int], *, is_in_force: bool = True
+    ) -> Move:
+        """Decide on the base's row: its greatest probability, the token that has it.
+
+        Where the rule is not in force the base counts as sure.
+        """
         if self._forced:
             return Move.FORCE
-        is_sure = top1 >= self._plan.top1_below
+        is_sure = top1 >= self._plan.top1_below or not is_in_force
         if self._offered is not None:
             word, self._offered = self._offered, None
             if not (self._is_in_round and (is_sure or self._begins(best, word))):

@@ -5,7 +5,7 @@ Rule 2: what a step does to a choice depends on its plan, its history, its outpu
 never on its neighbours, its slot or how its output was committed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import torch
@@ -341,6 +341,16 @@ class Pipeline:
         self.rollback(slot, 1)
         self._constraints.force(slot, close)
         return not close
+
+    def in_force(self, slot: int, rules: Collection[int]) -> frozenset[int]:
+        """Which of some rules, by place in the recipe, were in force at a slot's last step."""
+        if not rules:
+            return frozenset()
+        row = self._state.active[slot].tolist()
+        return frozenset(rule for rule in rules if row[rule])
+
+    def is_in_constraint(self, slot: int) -> bool:
+        return bool(self._state.in_constraint[slot])
 
     def was_forced(self, slot: int) -> bool:
         """Whether the last token of a slot was not the model's choice."""

@@ -13,13 +13,14 @@ from bosal_decoding.phrases import PlacedPhrase
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import PluginPart, RuleStage
 from bosal_decoding.scaffolds import Message
-from bosal_decoding.stopping import StringAutomaton, TextStop
+from bosal_decoding.stopping import OwnedWatcher, TextStop
 from bosal_decoding.streams import StreamPlan
+from bosal_decoding.string_automaton import StringAutomaton
 from bosal_decoding.vocabulary import Vocabulary, common_prefix
-from bosal_decoding.watching import Watcher
 from bosal_kernels import (
     DELTA,
     CombineParams,
+    Scope,
     SlotParams,
     TokenFlag,
     TouchedTokens,
@@ -71,7 +72,9 @@ class Plan:
     breakers: tuple[int, ...]
     stops: StringAutomaton
     bans: StringAutomaton
-    watchers: tuple[Watcher, ...]
+    watchers: tuple[OwnedWatcher, ...]
+    # When the rules over the text count that do not always, by place in the recipe.
+    text_scopes: Mapping[int, Scope]
     # Rules of other packages.
     plugins: tuple[PluginPart, ...]
     max_tokens: int | None

@@ -40,8 +40,11 @@ _SHARED: Final = ("scope", "when")
 
 _SCOPES: Final = """## When a rule acts
 
-Every rule acts at every step unless its `scope` or its `when` says otherwise; the rules that act on
-the answer as a whole (%s) take neither.
+Every rule acts at every step unless its `scope` or its `when` says otherwise. The rules that have a
+place of their own (%s)
+take neither. A rule over the text (a stop rule, `banned_strings`) acts at the token that completes
+what it looks for; at a token that is forced, which no row was read for, it passes no gate. A word
+that `nudging` has begun is finished.
 
     - {rule: token_weights, weights: {"I": -5}, scope: {first: 3}}        # the first three tokens
     - {rule: eos_ramp, weight: 15, over: 100, scope: {after: 50}}         # from the 51st token on

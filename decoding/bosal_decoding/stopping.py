@@ -9,11 +9,11 @@ it, because going back there opens what was undecided then.
 """
 
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from bosal_decoding.string_automaton import StringAutomaton
 from bosal_decoding.watching import Watcher
 
 
@@ -37,56 +37,12 @@ class BanMatch:
     position: int
 
 
-class StringAutomaton:
-    """Aho-Corasick over bytes: the state says how much of which string the text ends with."""
+@dataclass(frozen=True, slots=True)
+class OwnedWatcher:
+    """A watcher, and the place of its rule in the recipe; None if it always looks."""
 
-    def __init__(self, strings: Sequence[bytes]) -> None:
-        self.strings = tuple(strings)
-        self._next: dict[tuple[int, int], int] = {}
-        # Bytes of the longest suffix of the text that begins one of the strings.
-        self.depth = [0]
-        # The longest string that the text ends with, or None.
-        self.match: list[bytes | None] = [None]
-        for string in strings:
-            state = 0
-            for byte in string:
-                state = self._child(state, byte)
-            self.match[state] = string
-        self._fail = self._failures()
-
-    def step(self, state: int, byte: int) -> int:
-        """The state after one more byte of text."""
-        following = self._next.get((state, byte))
-        while following is None and state:
-            state = self._fail[state]
-            following = self._next.get((state, byte))
-        return following or 0
-
-    def _child(self, state: int, byte: int) -> int:
-        child = self._next.setdefault((state, byte), len(self.depth))
-        if child == len(self.depth):
-            self.depth.append(self.depth[state] + 1)
-            self.match.append(None)
-        return child
-
-    def _failures(self) -> list[int]:
-        fail = [0] * len(self.depth)
-        children: dict[int, list[tuple[int, int]]] = {}
-        for (state, byte), child in self._next.items():
-            children.setdefault(state, []).append((byte, child))
-        queue = deque([0])
-        while queue:
-            state = queue.popleft()
-            for byte, child in children.get(state, ()):
-                if state:
-                    back = fail[state]
-                    while back and (back, byte) not in self._next:
-                        back = fail[back]
-                    fail[child] = self._next.get((back, byte), 0)
-                if self.match[child] is None:
-                    self.match[child] = self.match[fail[child]]
-                queue.append(child)
-        return fail
+    watcher: Watcher
+    owner: int | None = None
 
 
 class TextStop:
@@ -96,7 +52,7 @@ class TextStop:
         self,
         stops: StringAutomaton,
         bans: StringAutomaton,
-        watchers: Sequence[Watcher] = (),
+        watchers: Sequence[OwnedWatcher] = (),
     ) -> None:
         self._stops = stops
         self._bans = bans
@@ -145,8 +101,12 @@ class TextStop:
         """Bytes at the end of the text that a match could still take away."""
         return len(self) - self.num_final
 
-    def feed(self, token_bytes: bytes, token: int = -1) -> StopMatch | BanMatch | None:
+    def feed(
+        self, token_bytes: bytes, token: int = -1, in_force: Collection[int] = ()
+    ) -> StopMatch | BanMatch | None:
         """Append one token and its bytes; nothing counts behind a stop string.
+
+        `in_force` are the rules that count at this token, of those that do not always.
 
         A banned match asks for a rewind; a caller that cannot go back may keep the text and go on,
         after a look at `stop`: a stop string may be complete further on in the same token.
@@ -160,15 +120,15 @@ class TextStop:
         for end, byte in enumerate(token_bytes, start=start + 1):
             stop_state = stops.step(stop_state, byte)
             ban_state = bans.step(ban_state, byte)
-            if (string := stops.match[stop_state]) is not None:
+            if (string := stops.found(stop_state, in_force)) is not None:
                 self._stop = StopMatch(string=string, start=end - len(string))
                 break
-            if ban is None and (string := bans.match[ban_state]) is not None:
+            if ban is None and (string := bans.found(ban_state, in_force)) is not None:
                 ban = (string, end - len(string))
         self._text += token_bytes
         self._tokens.append(token)
         if self._watchers and self._stop is None and ban is None and token_bytes:
-            self._stop = self._watch(len(token_bytes))
+            self._stop = self._watch(len(token_bytes), in_force)
         self._ends.append(len(self._text))
         self._states.append((stop_state, ban_state))
         self._finals.append(self._final(stop_state, ban_state))
@@ -199,13 +159,16 @@ class TextStop:
         """All bytes not taken before: the choice ends here and nothing is taken back."""
         return self._take(len(self))
 
-    def _watch(self, num_new: int) -> StopMatch | None:
+    def _watch(self, num_new: int, in_force: Collection[int]) -> StopMatch | None:
         """Ask the watchers whether the text ends; the earliest cut counts."""
         text = bytes(self._text)
+        # Who did not look before may find an end in what has been given out.
+        final = self._finals[-1] if self._finals else 0
         found = [
-            StopMatch(string=cut.string, start=cut.start, reason=watcher.reason)
-            for watcher in self._watchers
-            if (cut := watcher.look(text, num_new, self._tokens)) is not None
+            StopMatch(string=cut.string, start=max(cut.start, final), reason=one.watcher.reason)
+            for one in self._watchers
+            if (one.owner is None or one.owner in in_force)
+            and (cut := one.watcher.look(text, num_new, self._tokens)) is not None
         ]
         return min(found, key=lambda match: match.start, default=None)
 
@@ -223,7 +186,7 @@ class TextStop:
         final = length - self._stops.depth[stop_state]
         if self._watchers:
             text = bytes(self._text)
-            final = min(final, *(length - watcher.num_held(text) for watcher in self._watchers))
+            final = min(final, *(length - one.watcher.num_held(text) for one in self._watchers))
         if ban_depth := self._bans.depth[ban_state]:
             position = self._token_at(length - ban_depth)
             final = min(final, self._finals[position - 1] if position else 0)

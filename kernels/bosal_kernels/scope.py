@@ -61,6 +61,11 @@ class Scope:
     def is_always(self) -> bool:
         return self == Scope()
 
+    def holds_at(self, position: int, *, inside: bool) -> bool:
+        """Whether it holds where no row was read, after so many output tokens; no gate does."""
+        apart = Region.OUTSIDE if inside else Region.INSIDE
+        return self.after <= position < self.until and self.region != apart and not self.is_gated
+
     def overlaps(self, other: "Scope") -> bool:
         """Whether both may hold at one step; gates are taken to."""
         apart = {self.region, other.region} == {Region.INSIDE, Region.OUTSIDE}

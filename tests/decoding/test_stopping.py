@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bosal_decoding.stopping import BanMatch, StopMatch, TextStop
+from bosal_decoding.stopping import BanMatch, OwnedWatcher, StopMatch, TextStop
+from bosal_decoding.string_automaton import StringAutomaton
+from bosal_decoding.watching import SentenceWatcher
 
 # A small alphabet, so that strings overlap and repeat themselves often.
 CHUNK = st.text("ab", max_size=3).map(str.encode)
@@ -221,4 +223,41 @@ def test_rewinding_more_than_there_is_is_an_error() -> None:
 def test_a_stop_at_the_start_leaves_no_text() -> None:
     stop = TextStop.of([b"\nQ:"], [])
     assert isinstance(stop.feed(b"\nQ: next"), StopMatch)
+    assert stop.flush() == b""
+
+
+def scoped(stops: dict[bytes, int | None], bans: dict[bytes, int | None]) -> TextStop:
+    """Strings with the place of the rule each counts for; None counts always."""
+
+    def automaton(strings: dict[bytes, int | None]) -> StringAutomaton:
+        owners = {text: frozenset({rule}) for text, rule in strings.items() if rule is not None}
+        return StringAutomaton(strings, owners)
+
+    return TextStop(automaton(stops), automaton(bans))
+
+
+def test_a_string_counts_only_while_its_rule_is_in_force() -> None:
+    stop = scoped({b"ab": 1, b"b": 2, b"c": None}, {b"xx": 3})
+    assert stop.feed(b"a") is None
+    assert stop.feed(b"b", in_force=[]) is None
+    assert stop.feed(b"xx", in_force=[1, 2]) is None
+    assert stop.feed(b"ab", in_force=[2]) == StopMatch(string=b"b", start=5)
+    stop.rewind(1)
+    assert stop.feed(b"ab", in_force=[1, 2]) == StopMatch(string=b"ab", start=4)
+    stop.rewind(1)
+    assert stop.feed(b"xx", in_force=[3]) == BanMatch(string=b"xx", position=2)
+    stop.rewind(1)
+    assert stop.feed(b"c") == StopMatch(string=b"c", start=4)
+
+
+def test_a_watcher_that_did_not_look_before_cuts_nothing_given_out() -> None:
+    watcher = OwnedWatcher(SentenceWatcher(1), 0)
+    stop = TextStop(StringAutomaton(()), StringAutomaton(()), [watcher])
+    shown = b""
+    for piece in (b"One. ", b"Two. ", b"Three"):
+        assert stop.feed(piece) is None
+        shown += stop.take()
+    assert stop.feed(b" four", in_force=[0]) == StopMatch(
+        string=b"", start=len(shown), reason="STOP_RULE"
+    )
     assert stop.flush() == b""

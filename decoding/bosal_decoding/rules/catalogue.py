@@ -102,6 +102,6 @@ def read_rule(entry: object, field: str) -> Rule:
             raise InvalidRecipe.at(field, f"the field name {shorten(str(key))} must be text")
     for key in ("scope", "when"):
         if key in params and not kind.is_scopable:
-            message = f"'{name}' acts on the answer as a whole and takes none"
+            message = f"'{name}' has its own place in the answer and takes none"
             raise InvalidRecipe.at(join_field(field, key), message)
     return kind.read(params, field)

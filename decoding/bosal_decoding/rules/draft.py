@@ -17,7 +17,9 @@ from bosal_decoding.errors import (
 )
 from bosal_decoding.phrases import PlacedPhrase
 from bosal_decoding.schema import join_field
+from bosal_decoding.stopping import OwnedWatcher
 from bosal_decoding.streams import StreamModel, StreamSpec
+from bosal_decoding.string_automaton import StringAutomaton
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_decoding.watching import Watcher
 from bosal_kernels import (
@@ -72,6 +74,7 @@ class Draft:
     guide: StreamSpec | None = None
     nudges_below: float = 0.0
     guide_bytes: int = 0
+    nudged_by: int | None = None
     has_constraint: bool = False
     # What the answer starts with, what may be cut anew at its beginning, and what it must say.
     prefill: str = ""
@@ -92,10 +95,13 @@ class Draft:
     allowed: list[set[int]] = field(default_factory=list)
     breakers: set[int] = field(default_factory=set)
     max_tokens: int | None = None
-    stop_strings: list[bytes] = field(default_factory=list)
-    banned_strings: list[bytes] = field(default_factory=list)
+    # With the rules that bring them, by place; None among them brings them at every step.
+    stop_strings: dict[bytes, set[int | None]] = field(default_factory=dict)
+    banned_strings: dict[bytes, set[int | None]] = field(default_factory=dict)
     # What else ends the answer, and how the scaffold marks a turn.
-    watchers: list[Watcher] = field(default_factory=list)
+    watchers: list[OwnedWatcher] = field(default_factory=list)
+    # Scopes of rules over the text, by place in the recipe.
+    text_scopes: dict[int, Scope] = field(default_factory=dict)
     turn_marks: tuple[str, ...] = ()
     plugins: list[PluginPart] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -151,6 +157,7 @@ class Draft:
         if guide.model:
             self.model(guide.model, join_field(self.path, guide.role))
         self.guide, self.nudges_below, self.guide_bytes = guide, top1_below, reserve_bytes
+        self.nudged_by = None if self.scope.is_always else self.index
 
     def model(self, name: str, field: str) -> StreamModel:
         """Return a served model."""
@@ -210,13 +217,37 @@ class Draft:
         self.allowed.append(kept)
 
     def stop_at(self, texts: Iterable[str]) -> None:
-        _extend(self.stop_strings, texts)
+        """End the answer at any of these strings."""
+        for text in texts:
+            self.stop_strings.setdefault(text.encode(), set()).add(self._owner())
 
     def ban(self, texts: Iterable[str]) -> None:
-        _extend(self.banned_strings, texts)
+        """Take back any of these strings."""
+        for text in texts:
+            self.banned_strings.setdefault(text.encode(), set()).add(self._owner())
+
+    def watch(self, watcher: Watcher) -> None:
+        """End the answer where a watcher says so."""
+        self.watchers.append(OwnedWatcher(watcher, self._owner()))
+
+    def _owner(self) -> int | None:
+        """The place of the rule over the text at hand, if it does not act at every step."""
+        if self.scope.is_always:
+            return None
+        self.text_scopes[self.index] = self.scope
+        return self.index
+
+    def stops(self) -> StringAutomaton:
+        return _automaton(self.stop_strings)
+
+    def bans(self) -> StringAutomaton:
+        return _automaton(self.banned_strings)
 
 
-def _extend(strings: list[bytes], texts: Iterable[str]) -> None:
-    for text in texts:
-        if (spelling := text.encode()) not in strings:
-            strings.append(spelling)
+def _automaton(strings: Mapping[bytes, set[int | None]]) -> StringAutomaton:
+    scoped = {
+        text: frozenset(owner for owner in owners if owner is not None)
+        for text, owners in strings.items()
+        if None not in owners
+    }
+    return StringAutomaton(strings, scoped)

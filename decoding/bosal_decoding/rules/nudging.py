@@ -14,7 +14,6 @@ from bosal_decoding.streams import StreamSpec
 class Nudging(Rule):
     name = "nudging"
     stage = RuleStage.COMBINE
-    is_scopable = False
     summary = "Takes the next word of an aligned guide where the base is unsure; ends as it ends."
     formula = (
         "max p < top1_below: force the guide's next word, and its next ones while the base stays "

@@ -35,7 +35,7 @@ class Rule(Schema, ABC):
     source: ClassVar[str]
     # Where it acts unless its scope says otherwise.
     region: ClassVar[Region] = Region.ANY
-    # Whether it may be limited by `scope` and `when`.
+    # Whether it may be limited by `scope` and `when`; not if it has a place of its own.
     is_scopable: ClassVar[bool] = True
 
     scope: ScopeField | None = Field(default=None, repr=False)
@@ -66,15 +66,15 @@ class Rule(Schema, ABC):
             self.scope, self.when, default=self.region, has_constraint=has_constraint
         )
 
+    @property
+    def is_always(self) -> bool:
+        """Whether it acts at every step of whatever recipe."""
+        return self.kernel_scope(has_constraint=True) == Scope()
+
     def holds_at(self, position: int, *, in_constraint: bool) -> bool:
         """Whether the rule is surely in force at an output position; a gate is never sure."""
         scope = self.kernel_scope(has_constraint=in_constraint)
-        return (
-            scope is not None
-            and not scope.is_gated
-            and scope.region is not Region.OUTSIDE
-            and scope.after <= position < scope.until
-        )
+        return scope is not None and scope.holds_at(position, inside=in_constraint)
 
     def overlaps(self, other: "Rule") -> bool:
         """Whether both may act at one step."""

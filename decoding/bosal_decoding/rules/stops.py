@@ -27,7 +27,6 @@ class StopRegex(Rule):
     stage = RuleStage.STOP
     summary = "Ends the answer where a regular expression matches, and cuts the match off."
     formula = "stop at the first byte that completes a match; it starts as early as it can"
-    is_scopable = False
     source = "stop_regex of SGLang"
 
     pattern: Phrase
@@ -47,7 +46,7 @@ class StopRegex(Rule):
             raise RuleUnsupported(
                 self.name, "it matches nothing at all", field=f"{draft.path}.pattern"
             )
-        draft.watchers.append(PatternWatcher(pattern, longest))
+        draft.watch(PatternWatcher(pattern, longest))
 
 
 class StopTurns(Rule):
@@ -55,7 +54,6 @@ class StopTurns(Rule):
     stage = RuleStage.STOP
     summary = "Ends the answer where the model goes on with a turn of its own."
     formula = "stop at the scaffold's own marks at the beginning of a line, and cut them"
-    is_scopable = False
     source = "URIAL (Lin et al. 2023), arXiv:2312.01552 (stop at the next query's mark)"
 
     def contribute(self, draft: Draft) -> None:
@@ -73,7 +71,6 @@ class StopLoops(Rule):
         "stop when the last max(times * n, min_tokens) tokens repeat with period n, "
         "for an n <= max_period"
     )
-    is_scopable = False
     source = "repetition_detection of vLLM, loop_detect_window of ExLlamaV3"
 
     times: Annotated[int, Field(ge=2, le=100), whole] = 4
@@ -84,7 +81,7 @@ class StopLoops(Rule):
     """How many tokens must belong to the loop in all."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.watchers.append(LoopWatcher(self.times, self.max_period, self.min_tokens))
+        draft.watch(LoopWatcher(self.times, self.max_period, self.min_tokens))
 
 
 class StopWhitespace(Rule):
@@ -92,14 +89,13 @@ class StopWhitespace(Rule):
     stage = RuleStage.STOP
     summary = "Ends the answer before a run of white space that is too long."
     formula = "stop when more than max_run spaces, tabs and line breaks follow each other; cut them"
-    is_scopable = False
     source = "jundot/omlx 2990 (models that go on with spaces)"
 
     max_run: _Count
     """The longest run that is let through, in bytes."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.watchers.append(SpaceWatcher(self.max_run))
+        draft.watch(SpaceWatcher(self.max_run))
 
 
 class MaxSentences(Rule):
@@ -107,14 +103,13 @@ class MaxSentences(Rule):
     stage = RuleStage.STOP
     summary = "Ends the answer behind so many sentences."
     formula = "stop when a space follows the mark of the n-th sentence; initials and 1. are none"
-    is_scopable = False
     source = "this project"
 
     n: _Count
     """How many sentences."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.watchers.append(SentenceWatcher(self.n))
+        draft.watch(SentenceWatcher(self.n))
 
 
 class MaxParagraphs(Rule):
@@ -122,14 +117,13 @@ class MaxParagraphs(Rule):
     stage = RuleStage.STOP
     summary = "Ends the answer behind so many paragraphs."
     formula = "stop at the blank line behind the n-th paragraph; cut it"
-    is_scopable = False
     source = "this project"
 
     n: _Count
     """How many paragraphs."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.watchers.append(ParagraphWatcher(self.n))
+        draft.watch(ParagraphWatcher(self.n))
 
 
 class TokenBudget(Rule):
@@ -137,7 +131,6 @@ class TokenBudget(Rule):
     stage = RuleStage.STOP
     summary = "Ends the answer at the first finished sentence once it has used its tokens."
     formula = "stop at a sentence's end when L >= tokens, anywhere when L >= tokens + grace"
-    is_scopable = False
     source = "this project; compare thinking_token_budget of vLLM"
 
     tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS), whole]
@@ -146,4 +139,4 @@ class TokenBudget(Rule):
     """Tokens it may go on to finish its sentence."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.watchers.append(BudgetWatcher(self.tokens, self.grace))
+        draft.watch(BudgetWatcher(self.tokens, self.grace))

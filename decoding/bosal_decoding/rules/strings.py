@@ -21,7 +21,6 @@ class StopStrings(Rule):
     stage = RuleStage.STOP
     summary = "Ends the answer where one of the strings appears, and cuts it from the text."
     formula = "stop at the first byte that completes one of values"
-    is_scopable = False
     source = "URIAL (Lin et al. 2023), arXiv:2312.01552; stop of the OpenAI API"
 
     values: Annotated[
@@ -40,7 +39,6 @@ class BannedStrings(Rule):
     stage = RuleStage.MASK
     summary = "Takes back a token that begins a forbidden string and bans it at that position."
     formula = "output never contains one of values; z[v] = -inf at the position where one began"
-    is_scopable = False
     source = "ExLlamaV2 (banned_strings)"
 
     values: Annotated[

@@ -1,7 +1,7 @@
 """One choice's output on its way to the caller: stop rules, text, and what is held back."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from bosal_decoding.detokenizer import Detokenizer
@@ -79,11 +79,13 @@ class ChoiceOutput:
         *,
         is_intervention: bool = False,
         is_forced: bool = False,
+        in_force: Collection[int] = (),
         reason: FinishReason | None = None,
     ) -> Rollback | None:
         """Take the next token; sets `ending` if it is the last. A Rollback has been done here.
 
         `is_forced` marks a token that the constraint dictated, `reason` one that it ends with.
+        `in_force` are the rules over the text that count here, of those that do not always.
         """
         if is_forced:
             self._forced.append(self.num_tokens)
@@ -105,7 +107,7 @@ class ChoiceOutput:
         else:
             self._num_bytes += len(spelling)
             self._held_ends.append(self._num_bytes)
-            match = self._stop.feed(spelling, token)
+            match = self._stop.feed(spelling, token, in_force)
             if isinstance(match, BanMatch):
                 rollback = self._roll_back(match.position)
                 if rollback is not None:

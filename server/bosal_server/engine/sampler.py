@@ -212,7 +212,13 @@ def _moves(
         return {}
     sure = pipeline.certainty(combined, [i for i, _ in nudged])
     return {
-        i: nudger.at_base(top1, best, groups[i].output)
+        i: nudger.at_base(
+            top1,
+            best,
+            groups[i].output,
+            is_in_force=nudger.rule is None
+            or bool(pipeline.in_force(groups[i].slot, [nudger.rule])),
+        )
         for (i, nudger), top1, best in zip(nudged, *sure, strict=True)
     }
 

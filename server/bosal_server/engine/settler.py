@@ -149,6 +149,7 @@ class Settler:
             drawn.explanation,
             is_intervention=drawn.is_intervention,
             is_forced=pipeline.was_forced(group.slot),
+            in_force=pipeline.in_force(group.slot, active.request.plan.text_scopes),
             reason=_ENDS.get(verdict),
         )
         if nudger is not None:
@@ -177,12 +178,25 @@ class Settler:
             verdict = pipeline.settle(group.slot)
             for place, token in enumerate(forced, start=1):
                 reason = _ENDS.get(verdict) if place == len(forced) else None
-                rollback = output.accept(token, is_forced=True, reason=reason)
+                rollback = output.accept(
+                    token,
+                    is_forced=True,
+                    in_force=self._in_force(active, group, output.num_tokens),
+                    reason=reason,
+                )
                 if rollback is not None:
                     self._roll_back(group, rollback)
                     return
                 if output.ending is not None:
                     return
+
+    def _in_force(self, active: ActiveRequest, group: StreamGroup, position: int) -> list[int]:
+        """The rules over the text that count at a token that no row was read for."""
+        scopes = active.request.plan.text_scopes
+        if not scopes:
+            return []
+        inside = self._pipelines[group.streams[0].model].is_in_constraint(group.slot)
+        return [rule for rule, scope in scopes.items() if scope.holds_at(position, inside=inside)]
 
     def _postpone_end(self, active: ActiveRequest, group: StreamGroup, token: int) -> bool:
         """Whether the end of the text was drawn where a phrase must come first; now it will."""

@@ -1,0 +1,182 @@
+"""Rules that leave nothing together, pair by pair, found at compile where it is certain."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.constraint_conflicts import check_program
+from bosal_decoding.constraints.compiler import ConstraintCompiler
+from bosal_decoding.errors import DecodingError, RuleConflict
+from bosal_decoding.plan import Plan
+from bosal_decoding.recipe import Recipe
+from bosal_decoding.scaffolds import Message
+from bosal_decoding.vocabulary import Vocabulary
+
+
+def plan_of(vocabulary: Vocabulary, *rules: dict[str, Any], **fields: Any) -> Plan:
+    recipe = Recipe.parse({"rules": list(rules), **fields})
+    return compile_recipe(recipe, vocabulary, context_tokens=256)
+
+
+def allow(*strings: str, end: bool = False, **scope: Any) -> dict[str, Any]:
+    return {"rule": "allowed_tokens", "strings": list(strings), "allow_end": end, **scope}
+
+
+def ban(*strings: str, **scope: Any) -> dict[str, Any]:
+    return {"rule": "banned_strings", "values": list(strings), **scope}
+
+
+PREFILL = {"rule": "prefill", "text": "I am"}
+LAST = {"rule": "forced_phrases", "phrases": [{"text": " I am"}]}
+LEAST = {"rule": "min_tokens", "value": 5}
+FIRST, LATER = {"scope": {"first": 3}}, {"scope": {"after": 3}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "first", "second"),
+    [
+        ([LEAST, {"rule": "max_tokens", "value": 4}], "min_tokens", "max_tokens"),
+        (
+            [allow("a"), {"rule": "allowed_scripts", "scripts": ["Han"], "common": False}],
+            "allowed_scripts",
+            "allowed_tokens",
+        ),
+        ([{"rule": "allowed_tokens", "ids": [0]}, LEAST], "min_tokens", "allowed_tokens"),
+        ([allow("a"), {"rule": "eos_ramp", "weight": 1, "over": 9}], "eos_ramp", "allowed_tokens"),
+        (
+            [allow("a"), {"rule": "exponential_decay_length", "start": 3, "factor": 1.1}],
+            "exponential_decay_length",
+            "allowed_tokens",
+        ),
+        ([allow("a"), {"rule": "no_repeat_ngram", "n": 2}], "no_repeat_ngram", "allowed_tokens"),
+        ([allow("a", "h"), ban("a", "h")], "banned_strings", "allowed_tokens"),
+        (
+            [{"rule": "stop_strings", "values": ["\nQ:"]}, ban("Q:")],
+            "banned_strings",
+            "stop_strings",
+        ),
+        (
+            [
+                {"rule": "temperature", "value": 1},
+                {"rule": "dynamic_temperature", "low": 1, "high": 2},
+            ],
+            "dynamic_temperature",
+            "temperature",
+        ),
+        ([{"rule": "mirostat"}, {"rule": "top_k", "k": 3}], "mirostat", "top_k"),
+        ([PREFILL, ban("am")], "prefill", "banned_strings"),
+        ([PREFILL, {"rule": "stop_strings", "values": ["I"]}], "prefill", "stop_strings"),
+        ([PREFILL, {"rule": "stop_regex", "pattern": "a[mn]"}], "prefill", "stop_regex"),
+        ([LAST, ban("am")], "forced_phrases", "banned_strings"),
+        ([LAST, {"rule": "stop_strings", "values": ["am"]}], "forced_phrases", "stop_strings"),
+        (
+            [LAST, {"rule": "nudging", "guide_scaffold": {"kind": "qa"}}],
+            "forced_phrases",
+            "nudging",
+        ),
+        ([{"rule": "guidance"}, {"rule": "context_aware"}], "guidance", "context_aware"),
+        ([{"rule": "guidance", **FIRST}, {"rule": "guidance", **LATER}], "guidance", "guidance"),
+    ],
+)
+def test_pairs_that_leave_nothing_are_refused_with_both_names(
+    vocabulary: Vocabulary, rules: list[dict[str, Any]], first: str, second: str
+) -> None:
+    for both in (rules, rules[::-1]) if second != "top_k" else (rules,):
+        with pytest.raises(RuleConflict, match="contradicts") as caught:
+            plan_of(vocabulary, *both)
+        assert set(caught.value.metadata.values()) == {first, second}
+        assert (caught.value.field or "").startswith("rules[")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [{**allow("a"), **FIRST}, {**allow("b"), **LATER}],
+        [{"rule": "allowed_tokens", "ids": [0], **LATER}, {**LEAST, **FIRST}],
+        [allow("a", end=True), {"rule": "eos_ramp", "weight": 1, "over": 9}],
+        [allow("a", "h"), {"rule": "no_repeat_ngram", "n": 2}],
+        [{**allow("a"), **FIRST}, {**ban("a"), **LATER}],
+        [{"rule": "stop_strings", "values": ["\nQ:"], **FIRST}, {**ban("Q:"), **LATER}],
+        [PREFILL, {"rule": "stop_strings", "values": ["am I"]}],
+        [PREFILL, LAST, LEAST],
+        [{"rule": "guidance"}, {"rule": "nudging", "guide_scaffold": {"kind": "qa"}}],
+    ],
+)
+def test_pairs_that_leave_something_are_let_be(
+    vocabulary: Vocabulary, rules: list[dict[str, Any]]
+) -> None:
+    plan_of(vocabulary, *rules)
+
+
+def test_a_prefill_must_be_allowed(vocabulary: Vocabulary) -> None:
+    messages = [Message(role="user", text="Who?")]
+    ids = list(vocabulary.encode("I am"))
+    some = {"rule": "allowed_tokens", "ids": ids}
+    plan_of(vocabulary, {**PREFILL, "heal": False}, some).prompts(messages)
+    with pytest.raises(RuleConflict, match="'prefill' contradicts 'allowed_tokens'"):
+        plan_of(vocabulary, {**PREFILL, "heal": False}, allow("h")).prompts(messages)
+    later = {**allow("h"), "scope": {"after": len(ids)}}
+    plan_of(vocabulary, {**PREFILL, "heal": False}, later).prompts(messages)
+
+
+@pytest.fixture(scope="module")
+def compiler() -> Iterator[ConstraintCompiler]:
+    compiler = ConstraintCompiler()
+    yield compiler
+    compiler.close()
+
+
+SHORT = {"choice": ["no", "yes"]}
+OPEN = {"regex": "[a-z ]+"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "constraint", "is_refused"),
+    [
+        (LEAST, SHORT, True),
+        (LEAST, {"json_schema": {"type": "boolean"}}, True),
+        (LEAST, OPEN, False),
+        ({**LEAST, "scope": "outside_constraint"}, SHORT, False),
+        ({**LEAST, "when": {"entropy_above": 3}}, SHORT, False),
+        (allow("I"), SHORT, True),
+        ({**allow("I"), "scope": {"after": 2}}, SHORT, False),
+        (allow("n", "y"), SHORT, False),
+        ({**PREFILL, "text": "ye"}, SHORT, False),
+        ({**PREFILL, "text": "maybe"}, SHORT, True),
+        ({**PREFILL, "text": "nothing"}, SHORT, True),
+        (ban("o", "s"), SHORT, True),
+        (ban("o"), SHORT, False),
+        (LAST, OPEN, True),
+    ],
+)
+def test_a_constraint_and_a_rule(
+    vocabulary: Vocabulary,
+    compiler: ConstraintCompiler,
+    rule: dict[str, Any],
+    constraint: dict[str, Any],
+    is_refused: bool,
+) -> None:
+    def run() -> None:
+        plan = plan_of(vocabulary, rule, constraint=constraint)
+        (prompt,) = plan.prompts([Message(role="user", text="Who?")])
+        assert plan.recipe.constraint is not None
+        opening = prompt.opening
+        lead = opening.hidden + plan.recipe.scaffold.lead
+        program = compiler.compile(plan.recipe.constraint, vocabulary, lead)
+        check_program(plan, program, opening)
+
+    if not is_refused:
+        run()
+        return
+    with pytest.raises(RuleConflict) as caught:
+        run()
+    assert set(caught.value.metadata.values()) == {rule["rule"], "constraint"}
+
+
+def test_infinite_weights_are_no_weights(vocabulary: Vocabulary) -> None:
+    for weight in (float("-inf"), float("nan"), -20_000.0):
+        with pytest.raises(DecodingError) as caught:
+            plan_of(vocabulary, {"rule": "token_weights", "weights": {"a": weight}})
+        assert caught.value.field == "rules[0].weights.a"
