@@ -84,6 +84,7 @@ def control(
             values=edits.raw[asking],
             valid=edits.valid[asking],
             combined=combined,
+            is_masked=legal is not None,
         )
     # A ban may hide a NaN from the group maxima.
     invalid = ~(edits.raw.amax(1) < torch.inf)

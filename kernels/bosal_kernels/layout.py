@@ -35,6 +35,7 @@ class SlotState(SlotNumbers):
         vocab_size: int,
         device: torch.device | str = "cpu",
         touched_capacity: int = 512,
+        packs_touched: bool = False,
     ) -> None:
         self.num_slots = num_slots
         self.vocab_size = vocab_size
@@ -65,6 +66,10 @@ class SlotState(SlotNumbers):
         self.t_flag = full(touched, 0, torch.int32)
         # Token -> index in the touched list, or -1.
         self.t_pos = full((num_slots, vocab_size), -1, torch.int32)
+        # Whether a token is in the touched list, one bit each: kernels stream these.
+        self.touched_bits: Tensor | None = None
+        if packs_touched:
+            self.touched_bits = full((num_slots, -(-vocab_size // 32)), 0, torch.int32)
         # Tokens banned at one output position, by touched index.
         self.ban_index = full((num_slots, 4), 0, torch.int32)
         self.ban_position = full((num_slots, 4), -1, torch.int64)
@@ -135,6 +140,8 @@ class SlotState(SlotNumbers):
         if int((self.t_pos[slot] >= 0).sum()) != count:
             self.free(slot)
             raise InvalidTouchedTokens("token ids must be unique")
+        tokens = touched.ids.to(self.device)
+        self._mark(torch.full_like(tokens, slot), tokens, 1)
 
     def advance(self, slots: Tensor, tokens: Tensor) -> None:
         """Append one output token to each of the given, distinct slots."""
@@ -190,6 +197,7 @@ class SlotState(SlotNumbers):
         self.t_tok[slots, index] = tokens.to(self.t_tok.dtype)
         self.t_pos[slots, tokens] = index.to(self.t_pos.dtype)
         self.n_touch.index_add_(0, slots, torch.ones_like(slots))
+        self._mark(slots, tokens, 1)
 
     def free(self, slot: int) -> None:
         """Return the slot to its neutral state."""
@@ -209,6 +217,8 @@ class SlotState(SlotNumbers):
         self.t_base[slot] = 0
         self.t_flag[slot] = 0
         self.t_pos[slot] = -1
+        if self.touched_bits is not None:
+            self.touched_bits[slot] = 0
         self.ban_index[slot] = 0
         self.ban_position[slot] = -1
 
@@ -235,7 +245,17 @@ class SlotState(SlotNumbers):
         self.t_tok[slots, index] = tokens.to(self.t_tok.dtype)
         self.t_pos[slots, tokens] = index.to(self.t_pos.dtype)
         self.n_touch[slots] += is_new
+        self._mark(slots, tokens, is_new)
         return index
+
+    def _mark(self, slots: Tensor, tokens: Tensor, step: int | Tensor) -> None:
+        """Add to the bits of distinct pairs (slot, token), [n] each: 1 sets, -1 clears, 0 leaves.
+
+        A bit is set only where it is clear and cleared only where it is set, so nothing carries.
+        """
+        if self.touched_bits is not None:
+            bit = torch.ones_like(tokens, dtype=torch.int32) << (tokens & 31).int()
+            self.touched_bits.index_put_((slots, tokens >> 5), bit * step, accumulate=True)
 
     def _make_room(self, *, pushes: int = 0, count: int = 0) -> None:
         """Let touched lists take `pushes` more entries and hold `count`; double if needed."""
@@ -274,7 +294,9 @@ class SlotState(SlotNumbers):
         )
         edits[self.ban_index[slot, : int(self.n_ban[slot])].long()] = True
         kept = int(edits.nonzero().max()) + 1 if bool(edits.any()) else 0
-        self.t_pos[slot, self.t_tok[slot, kept:count].long()] = -1
+        dropped = self.t_tok[slot, kept:count].long()
+        self.t_pos[slot, dropped] = -1
+        self._mark(torch.full_like(dropped, slot), dropped, -1)
         self.t_tok[slot, kept:count] = 0
         self.n_touch[slot] = kept
 

@@ -36,7 +36,8 @@ class RawRows:
     touched: Tensor  # [R, W] token ids
     values: Tensor  # [R, W] their values before the edits
     valid: Tensor  # [R, W]
-    # [R, V] the rows themselves where they are not what was edited: streams' bases.
+    # [R, V] the rows themselves where more was edited than what is touched, or another row was:
+    # under a mask of legal tokens, and of coupled streams the bases.
     base: Tensor | None = None
 
 
@@ -130,13 +131,20 @@ def raw_rows(
     values: Tensor,
     valid: Tensor,
     combined: Combined | None = None,
+    *,
+    is_masked: bool = False,
 ) -> RawRows:
-    """Summarise `rows` of logits [B, V], or their base streams', before they are edited."""
+    """Summarise `rows` of logits [B, V], or their base streams', before they are edited.
+
+    `is_masked` says that other than touched tokens are about to be edited too.
+    """
     base = None
     source, which = logits, rows
     if combined is not None and combined.is_coupled:
         source = base = combined.streams.index_select(0, combined.base[rows])
         which = torch.arange(len(rows), device=rows.device)
+    elif is_masked:
+        base = logits.index_select(0, rows)
     grouped = GroupedRows(source, group_max(source))
     one = torch.ones(len(rows), dtype=torch.float32, device=logits.device)
     normalizer = log_normalizer(grouped, which, one, grouped.maxima[which].amax(1))

@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 import torch
 from tests.kernels import oracle, rows
-from tests.kernels.batch import Row, run
+from tests.kernels.batch import Row, admitted, run
 
-from bosal_kernels import Stage, TokenFlag, TouchedTokens
+from bosal_kernels import (
+    LegalTokens,
+    Stage,
+    TokenFlag,
+    TouchedTokens,
+    control,
+    score,
+    select,
+)
 
 
 def edited(kind: str, vocab_size: int, seed: int, temperature: float, wanted: int) -> Row:
@@ -71,6 +79,21 @@ def test_the_best_tokens_of_tied_rows_are_those_of_lowest_id() -> None:
     assert selection.logprobs is not None
     assert selection.logprobs.top_raw.ids[0, :4].tolist() == [400, 0, 1, 2]
     assert selection.logprobs.top_raw.ids[1].tolist() == [400, *range(99)]
+
+
+def test_a_raw_rank_counts_tokens_that_a_mask_rules_out() -> None:
+    z = rows.logits("normal", 200, 4)
+    state = admitted([Row(logits=z, logprobs=2)], [0], 1)
+    bits = torch.randint(-(2**31), 2**31, (1, 7), generator=torch.Generator().manual_seed(2)).int()
+    slots = torch.tensor([0])
+    legal = LegalTokens(torch.tensor([0]), bits)
+    controlled = control(torch.from_numpy(z.copy())[None], state, slots, legal)
+    illegal = int((controlled.logits[0] == -torch.inf).nonzero()[0])
+    for token in (int(select(controlled, state, slots).tokens[0]), illegal):
+        found = score(controlled, state, torch.tensor([token]))
+        assert int(found.raw_rank[0]) == 1 + int((z > z[token]).sum())
+        wanted = oracle.log_softmax(z)[token]
+        assert found.raw_logprob[0].item() == pytest.approx(wanted, abs=2e-6)
 
 
 def test_nobody_asking_gets_no_logprobs() -> None:

@@ -1,0 +1,178 @@
+"""What the Triton kernels need of a device: their machine code, counted without one.
+
+Kernels are compiled ahead of time for compute capabilities 8.0 and 9.0. Floors are those of an H100
+at 64 rows of 128,256 tokens: the larger of the bytes that must move and the instructions that must
+be issued.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.ahead import MachineCode, compile_ahead
+from benchmarks.harness import Report, arguments
+from benchmarks.kernel_sources import VOCABULARY, Configuration, configurations
+from bosal_kernels import CombineState, SlotParams, SlotState, TouchedTokens
+from bosal_kernels.fused import control_reduce, select
+
+ROWS = 64
+# Of an H100 SXM: bytes a second from its memory, and instructions a second of all its lanes.
+BYTES_PER_SECOND = 3.35e12
+INSTRUCTIONS_PER_SECOND = 132 * 128 * 1.755e9
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One configuration's machine code on one architecture."""
+
+    configuration: Configuration
+    arch: int
+    code: MachineCode
+
+    @property
+    def instructions_per_element(self) -> float | None:
+        per_thread = self.configuration.elements_per_thread
+        return self.code.streaming_instructions / per_thread if per_thread else None
+
+    @property
+    def floor_us(self) -> float | None:
+        issued, moved = self.instructions_per_element, self.configuration.bytes_per_element
+        if issued is None or moved is None:
+            return None
+        elements = ROWS * VOCABULARY
+        seconds = max(moved / BYTES_PER_SECOND, issued / INSTRUCTIONS_PER_SECOND)
+        return 1e6 * elements * seconds
+
+
+class _Operations(TorchDispatchMode):
+    """Counts what torch would launch on a device: all but allocations and views."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and "empty" not in func.name():
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+class _Launches:
+    """Stands for a kernel: counts its launches and does nothing."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __getitem__(self, grid: object) -> Any:
+        def launch(**_: object) -> None:
+            self.count += 1
+
+        return launch
+
+
+def launches_per_step() -> int:
+    """Return how many launches a step takes from logits to committed tokens, everything on."""
+    state = SlotState(num_slots=4, vocab_size=1000, packs_touched=True)
+    for slot in range(4):
+        state.admit(slot, SlotParams(key=slot, logprobs=8), TouchedTokens.of([3], 1.0))
+    slots = torch.arange(4)
+    depths = torch.full((4,), 3, dtype=torch.int32)
+    coupling, rows = CombineState(4), torch.zeros(12, 1000)
+    bits, which = torch.zeros((4, 32), dtype=torch.int32), torch.arange(4, dtype=torch.int32)
+    kernels = control_reduce.control_reduce_kernel, select.select_kernel
+    standing: Any = _Launches()
+    control_reduce.control_reduce_kernel = select.select_kernel = standing
+    try:
+        with _Operations() as operations:
+            reduced = control_reduce.control_reduce(
+                rows,
+                state,
+                coupling,
+                slots,
+                slots,
+                depths,
+                max_depth=3,
+                legal_rows=which,
+                legal_bits=bits,
+                keeps_raw=True,
+                has_moments=True,
+            )
+            select.select(
+                reduced, state, coupling, top_n=8, is_plausible=True, commits=True, forced=slots
+            )
+    finally:
+        control_reduce.control_reduce_kernel, select.select_kernel = kernels
+    return int(standing.count + operations.count)
+
+
+def table(counts: list[Count]) -> Table:
+    found = Table(title="kernels: machine code", title_justify="left")
+    for column in (
+        "kernel", "rows", "sm", "registers", "spills", "instructions", "per element",
+        "bytes per element", "128-bit loads", "floor us",
+    ):  # fmt: skip
+        found.add_column(column, justify="left" if column in ("kernel", "rows") else "right")
+    for one in counts:
+        what, code = one.configuration, one.code
+        found.add_row(
+            what.name,
+            what.dtype,
+            str(one.arch),
+            str(code.registers),
+            str(code.spills),
+            str(code.instructions),
+            _number(one.instructions_per_element),
+            _number(what.bytes_per_element, 2),
+            str(code.wide_loads),
+            _number(one.floor_us),
+        )
+    return found
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def count(report: Report, *, is_quick: bool) -> None:
+    """Compile every configuration, and record what was counted."""
+    counts = [
+        Count(what, arch, compile_ahead(what.source, arch))
+        for what, arch in configurations(is_quick=is_quick)
+    ]
+    for one in counts:
+        name = f"{one.configuration.name}_{one.configuration.dtype}_sm{one.arch}"
+        code = one.code
+        report.detail(f"{name}_registers", [code.registers])
+        report.detail(f"{name}_spills", [code.spills])
+        report.detail(f"{name}_instructions", [code.instructions])
+        if one.configuration.elements_per_thread:
+            report.detail(f"{name}_wide_loads", [code.wide_loads])
+        for what, value in (
+            ("instructions_per_element", one.instructions_per_element),
+            ("bytes_per_element", one.configuration.bytes_per_element),
+            ("floor_us", one.floor_us),
+        ):
+            if value is not None:
+                report.detail(f"{name}_{what}", [value])
+    report.figure("spills", sum(one.code.spills for one in counts))
+    report.figure("launches_per_step", launches_per_step())
+    Console(width=140).print(table(counts))
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument(
+        "--count-only", action="store_true", required=True, help="compile and count; no device"
+    )
+    options = parser.parse_args()
+    report = Report("kernels", options)
+    count(report, is_quick=options.quick)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Run by its test under Triton's interpreter: the reduction against the torch path and float64."""
+
+from tests.kernels import interpreter  # noqa: F401, I001
+
+import numpy as np
+import torch
+from tests.kernels import mixed
+
+from bosal_kernels.floats import descending_key
+from bosal_kernels.fused.control_reduce import control_reduce
+from bosal_kernels.groups import group_max
+from bosal_kernels.select import temperature_of
+
+
+def keys(values: torch.Tensor) -> torch.Tensor:
+    return 0x7FFFFFFF - descending_key(values)
+
+
+def check(given: mixed.Batch) -> None:
+    reduced = control_reduce(
+        given.streams,
+        given.state,
+        given.coupling,
+        given.slots,
+        given.base,
+        given.depths,
+        max_depth=given.max_depth,
+        legal_rows=given.legal_rows,
+        legal_bits=given.legal_bits,
+        keeps_raw=True,
+        has_moments=True,
+    )
+    wanted = given.torch_control()
+    raw = given.streams.float()[given.base]
+    state = given.state
+    for place, slot in enumerate(given.slots.tolist()):
+        stats = reduced.stats[place].double()
+        assert bool(stats[:, 8].sum() > 0) == bool(wanted.invalid[place])
+        if wanted.invalid[place] or wanted.yielded[place]:
+            continue
+        z = wanted.logits[place]
+        count = int(state.n_touch[slot])
+        touched = state.t_tok[slot, :count].long()
+        assert torch.equal(reduced.shaped[place, :count], z[touched])
+        rest = z.clone()
+        rest[touched] = -torch.inf
+        assert torch.equal(reduced.maxima[place].long(), keys(group_max(rest[None])[0]))
+        assert reduced.raw_maxima is not None
+        assert torch.equal(reduced.raw_maxima[place].long(), keys(group_max(raw[place][None])[0]))
+        assert float(stats[:, 0].max()) == float(z.max())
+        assert float(stats[:, 6].max()) == float(raw[place].max())
+        if float(z.max()) == -torch.inf:
+            continue
+        heat = 1 / float(temperature_of(state, torch.tensor([slot])))
+        left = z[z > -torch.inf].double()
+        scaled = (left - left.max()) * heat
+        far = torch.where(stats[:, 0] > -torch.inf, (stats[:, 0] - left.max()) * heat, -torch.inf)
+        mass = (stats[:, 1] * far.exp()).sum()
+        torch.testing.assert_close(mass, scaled.exp().sum(), rtol=2e-6, atol=0)
+        moment = (stats[:, 2] + stats[:, 1] * far.nan_to_num(neginf=-1e3)) * far.exp()
+        assert abs(float(moment.sum() - (scaled.exp() * scaled).sum())) <= 1e-4 * float(mass)
+        assert int(stats[:, 3].sum()) == len(left)
+        whole = raw[place].double()
+        normal = (stats[:, 7] * (stats[:, 6] - whole.max()).exp()).sum()
+        torch.testing.assert_close(normal, (whole - whole.max()).exp().sum(), rtol=2e-6, atol=0)
+        # Deviations, merged as pairs of tiles.
+        number, mean, off = 0.0, 0.0, 0.0
+        for tile in stats[stats[:, 3] > 0].tolist():
+            gap = tile[0] + tile[4] - mean
+            total = number + tile[3]
+            off += tile[5] + gap * gap * number * tile[3] / total
+            mean, number = mean + gap * tile[3] / total, total
+        sigma = float(np.sqrt(off / number))
+        assert abs(sigma - float(left.std(correction=0))) <= 1e-5 * max(1.0, sigma)
+
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+for number, size in enumerate((1, 31, 33, 64, 100, 1000, 4096, 4097, 8500)):
+    check(
+        mixed.batch(
+            size,
+            number,
+            dtype=DTYPES[number % 3],
+            max_depth=1 + number % 3,
+            is_legal=number % 2 == 0,
+        )
+    )
+for number, dtype in enumerate(DTYPES):
+    for depth in (1, 2, 3):
+        check(mixed.batch(257, 10 + number + depth, dtype=dtype, max_depth=depth))

@@ -1,0 +1,60 @@
+"""The fused kernels in Triton's interpreter, and compiled for devices that are not at hand."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.kernels.test_bitmask_apply import ROOT, run
+
+pytest.importorskip("triton")
+
+# More registers than these leave too few warps to hide the memory's latency.
+REGISTERS = {
+    "bitmask_apply": 40,
+    "row_tiles": 48,
+    "row_logprobs": 96,
+    "gumbel_topk": 128,
+    "control_reduce_all_moments": 96,
+    "select": 224,
+}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "interpreted_rows.py",
+        "interpreted_control.py",
+        "interpreted_select.py chains",
+        "interpreted_select.py streams",
+        "interpreted_select.py logprobs",
+    ],
+)
+def test_the_kernels_do_as_the_torch_path_does(script: str) -> None:
+    run(*script.split(), TRITON_INTERPRET="1")
+
+
+def test_the_kernels_compile_without_spills_and_read_128_bits_at_a_time(tmp_path: Path) -> None:
+    report = tmp_path / "kernels.json"
+    command = [sys.executable, "-m", "benchmarks.kernels", "--count-only", "--quick"]
+    path = os.pathsep.join([str(ROOT / "kernels"), *filter(None, sys.path)])
+    subprocess.run(
+        [*command, "--json", str(report)],
+        env={**os.environ, "PYTHONPATH": path, "TRITON_CACHE_DIR": str(tmp_path / "cache")},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=280,
+    )
+    found = json.loads(report.read_text())
+    assert found["figures"] == {"spills": 0, "launches_per_step": 2}
+    details = found["details"]
+    for name, limit in REGISTERS.items():
+        assert 0 < details[f"{name}_bf16_sm90_registers"] <= limit, name
+    for name in ("bitmask_apply", "row_tiles"):
+        for dtype in ("bf16", "fp16", "fp32"):
+            for arch in (80, 90):
+                assert details[f"{name}_{dtype}_sm{arch}_wide_loads"] > 0, (name, dtype, arch)
+    assert details["control_reduce_all_moments_bf16_sm90_wide_loads"] > 0
