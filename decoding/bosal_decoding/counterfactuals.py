@@ -63,6 +63,8 @@ class Counterfactuals:
     without: tuple[Without, ...]
     # Recipes it is compared with.
     others: tuple[Other, ...] = ()
+    # Whether each rule is asked at every token what it did; if not, only what parts recipes.
+    has_effects: bool = True
 
     @classmethod
     def of(cls, plan: Plan, models: tuple[StreamModel, ...] = ()) -> "Counterfactuals":

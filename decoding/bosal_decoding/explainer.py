@@ -1,5 +1,6 @@
 """Explains draws: asks the shadows of explained choices what they make of the same rows."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from bosal_kernels import Control, row_shift
 
 # Rows of counterfactuals computed at a time; each call has its price, whatever its size.
 _ROWS = 128
+# No divergence is so large unless one side forbids what the other allows.
+_FORBIDDEN = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Explainer:
         raw = bare.logits
         shift = row_shift(raw, controlled, 1.0 / temperature, chosen)
         effects = self._effects(rows, controlled, slots, chosen, uncontrolled)
-        others = self._others(rows, slots, tokens)
+        others = self._others(rows, controlled, temperature, slots, tokens)
         columns = zip(
             tokens,
             shift.raw_logprob.tolist(),
@@ -113,6 +116,7 @@ class Explainer:
         questions = [
             _Question(row, self._shadows[slot].plan, without, shadow, is_changed[row])
             for row, slot in enumerate(slots)
+            if self._shadows[slot].has_effects
             for without, shadow in self._shadows[slot].without
             # What truncates changes no logit: only a draw can tell.
             if is_changed[row] or without.stage is not RuleStage.TRUNCATE
@@ -198,7 +202,12 @@ class Explainer:
         return counts
 
     def _others(
-        self, rows: ExplainedRows, slots: Sequence[int], tokens: Sequence[int]
+        self,
+        rows: ExplainedRows,
+        controlled: Tensor,
+        temperature: Tensor,
+        slots: Sequence[int],
+        tokens: Sequence[int],
     ) -> list[list[OtherDraw]]:
         """Draw as the recipes that choices are compared with, on the choices' own rows."""
         places = [
@@ -206,7 +215,9 @@ class Explainer:
             for row, slot in enumerate(slots)
             for other, shadow, without in self._shadows[slot].others
         ]
-        drawn = self._draws(rows, [(row, shadow) for row, _, shadow, _ in places])
+        drawn, doses = self._doses(
+            rows, controlled, temperature, [(row, shadow) for row, _, shadow, _ in places]
+        )
         asked: list[tuple[int, str, int]] = []  # place, rule, the token that makes it the reason
         questions: list[tuple[int, Shadow]] = []
         for place, (row, other, _, without) in enumerate(places):
@@ -227,8 +238,31 @@ class Explainer:
         for place, (row, _, _, _) in enumerate(places):
             rules = tuple(dict.fromkeys(reasons.get(place, ())))
             token_or_none = drawn[place] if drawn[place] >= 0 else None
-            found[row].append(OtherDraw(token=token_or_none, rules=rules))
+            draw = OtherDraw(token=token_or_none, rules=rules, divergence=doses[place])
+            found[row].append(draw)
         return found
+
+    def _doses(
+        self,
+        rows: ExplainedRows,
+        controlled: Tensor,
+        temperature: Tensor,
+        asked: Sequence[tuple[int, Shadow]],
+    ) -> tuple[list[int], list[float]]:
+        """What other recipes draw on rows of explained choices, and how far from them these are."""
+        drawn: list[int] = []
+        doses: list[float] = []
+        for start in range(0, len(asked), _ROWS):
+            wave = asked[start : start + _ROWS]
+            other = self._shadows.control(rows, wave)
+            drawn += self._shadows.draw(other)
+            places = torch.tensor([row for row, _ in wave], device=controlled.device)
+            ours, inverse = controlled[places], 1.0 / temperature[places]
+            theirs = self._shadows.temperature([shadow for _, shadow in wave])
+            scaled = other.logits / theirs[:, None].to(other.logits.dtype)
+            divergence = row_shift(scaled, ours, inverse, ours.argmax(1)).divergence
+            doses += [one if one < _FORBIDDEN else math.inf for one in divergence.tolist()]
+        return drawn, doses
 
     def _draws(self, rows: ExplainedRows, asked: Sequence[tuple[int, Shadow]]) -> list[int]:
         """What shadows draw on the rows of explained choices; -1 where nothing is left."""

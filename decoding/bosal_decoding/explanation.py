@@ -49,6 +49,9 @@ class OtherDraw:
     token: int | None
     # Rules of either recipe without which both draw the same; asked only where they do not.
     rules: tuple[str, ...]
+    # KL of this recipe's distribution from the other's, after mask and temperature, before
+    # truncation, in nats; infinite where the other forbids what this one allows.
+    divergence: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,8 @@ class Explained:
     without: list[tuple[Without, Shadow]]
     # Each with the shadow of its plan, and those of its plan less a rule.
     others: list[tuple[Other, Shadow, list[tuple[Without, Shadow]]]]
+    # Whether every rule is asked at every token.
+    has_effects: bool
 
     @property
     def num_streams(self) -> int:
@@ -155,6 +157,7 @@ class Shadows:
                 (other, shadow(other), [(without, shadow(without)) for without in other.without])
                 for other in counterfactuals.others
             ],
+            counterfactuals.has_effects,
         )
         shadows = list(explained)
         self._make_room(len(shadows))
@@ -241,6 +244,10 @@ class Shadows:
     def num_tokens(self, shadow: Shadow) -> int:
         """How many tokens a shadow's choice has."""
         return len(self._pipeline.output(shadow.slot))
+
+    def temperature(self, shadows: Sequence[Shadow]) -> Tensor:
+        """The temperature [S] at which shadows draw; 0 reads as 1."""
+        return self._pipeline.temperature([shadow.slot for shadow in shadows])
 
     def draw(self, controlled: Control) -> list[int]:
         """Truncate and draw as shadows do; -1 where nothing is left."""

@@ -21,7 +21,9 @@ from bosal_server.config import Limits
 from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.experiment import INLINE
+from bosal_server.experiments.held_draws import Held
 from bosal_server.generate_command import GenerateCommand, PromptCommand
+from bosal_server.opposition import oppose
 from bosal_server.preparation import Preparation
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import (
@@ -145,8 +147,10 @@ class Acceptance:
         base_version = recipe.version
         if command.overrides:
             recipe = recipe.with_overrides(command.overrides)
+        constraint = None
         if command.constraint is not None:
-            recipe = recipe.with_constraint(read_constraint(command.constraint, "constraint"))
+            constraint = read_constraint(command.constraint, "constraint")
+            recipe = recipe.with_constraint(constraint)
         plan = self._plan(served, recipe, command.prompt.recipe)
         prompts = _prompts(plan, messages, field)
         continuation: tuple[int, ...] = ()
@@ -162,8 +166,30 @@ class Acceptance:
             continuation = given_tokens(plan, prompts, command.continuation, limit=limit)
             max_tokens = len(continuation)
         num_choices = command.num_choices or 1
-        explain, measured = self._counterfactuals(command, plan, assignment)
+        explain = None
+        if command.explain:
+            with located("explain"):
+                explain = Counterfactuals.of(plan, self._models.streams)
         _check_response(command, num_choices * max_tokens, explain)
+        held: tuple[Held, ...] = ()
+        if assignment is not None and assignment.is_held:
+
+            def compiled(other: Recipe) -> tuple[Plan, tuple[Prompt, ...]]:
+                if constraint is not None:
+                    other = other.with_constraint(constraint)
+                their_plan = self._models.compile(served, other)
+                return their_plan, their_plan.prompts(messages)
+
+            with located("experiment"):
+                opposition = oppose(
+                    plan,
+                    prompts,
+                    assignment,
+                    compiled,
+                    self._models.streams,
+                    has_effects=command.explain,
+                )
+            explain, held = opposition.counterfactuals, opposition.held
         return Started(
             request_id=command.request_id or uuid4().hex,
             model=served,
@@ -177,22 +203,10 @@ class Acceptance:
             num_choices=num_choices,
             continuation=continuation,
             arrival=arrival,
-            explain=explain or measured,
+            explain=explain,
             assignment=assignment,
+            held=held,
         )
-
-    def _counterfactuals(
-        self, command: GenerateCommand, plan: Plan, assignment: Assignment | None
-    ) -> tuple[Counterfactuals | None, Counterfactuals | None]:
-        """Return what draws are held against for the client, and for the experiment's dose."""
-        explain = measured = None
-        if command.explain:
-            with located("explain"):
-                explain = Counterfactuals.of(plan, self._models.streams)
-        if assignment is not None and assignment.experiment.measures_dose:
-            with located("experiment"):
-                measured = explain or Counterfactuals.of(plan, self._models.streams)
-        return explain, measured
 
     def _recipe(self, reference: str | Mapping[str, Any]) -> tuple[str, Recipe]:
         """Return a recipe and the bounded name it is counted under."""

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from itertools import count
 
@@ -16,9 +16,11 @@ from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.engine.loop import EngineLoop
 from bosal_server.engine.request import FailedEvent, FinishedEvent, TokensEvent
 from bosal_server.experiments.enrolment import Assignment
+from bosal_server.experiments.held_draws import HeldDraws
 from bosal_server.experiments.manager import ExperimentManager
 from bosal_server.experiments.trial import NO_TRIAL, ExposedTrial, Trial, instruction_text
 from bosal_server.generate_command import GenerateCommand, PromptCommand
+from bosal_server.live_traffic import LiveTraffic
 from bosal_server.mailbox import Mailbox
 from bosal_server.metrics import MeteredRequest, Metrics
 from bosal_server.preparation import Preparation
@@ -29,6 +31,7 @@ from bosal_server.security.caller import Priority
 from bosal_server.security.errors import PriorityTooHigh
 from bosal_server.security.quota import QuotaLedger
 from bosal_server.served_models import ServedModel, ServedModels
+from bosal_server.shadowing import Shadowing
 from bosal_server.started import CoreEvent, Started, unexplained
 
 
@@ -86,8 +89,17 @@ class GenerationCore:
         self._explain_share = explain_share
         self._quotas = QuotaLedger()
         self._numbers = count()
+        self._traffic = LiveTraffic()
+        self._shadowing = Shadowing(
+            accept=self._acceptance.accept,
+            engine=engine,
+            experiments=experiments,
+            traffic=self._traffic,
+            models=self.models.streams,
+        )
 
     def close(self) -> None:
+        self._shadowing.close()
         self._preparation.close()
         self.constraints.close()
 
@@ -147,9 +159,12 @@ class GenerationCore:
             choices=started.num_choices,
             tokens=num_tokens + started.num_choices * started.max_tokens,
         )
+        live = ExitStack()
+        live.enter_context(self._traffic.request())
         try:
             self._engine.submit(request, mailbox)
         except BaseException:
+            live.close()
             lease.end(0)
             raise
         try:
@@ -170,6 +185,7 @@ class GenerationCore:
         finally:
             if not is_over:
                 self._engine.cancel(engine_id)
+            live.close()
             lease.end(num_tokens)
 
     async def tokenize_text(self, text: str, model: ServedModel) -> list[int]:
@@ -203,15 +219,28 @@ class GenerationCore:
                 instruction_tokens=tokens,
             )
             if exposed is not None:
-                trial = ExposedTrial(
-                    self.experiments,
-                    exposed,
-                    text,
-                    is_constrained=started.program is not None,
-                )
-                return replace(started, assignment=exposed), trial
+                started = replace(started, assignment=exposed)
+                return started, self._trial(started, exposed, command, text)
             started = await self.accept(command, assignment.unavailable())
         return started, NO_TRIAL
+
+    def _trial(
+        self, started: Started, exposed: Assignment, command: GenerateCommand, text: str
+    ) -> Trial:
+        spellings = started.model.vocabulary.token_bytes
+        draws = HeldDraws(
+            started.held,
+            is_control=exposed.variant == exposed.experiment.control,
+            token_bytes=lambda token: spellings[token] if token < len(spellings) else b"",
+        )
+        return ExposedTrial(
+            self.experiments,
+            exposed,
+            text,
+            draws,
+            is_constrained=started.program is not None,
+            after=self._shadowing.after(exposed, started, command),
+        )
 
     def _sampled(self, started: Started) -> Counterfactuals | None:
         """Explain a request for the metrics now and then; who did not ask is never refused."""

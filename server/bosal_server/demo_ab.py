@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 from bosal_client import AsyncClient, BosalError, Client
-from bosal_client.experiment_commands import view
 from bosal_client.experiment_page import page
+from bosal_client.experiment_view import view
 from bosal_client.experiments import Outcome
 from bosal_server.demo import DemoFailed, serving
 

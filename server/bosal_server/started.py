@@ -9,6 +9,7 @@ from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.plan import Plan, Prompt
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.experiments.enrolment import Assignment
+from bosal_server.experiments.held_draws import Held
 from bosal_server.served_models import ServedModel
 
 
@@ -38,6 +39,8 @@ class Started:
     program: Program | None = None
     # None: no experiment was named.
     assignment: Assignment | None = None
+    # The variants that its draws are held against.
+    held: tuple[Held, ...] = ()
 
     @property
     def variant_label(self) -> str:

@@ -68,7 +68,7 @@ def test_an_experiment_is_led_from_the_command_line(
     assert "http" not in text
     exposures, outcomes = tmp_path / "e.csv", tmp_path / "o.parquet"
     said = bosal(server, "export", "cli", "--out", str(exposures), "--outcomes", str(outcomes))
-    assert said.strip() == "6 exposures, 6 outcomes"
+    assert said.strip() == "6 exposures, 6 outcomes, 0 pairs"
     with exposures.open() as opened:
         rows = list(csv.DictReader(opened))
     assert {row["outcome.output_tokens"] for row in rows} == {"3.0"}

@@ -295,3 +295,49 @@ def test_a_summary_adds_up_explanations() -> None:
     assert summary.mean_divergence == pytest.approx(1.5)
     assert summary.activations == {"eos_ramp": 2}
     assert summary.flips == {"eos_ramp": 1}
+
+
+COLD = [{"rule": "temperature", "value": 0.5}]
+AVERSE = [{"rule": "presence_penalty", "value": 2.0}]
+LONG = [{"rule": "min_tokens", "value": 9}]
+
+
+@pytest.mark.parametrize(
+    ("rules", "others", "is_finite"),
+    [
+        (COLD, AVERSE, True),
+        (AVERSE, COLD, True),
+        ([], [], True),
+        # What the other alone forbids has no finite distance from it.
+        ([], LONG, False),
+        (LONG, [], True),
+    ],
+)
+def test_the_dose_against_another_recipe_is_a_divergence_on_the_same_row(
+    vocabulary: Vocabulary, rules: list[Any], others: list[Any], is_finite: bool
+) -> None:
+    ours, theirs = (
+        Choice({"rules": one}, vocabulary.token_bytes, [0], 3, 0, [5, 6], [7, 8])
+        for one in (rules, others)
+    )
+    plan, other = (plan_of(vocabulary, one.document) for one in (ours, theirs))
+    held = Counterfactuals.of(plan).against([Counterfactuals.of(other)])
+    pipeline = ExplainingPipeline(vocabulary.size, 1)
+    begun: dict[str, Any] = {"history": ours.instruction, "seed": 3, "choice": 0}
+    pipeline.add(0, plan, **begun)
+    pipeline.explain(0, held, **begun)
+    pipeline.commit([0], [ours.output])
+    logits = rows(4, 1, vocabulary.size)
+    (explained,) = step(pipeline, [0], logits)
+    raw = logits[0].double().numpy()
+    (p, q) = (
+        log_softmax(shaped / temperature(one, shaped))
+        for one, shaped in ((theirs, controlled(raw, theirs)), (ours, controlled(raw, ours)))
+    )
+    (draw,) = explained.others
+    if not is_finite:
+        assert draw.divergence == math.inf
+        return
+    is_open = q > -np.inf
+    expected = float((np.exp(q[is_open]) * (q[is_open] - p[is_open])).sum())
+    assert draw.divergence == pytest.approx(expected, abs=1e-5)

@@ -12,12 +12,11 @@ from bosal_decoding.errors import DecodingError
 from bosal_server.comparison import (
     CompareCommand,
     ComparedRecipe,
-    Divergence,
-    DivergenceCause,
     RecipeEvent,
     compare,
 )
 from bosal_server.core import GenerationCore
+from bosal_server.divergence import Divergence, DivergenceCause
 from bosal_server.engine.loop import EngineLoop
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.errors import ServerError

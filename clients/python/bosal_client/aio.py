@@ -2,7 +2,6 @@
 
 # ruff: noqa: ASYNC109  `timeout` goes to the server as the call's deadline.
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
@@ -11,9 +10,12 @@ import grpc.aio
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
-from bosal_client import calls, comparisons, requests, responses, results
+from bosal_client import calls, comparisons, requests, results
+from bosal_client.aio_experiments import AsyncExperiments
+from bosal_client.aio_streams import AsyncComparisonStream, AsyncStream
 from bosal_client.constraints import Answer, constraint_of, parsed
-from bosal_client.errors import Cancelled, InternalError, from_rpc_error
+from bosal_client.errors import from_rpc_error
+from bosal_client.experiment_calls import StreamCall
 from bosal_client.requests import GenerationOptions, Prompt
 
 __all__ = ["AsyncClient", "AsyncComparisonStream", "AsyncStream"]
@@ -172,6 +174,11 @@ class AsyncClient:
         """Return the server's versions, defaults and limits."""
         return await self._run(calls.server_info(), timeout)
 
+    @property
+    def experiments(self) -> AsyncExperiments:
+        """A/B tests of recipes."""
+        return AsyncExperiments(lambda call: self._run(call, None), self._run_stream)
+
     async def close(self) -> None:
         """Close the connection; running calls are cancelled."""
         await self._channel.close()
@@ -191,109 +198,14 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 
-
-class AsyncStream:
-    """A generation under way: iterate over its token batches, or await `result()`.
-
-    In `async with`, leaving early cancels it.
-    """
-
-    def __init__(self, call: Any, request_id: str) -> None:
-        self._call = call
-        self._transcript = responses.Transcript()
-        self._is_cancelled = False
-        self.request_id = request_id
-
-    async def started(self) -> results.Started:
-        """What the server made of the request; waits for it if need be."""
-        while self._transcript.started is None:
-            await self._receive()
-        return self._transcript.started
-
-    async def __aiter__(self) -> AsyncIterator[results.TokenBatch]:
-        while self._transcript.finished is None:
-            item = await self._receive()
-            if isinstance(item, results.TokenBatch):
-                yield item
-
-    async def result(self) -> results.Generation:
-        """Wait for the end and return everything, what was iterated over included."""
-        while self._transcript.finished is None:
-            await self._receive()
-        return self._transcript.result()
-
-    def cancel(self) -> None:
-        """Stop generating; further reads raise Cancelled."""
-        self._is_cancelled = self._transcript.finished is None
-        self._call.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.cancel()
-
-    async def _receive(self) -> results.Started | results.TokenBatch | results.Finished | None:
-        if self._is_cancelled:
-            raise Cancelled("the call was cancelled")
+    async def _run_stream(self, asked: StreamCall) -> AsyncIterator[Any]:
+        call = self._channel.unary_stream(
+            asked.method, type(asked.request).SerializeToString, asked.response.FromString
+        )(asked.request, metadata=self._metadata)
         try:
-            message = await self._call.read()
+            async for message in call:
+                yield message
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
-        except asyncio.CancelledError:
-            if self._is_cancelled:  # By another task, through `cancel()`.
-                raise Cancelled("the call was cancelled") from None
-            self._call.cancel()
-            raise
-        if message is grpc.aio.EOF:
-            raise InternalError("the server ended the stream early")
-        item = responses.event(message)
-        if item is not None:
-            self._transcript.add(item)
-        if isinstance(item, results.Finished):
-            # The status follows at once; reading it ends the call on both sides.
-            await self._call.read()
-        return item
-
-
-class AsyncComparisonStream:
-    """A comparison under way: iterate over tokens and divergences, or await `result()`.
-
-    In `async with`, leaving early cancels it.
-    """
-
-    def __init__(self, call: Any, num_recipes: int) -> None:
-        self._call = call
-        self._transcript = comparisons.Transcript(num_recipes)
-
-    async def __aiter__(
-        self,
-    ) -> AsyncIterator[comparisons.RecipeTokens | comparisons.Divergence]:
-        try:
-            async for message in self._call:
-                item = self._transcript.add(message)
-                if item is not None:
-                    yield item
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        except asyncio.CancelledError:
-            self._call.cancel()
-            raise
-        if not self._transcript.is_over:
-            raise InternalError("the server ended the comparison early")
-
-    async def result(self) -> comparisons.Comparison:
-        """Wait for the end and return everything, what was iterated over included."""
-        async for _ in self:
-            pass
-        return self._transcript.result()
-
-    def cancel(self) -> None:
-        """Stop generating; further reads raise."""
-        self._call.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.cancel()
+        finally:
+            call.cancel()

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
-from google.protobuf.message import Message
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
 from bosal_client import calls, comparisons, requests, responses, results
 from bosal_client.constraints import Answer, constraint_of, parsed
 from bosal_client.errors import Cancelled, InternalError, from_rpc_error
+from bosal_client.experiment_calls import StreamCall
 from bosal_client.experiments import Experiments
 from bosal_client.requests import GenerationOptions, Prompt
 
@@ -192,12 +192,12 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 
-    def _run_stream(self, method: str, request: Message, response: type[Message]) -> Iterator[Any]:
+    def _run_stream(self, asked: StreamCall) -> Iterator[Any]:
         call = self._channel.unary_stream(
-            method, type(request).SerializeToString, response.FromString
+            asked.method, type(asked.request).SerializeToString, asked.response.FromString
         )
         try:
-            yield from call(request, metadata=self._metadata)
+            yield from call(asked.request, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 

@@ -19,10 +19,12 @@ _EXPERIMENT = frozenset(
     {
         "name", "description", "unit_kind", "variants", "metrics", "namespace", "alpha",
         "planned_units", "min_units", "method", "coverage", "retention_days",
-        "text_retention_days", "max_failures_per_minute",
+        "text_retention_days", "max_failures_per_minute", "shadows", "shadow_share",
+        "compare_draws",
     }
 )  # fmt: skip
 _VARIANT = frozenset({"key", "recipe", "weight", "control"})
+_SHADOW = frozenset({"key", "recipe"})
 _METRIC = frozenset(
     {
         "name", "kind", "outcome", "denominator", "level", "threshold", "direction", "role",
@@ -48,12 +50,17 @@ def experiment_message(document: Mapping[str, Any]) -> pb.Experiment:
     for name in ("alpha", "planned_units", "min_units", "max_failures_per_minute"):
         _set(message, name, document, name)
     for index, one in enumerate(_list(document, "variants")):
-        _variant(message.variants.add(), one, f"variants[{index}]")
+        _variant(message.variants.add(), one, f"variants[{index}]", _VARIANT)
+    for index, one in enumerate(_list(document, "shadows")):
+        _variant(message.shadows.add(), one, f"shadows[{index}]", _SHADOW)
     for index, one in enumerate(_list(document, "metrics")):
         _metric(message.metrics.add(), one, f"metrics[{index}]")
     if "method" in document:
         method = _enum(pb.AnalysisMethod, "ANALYSIS_METHOD_", document["method"], "method")
         message.method = pb.AnalysisMethod.ValueType(method)
+    if "shadow_share" in document:
+        message.shadow_share_ppm = _share(document["shadow_share"], "shadow_share")
+    _set(message, "compare_draws", document, "compare_draws")
     if "coverage" in document:
         message.coverage_ppm = _share(document["coverage"], "coverage")
     if "namespace" in document:
@@ -69,9 +76,9 @@ def experiment_message(document: Mapping[str, Any]) -> pb.Experiment:
     return message
 
 
-def _variant(message: pb.Variant, document: Any, field: str) -> None:
+def _variant(message: pb.Variant, document: Any, field: str, fields: Iterable[str]) -> None:
     document = _mapping(document, field)
-    _known(document, _VARIANT, field)
+    _known(document, fields, field)
     _set(message, "key", document, f"{field}.key")
     recipe = document.get("recipe", "")
     if isinstance(recipe, str):

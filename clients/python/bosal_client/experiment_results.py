@@ -4,19 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from bosal_client.experiment_effects import DivergenceReport, DoseReport, Effect, ShadowReport
+
 __all__ = [
     "ArmReport",
     "ArmValue",
     "Assignment",
     "AuditEvent",
     "Distribution",
-    "Effect",
     "EffectPoint",
     "Experiment",
     "Metric",
     "MetricReport",
     "OutcomeResult",
     "Phase",
+    "Plan",
     "Removed",
     "Report",
     "ShareCheck",
@@ -78,6 +80,10 @@ class Experiment:
     description: str
     unit_kind: str
     variants: tuple[Variant, ...]
+    # Served to nobody: re-runs of a share of the control's requests.
+    shadows: tuple[Variant, ...]
+    shadow_share_ppm: int
+    compare_draws: bool
     metrics: tuple[Metric, ...]
     alpha: float
     planned_units: int
@@ -116,23 +122,6 @@ class ArmValue:
     variant: str
     count: int
     value: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """A variant less the control; None: too little is known."""
-
-    variant: str
-    difference: float | None
-    low: float | None
-    high: float | None
-    relative: float | None
-    relative_low: float | None
-    relative_high: float | None
-    p_value: float
-    adjusted_p: float
-    method: str
-    verdict: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +170,9 @@ class Report:
     skewed_outcomes: int
     history: tuple[EffectPoint, ...]
     distributions: tuple[Distribution, ...]
+    divergences: tuple[DivergenceReport, ...]
+    shadows: tuple[ShadowReport, ...]
+    doses: tuple[DoseReport, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +182,18 @@ class OutcomeResult:
     status: str
     reason: str
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How many units an effect needs to be shown, two equal variants together."""
+
+    units: int
+    effect: float
+    deviation: float
+    alpha: float
+    power: float
+    method: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

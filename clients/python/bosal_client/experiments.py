@@ -1,86 +1,48 @@
 """Calls about experiments: `client.experiments`."""
 
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TypeVar
 
-from google.protobuf.message import Message
-
 from bosal.v1 import experiment_pb2 as pb
+from bosal_client import experiment_calls as calls
 from bosal_client import experiment_results as results
 from bosal_client.calls import Call
-from bosal_client.experiment_documents import experiment_message
+from bosal_client.experiment_calls import Change, Outcome, StreamCall
 from bosal_client.mirror import read
 
 __all__ = ["Experiments", "Outcome"]
 
-_SERVICE = "/bosal.v1.ExperimentService/"
-_STEP = {
-    "StartExperiment": (pb.StartExperimentRequest, pb.StartExperimentResponse),
-    "PauseExperiment": (pb.PauseExperimentRequest, pb.PauseExperimentResponse),
-    "StopExperiment": (pb.StopExperimentRequest, pb.StopExperimentResponse),
-}
-
 Result = TypeVar("Result")
-Run = Callable[[Call[Any]], Any]
-Stream = Callable[[str, Message, type[Message]], Iterator[Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Something that happened after an exposure; it names the exposure or the unit."""
-
-    name: str
-    value: float | bool
-    exposure_id: str = ""
-    unit: str = ""
-    # "": one outcome of this name for each exposure.
-    idempotency_key: str = ""
-    at: datetime | None = None
-
-    def message(self) -> pb.Outcome:
-        message = pb.Outcome(name=self.name, idempotency_key=self.idempotency_key)
-        if self.exposure_id:
-            message.exposure_id = self.exposure_id
-        elif self.unit:
-            message.unit_id = self.unit
-        if isinstance(self.value, bool):
-            message.truth = self.value
-        else:
-            message.number = self.value
-        if self.at is not None:
-            message.at.FromDatetime(self.at)
-        return message
 
 
 class Experiments:
     """Makes, changes, watches and reports experiments; changes are signed with `actor`."""
 
-    def __init__(self, run: Run, stream: Stream, actor: str = "") -> None:
-        self._run = run
-        self._streamed = stream
+    def __init__(
+        self,
+        run: Callable[[Call[Any]], Any],
+        stream: Callable[[StreamCall], Iterator[Any]],
+        actor: str = "",
+    ) -> None:
+        self._run_call = run
+        self._stream = stream
         self.actor = actor
 
     def create(self, document: Mapping[str, Any]) -> results.Experiment:
         """Keep an experiment as a draft; see `experiment_documents` for its fields."""
-        request = pb.CreateExperimentRequest(
-            experiment=experiment_message(document), request_id=uuid.uuid4().hex, actor=self.actor
-        )
-        return self._experiment("CreateExperiment", request, pb.CreateExperimentResponse)
+        return self._run(calls.create(document, self.actor))
 
     def start(self, name: str, *, etag: str = "", reason: str = "") -> results.Experiment:
         """Begin to enrol units, or go on after a pause."""
-        return self._step("StartExperiment", name, etag, reason)
+        return self._run(calls.step("StartExperiment", self._change(name, etag, reason)))
 
     def pause(self, name: str, *, etag: str = "", reason: str = "") -> results.Experiment:
         """Serve the control to everybody for now."""
-        return self._step("PauseExperiment", name, etag, reason)
+        return self._run(calls.step("PauseExperiment", self._change(name, etag, reason)))
 
     def stop(self, name: str, *, etag: str = "", reason: str = "") -> results.Experiment:
         """End an experiment; the control is served under its name."""
-        return self._step("StopExperiment", name, etag, reason)
+        return self._run(calls.step("StopExperiment", self._change(name, etag, reason)))
 
     def promote(
         self,
@@ -92,145 +54,97 @@ class Experiments:
         override_reason: str = "",
     ) -> results.Experiment:
         """End an experiment and serve one variant to everybody under its name."""
-        request = pb.PromoteVariantRequest(
-            change=self._change(name, etag, reason),
-            variant=variant,
-            override_reason=override_reason,
-        )
-        return self._experiment("PromoteVariant", request, pb.PromoteVariantResponse)
+        change = self._change(name, etag, reason)
+        return self._run(calls.promote(change, variant, override_reason))
 
     def update_traffic(
         self, name: str, coverage: float, *, etag: str = "", reason: str = ""
     ) -> results.Experiment:
         """Enrol another share of the units."""
-        request = pb.UpdateTrafficRequest(
-            change=self._change(name, etag, reason), coverage_ppm=round(coverage * 1_000_000)
-        )
-        return self._experiment("UpdateTraffic", request, pb.UpdateTrafficResponse)
+        return self._run(calls.update_traffic(self._change(name, etag, reason), coverage))
 
     def new_phase(
         self, name: str, weights: Mapping[str, float], *, etag: str = "", reason: str = ""
     ) -> results.Experiment:
         """Give variants new weights and units new places."""
-        request = pb.NewPhaseRequest(
-            change=self._change(name, etag, reason),
-            weights_ppm={key: round(weight * 1_000_000) for key, weight in weights.items()},
-        )
-        return self._experiment("NewPhase", request, pb.NewPhaseResponse)
+        return self._run(calls.new_phase(self._change(name, etag, reason), weights))
 
     def assign(self, name: str, unit: str) -> results.Assignment:
         """Return what a unit would be served; nothing is recorded."""
-        request = pb.AssignRequest(experiment=name, unit_id=unit)
-        return self._call(
-            "Assign",
-            request,
-            pb.AssignResponse,
-            lambda response: read(results.Assignment, response.assignment),
-        )
+        return self._run(calls.assign(name, unit))
 
     def record(self, name: str, outcomes: Sequence[Outcome]) -> list[results.OutcomeResult]:
         """Record outcomes; each has a result of its own, in their order."""
-        request = pb.RecordOutcomesRequest(
-            experiment=name, outcomes=[one.message() for one in outcomes]
-        )
-        return self._call(
-            "RecordOutcomes",
-            request,
-            pb.RecordOutcomesResponse,
-            lambda response: [read(results.OutcomeResult, one) for one in response.results],
-        )
+        return self._run(calls.record(name, outcomes))
 
     def get(self, name: str) -> results.Experiment:
-        return self._experiment(
-            "GetExperiment", pb.GetExperimentRequest(name=name), pb.GetExperimentResponse
-        )
+        return self._run(calls.get(name))
 
     def every(self) -> list[results.Experiment]:
         """Return every experiment, by name."""
-        found: list[results.Experiment] = []
-        token = ""
-        while True:
-            page, token = self._call(
-                "ListExperiments",
-                pb.ListExperimentsRequest(page_token=token),
-                pb.ListExperimentsResponse,
-                lambda r: ([read(results.Experiment, e) for e in r.experiments], r.next_page_token),
-            )
+        found, token = self._run(calls.list_page(""))
+        while token:
+            page, token = self._run(calls.list_page(token))
             found += page
-            if not token:
-                return found
+        return found
 
     def report(
         self, name: str, *, phase: int = 0, with_distributions: bool = False
     ) -> results.Report:
         """Say what is known of a phase; 0 is the current one."""
-        request = pb.GetReportRequest(name=name, phase=phase, with_distributions=with_distributions)
-        return self._call(
-            "GetReport",
-            request,
-            pb.GetReportResponse,
-            lambda response: read(results.Report, response.report),
-        )
+        return self._run(calls.report(name, phase, with_distributions))
 
     def watch(self, name: str, *, interval: float = 2.0) -> Iterator[results.Report]:
         """Yield a report at once, then whenever it has changed."""
-        request = pb.StreamReportRequest(name=name)
-        request.min_interval.FromNanoseconds(int(interval * 1e9))
-        for response in self._stream("StreamReport", request, pb.StreamReportResponse):
+        for response in self._stream(calls.watch(name, interval)):
             yield read(results.Report, response.report)
+
+    def plan(
+        self,
+        name: str = "",
+        *,
+        effect: float,
+        deviation: float | None = None,
+        rate: float | None = None,
+        method: str = "",
+        alpha: float | None = None,
+        power: float | None = None,
+    ) -> results.Plan:
+        """Return how many units show an effect; what is not given is taken from experiment `name`.
+
+        `deviation` is the metric's standard deviation over units; for a proportion give its `rate`.
+        """
+        return self._run(
+            calls.plan(
+                name,
+                effect=effect,
+                deviation=deviation,
+                rate=rate,
+                method=method,
+                alpha=alpha,
+                power=power,
+            )
+        )
 
     def audit(self, name: str = "") -> Iterator[results.AuditEvent]:
         """Yield who changed what and why, the newest first."""
-        token = ""
-        while True:
-            page, token = self._call(
-                "ListAuditEvents",
-                pb.ListAuditEventsRequest(experiment=name, page_token=token),
-                pb.ListAuditEventsResponse,
-                lambda r: ([read(results.AuditEvent, e) for e in r.events], r.next_page_token),
-            )
+        page, token = self._run(calls.audit_page(name, ""))
+        yield from page
+        while token:
+            page, token = self._run(calls.audit_page(name, token))
             yield from page
-            if not token:
-                return
 
     def delete_unit(self, unit: str, name: str = "") -> results.Removed:
         """Remove all that is known of a unit, from one experiment or (name "") from all."""
-        request = pb.DeleteUnitRequest(unit_id=unit, experiment=name, actor=self.actor)
-        return self._call(
-            "DeleteUnit",
-            request,
-            pb.DeleteUnitResponse,
-            lambda response: read(results.Removed, response),
-        )
+        return self._run(calls.delete_unit(unit, name, self.actor))
 
     def export(self, name: str, *, phase: int = 0) -> Iterator[pb.ExportRecordsResponse]:
-        """Yield what was recorded, a page at a time, exposures first."""
-        request = pb.ExportRecordsRequest(name=name, phase=phase)
-        return self._stream("ExportRecords", request, pb.ExportRecordsResponse)
+        """Yield what was recorded, a page at a time: exposures, then outcomes, then pairs."""
+        yield from self._stream(calls.export(name, phase))
 
-    def _change(self, name: str, etag: str, reason: str) -> pb.Change:
-        return pb.Change(name=name, etag=etag, actor=self.actor, reason=reason)
+    def _change(self, name: str, etag: str, reason: str) -> Change:
+        return Change(name=name, actor=self.actor, etag=etag, reason=reason)
 
-    def _step(self, method: str, name: str, etag: str, reason: str) -> results.Experiment:
-        request, response = _STEP[method]
-        return self._experiment(method, request(change=self._change(name, etag, reason)), response)
-
-    def _experiment(
-        self, method: str, request: Message, response: type[Message]
-    ) -> results.Experiment:
-        return self._call(
-            method, request, response, lambda message: read(results.Experiment, message.experiment)
-        )
-
-    def _call(
-        self,
-        method: str,
-        request: Message,
-        response: type[Message],
-        reader: Callable[[Any], Result],
-    ) -> Result:
-        found: Result = self._run(Call(_SERVICE + method, request, response, reader))
+    def _run(self, call: Call[Result]) -> Result:
+        found: Result = self._run_call(call)
         return found
-
-    def _stream(self, method: str, request: Message, response: type[Any]) -> Iterator[Any]:
-        return self._streamed(_SERVICE + method, request, response)

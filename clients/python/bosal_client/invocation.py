@@ -1,5 +1,6 @@
 """What every command of `bosal` shares: options, standard input, a client, exit codes."""
 
+import getpass
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ import typer
 
 from bosal_client import errors, render
 from bosal_client.client import Client
+from bosal_client.experiments import Experiments
 from bosal_client.identity import Identity
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "prompt_text",
     "recipe_file",
     "show",
+    "signed_experiments",
 ]
 
 Prompt = Annotated[
@@ -85,6 +88,15 @@ def connected(server: str) -> Iterator[Client]:
         raise typer.Exit(EXIT_CODES.get(type(error), 1)) from None
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_CODES[errors.Cancelled]) from None
+
+
+@contextmanager
+def signed_experiments(server: str) -> Iterator[Experiments]:
+    """Yield the calls about experiments; changes are signed with the user's name."""
+    with connected(server) as client:
+        experiments = client.experiments
+        experiments.actor = getpass.getuser()
+        yield experiments
 
 
 def recipe_file(argument: str) -> str | None:

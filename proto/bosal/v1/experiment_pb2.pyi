@@ -426,6 +426,9 @@ class Experiment(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     TEXT_RETENTION_FIELD_NUMBER: _builtins.int
     MAX_FAILURES_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
+    SHADOW_SHARE_PPM_FIELD_NUMBER: _builtins.int
+    COMPARE_DRAWS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     PHASES_FIELD_NUMBER: _builtins.int
@@ -448,6 +451,13 @@ class Experiment(_message.Message):
     """Millionths of each variant's units that are enrolled. Unset: 1,000,000."""
     max_failures_per_minute: _builtins.int
     """So many failures of one variant within a minute pause the experiment. 0: never."""
+    shadow_share_ppm: _builtins.int
+    """Millionths of the control's requests that are run again."""
+    compare_draws: _builtins.bool
+    """Hold each draw of a request against the other variants', on the same row and noise: the report
+    says where they part, and which requests no rule touched. Explains every token, which costs
+    time; a metric of a dose does so too.
+    """
     state: Global___ExperimentState.ValueType
     """The rest is the server's."""
     etag: _builtins.str
@@ -467,6 +477,13 @@ class Experiment(_message.Message):
     @_builtins.property
     def text_retention(self) -> _duration_pb2.Duration:
         """Set: instructions and answers are kept as text for so long. Unset: never."""
+
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
+        """Variants served to nobody: of the control's requests a share is run again under each once the
+        engine has nothing else to do, with the same noise, and scored by programs alone. They have no
+        weight. With one the control may be the only variant.
+        """
 
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Phase]: ...
@@ -489,6 +506,9 @@ class Experiment(_message.Message):
         retention: _duration_pb2.Duration | None = ...,
         text_retention: _duration_pb2.Duration | None = ...,
         max_failures_per_minute: _builtins.int = ...,
+        shadows: _abc.Iterable[Global___Variant] | None = ...,
+        shadow_share_ppm: _builtins.int = ...,
+        compare_draws: _builtins.bool = ...,
         state: Global___ExperimentState.ValueType = ...,
         etag: _builtins.str = ...,
         phases: _abc.Iterable[Global___Phase] | None = ...,
@@ -498,7 +518,7 @@ class Experiment(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_coverage_ppm", b"_coverage_ppm", "_min_units", b"_min_units", "_planned_units", b"_planned_units", "alpha", b"alpha", "coverage_ppm", b"coverage_ppm", "create_time", b"create_time", "min_units", b"min_units", "namespace", b"namespace", "planned_units", b"planned_units", "retention", b"retention", "text_retention", b"text_retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_coverage_ppm", b"_coverage_ppm", "_min_units", b"_min_units", "_planned_units", b"_planned_units", "alpha", b"alpha", "coverage_ppm", b"coverage_ppm", "create_time", b"create_time", "description", b"description", "etag", b"etag", "max_failures_per_minute", b"max_failures_per_minute", "method", b"method", "metrics", b"metrics", "min_units", b"min_units", "name", b"name", "namespace", b"namespace", "phases", b"phases", "planned_units", b"planned_units", "promoted_variant", b"promoted_variant", "retention", b"retention", "state", b"state", "state_reason", b"state_reason", "text_retention", b"text_retention", "unit_kind", b"unit_kind", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_coverage_ppm", b"_coverage_ppm", "_min_units", b"_min_units", "_planned_units", b"_planned_units", "alpha", b"alpha", "compare_draws", b"compare_draws", "coverage_ppm", b"coverage_ppm", "create_time", b"create_time", "description", b"description", "etag", b"etag", "max_failures_per_minute", b"max_failures_per_minute", "method", b"method", "metrics", b"metrics", "min_units", b"min_units", "name", b"name", "namespace", b"namespace", "phases", b"phases", "planned_units", b"planned_units", "promoted_variant", b"promoted_variant", "retention", b"retention", "shadow_share_ppm", b"shadow_share_ppm", "shadows", b"shadows", "state", b"state", "state_reason", b"state_reason", "text_retention", b"text_retention", "unit_kind", b"unit_kind", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -1280,6 +1300,9 @@ class Report(_message.Message):
     SKEWED_OUTCOMES_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    DIVERGENCES_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
+    DOSES_FIELD_NUMBER: _builtins.int
     phase: _builtins.int
     conclusion: _builtins.str
     """What may be concluded and what not, in words."""
@@ -1307,6 +1330,14 @@ class Report(_message.Message):
 
     @_builtins.property
     def distributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Distribution]: ...
+    @_builtins.property
+    def divergences(self) -> _containers.RepeatedCompositeFieldContainer[Global___DivergenceReport]:
+        """Where variants' texts part from the control's under the same noise."""
+
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowReport]: ...
+    @_builtins.property
+    def doses(self) -> _containers.RepeatedCompositeFieldContainer[Global___DoseReport]: ...
     def __init__(
         self,
         *,
@@ -1322,14 +1353,298 @@ class Report(_message.Message):
         skewed_outcomes: _builtins.int = ...,
         history: _abc.Iterable[Global___EffectPoint] | None = ...,
         distributions: _abc.Iterable[Global___Distribution] | None = ...,
+        divergences: _abc.Iterable[Global___DivergenceReport] | None = ...,
+        shadows: _abc.Iterable[Global___ShadowReport] | None = ...,
+        doses: _abc.Iterable[Global___DoseReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "experiment", b"experiment", "shares", b"shares"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "as_of", b"as_of", "conclusion", b"conclusion", "distributions", b"distributions", "experiment", b"experiment", "history", b"history", "metrics", b"metrics", "orphans", b"orphans", "phase", b"phase", "shares", b"shares", "skewed_outcomes", b"skewed_outcomes", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "as_of", b"as_of", "conclusion", b"conclusion", "distributions", b"distributions", "divergences", b"divergences", "doses", b"doses", "experiment", b"experiment", "history", b"history", "metrics", b"metrics", "orphans", b"orphans", "phase", b"phase", "shadows", b"shadows", "shares", b"shares", "skewed_outcomes", b"skewed_outcomes", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class DivergenceReport(_message.Message):
+    """DivergenceReport says where a variant's text first leaves the control's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CausesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RulesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    IS_SHADOW_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    EQUAL_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    CAUSES_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    MEAN_POSITION_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    variant: _builtins.str
+    is_shadow: _builtins.bool
+    requests: _builtins.int
+    """Requests held against each other; of these, those that are equal."""
+    equal: _builtins.int
+    unknown: _builtins.int
+    """Requests that could not be: they read other prompts or streams; of a shadow, given up."""
+    mean_position: _builtins.float
+    """Tokens before it, of those that part."""
+    @_builtins.property
+    def causes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By DivergenceCause, without its prefix. NUMERICS: no rule did it."""
+
+    @_builtins.property
+    def rules(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By the rule that alone decided it."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DivergenceExample]:
+        """The newest; with_distributions alone."""
+
+    def __init__(
+        self,
+        *,
+        variant: _builtins.str = ...,
+        is_shadow: _builtins.bool = ...,
+        requests: _builtins.int = ...,
+        equal: _builtins.int = ...,
+        unknown: _builtins.int = ...,
+        causes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        rules: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        mean_position: _builtins.float | None = ...,
+        examples: _abc.Iterable[Global___DivergenceExample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_position", b"_mean_position", "mean_position", b"mean_position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_position", b"_mean_position", "causes", b"causes", "equal", b"equal", "examples", b"examples", "is_shadow", b"is_shadow", "mean_position", b"mean_position", "requests", b"requests", "rules", b"rules", "unknown", b"unknown", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mean_position: _TypeAlias = _typing.Literal["mean_position"]  # noqa: Y015
+    _WhichOneofArgType__mean_position: _TypeAlias = _typing.Literal["_mean_position", b"_mean_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_position) -> _WhichOneofReturnType__mean_position | None: ...
+
+Global___DivergenceReport: _TypeAlias = DivergenceReport  # noqa: Y015
+
+@_typing.final
+class DivergenceExample(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    CONTROL_TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    control_token: _builtins.bytes
+    """Empty: that text had ended."""
+    token: _builtins.bytes
+    cause: _builtins.str
+    """A DivergenceCause, without its prefix."""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        control_token: _builtins.bytes = ...,
+        token: _builtins.bytes = ...,
+        cause: _builtins.str = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "control_token", b"control_token", "position", b"position", "rules", b"rules", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DivergenceExample: _TypeAlias = DivergenceExample  # noqa: Y015
+
+@_typing.final
+class ShadowReport(_message.Message):
+    """ShadowReport compares a shadow with the control's answers to the same requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
+    EFFECTS_FIELD_NUMBER: _builtins.int
+    variant: _builtins.str
+    pairs: _builtins.int
+    given_up: _builtins.int
+    """Live requests came first too often, or the shadow cannot answer the request."""
+    @_builtins.property
+    def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairedEffect]: ...
+    def __init__(
+        self,
+        *,
+        variant: _builtins.str = ...,
+        pairs: _builtins.int = ...,
+        given_up: _builtins.int = ...,
+        effects: _abc.Iterable[Global___PairedEffect] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effects", b"effects", "given_up", b"given_up", "pairs", b"pairs", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowReport: _TypeAlias = ShadowReport  # noqa: Y015
+
+@_typing.final
+class PairedEffect(_message.Message):
+    """PairedEffect is what programs measured of a shadow, less the same of the control."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    CONTROL_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    SAVING_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    outcome: _builtins.str
+    units: _builtins.int
+    control: _builtins.float
+    variant: _builtins.float
+    difference: _builtins.float
+    low: _builtins.float
+    """Unset: too little is known. They hold at every look."""
+    high: _builtins.float
+    p_value: _builtins.float
+    saving: _builtins.float
+    """How many times as many units two separate arms would need. Unset: not known."""
+    method: _builtins.str
+    def __init__(
+        self,
+        *,
+        outcome: _builtins.str = ...,
+        units: _builtins.int = ...,
+        control: _builtins.float = ...,
+        variant: _builtins.float = ...,
+        difference: _builtins.float = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+        p_value: _builtins.float = ...,
+        saving: _builtins.float | None = ...,
+        method: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "_saving", b"_saving", "high", b"high", "low", b"low", "saving", b"saving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "_saving", b"_saving", "control", b"control", "difference", b"difference", "high", b"high", "low", b"low", "method", b"method", "outcome", b"outcome", "p_value", b"p_value", "saving", b"saving", "units", b"units", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
+    _WhichOneofReturnType__saving: _TypeAlias = _typing.Literal["saving"]  # noqa: Y015
+    _WhichOneofArgType__saving: _TypeAlias = _typing.Literal["_saving", b"_saving"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saving) -> _WhichOneofReturnType__saving | None: ...
+
+Global___PairedEffect: _TypeAlias = PairedEffect  # noqa: Y015
+
+@_typing.final
+class DoseReport(_message.Message):
+    """DoseReport says how many requests a variant touches, and what it does to those units.
+
+    Until its first touched request a unit is served the same in both arms, so being touched depends
+    on no assignment.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    TOUCHED_FIELD_NUMBER: _builtins.int
+    CONTROL_UNITS_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    TOUCHED_SHARE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    DILUTED_FIELD_NUMBER: _builtins.int
+    variant: _builtins.str
+    requests: _builtins.int
+    touched: _builtins.int
+    control_units: _builtins.int
+    """Units with a touched request, of the control and of the variant."""
+    units: _builtins.int
+    touched_share: _builtins.float
+    @_builtins.property
+    def effect(self) -> Global___Effect:
+        """The primary metric's, among touched units."""
+
+    @_builtins.property
+    def diluted(self) -> Global___Effect:
+        """Spread over all units: those untouched have none by construction. Unset for ratios."""
+
+    def __init__(
+        self,
+        *,
+        variant: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        touched: _builtins.int = ...,
+        control_units: _builtins.int = ...,
+        units: _builtins.int = ...,
+        touched_share: _builtins.float | None = ...,
+        effect: Global___Effect | None = ...,
+        diluted: Global___Effect | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_touched_share", b"_touched_share", "diluted", b"diluted", "effect", b"effect", "touched_share", b"touched_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_touched_share", b"_touched_share", "control_units", b"control_units", "diluted", b"diluted", "effect", b"effect", "requests", b"requests", "touched", b"touched", "touched_share", b"touched_share", "units", b"units", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__touched_share: _TypeAlias = _typing.Literal["touched_share"]  # noqa: Y015
+    _WhichOneofArgType__touched_share: _TypeAlias = _typing.Literal["_touched_share", b"_touched_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__touched_share) -> _WhichOneofReturnType__touched_share | None: ...
+
+Global___DoseReport: _TypeAlias = DoseReport  # noqa: Y015
 
 @_typing.final
 class ArmReport(_message.Message):
@@ -1611,6 +1926,101 @@ class Distribution(_message.Message):
 Global___Distribution: _TypeAlias = Distribution  # noqa: Y015
 
 @_typing.final
+class PlanExperimentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    DEVIATION_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    POWER_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """An experiment that what is not given is taken from: the deviation its primary metric has shown,
+    its alpha and its method. Empty: none.
+    """
+    effect: _builtins.float
+    """The smallest difference that matters, in the metric's own unit."""
+    deviation: _builtins.float
+    """The metric's standard deviation over units."""
+    rate: _builtins.float
+    """Of a proportion, instead: the control's share."""
+    alpha: _builtins.float
+    """Unset: 0.05."""
+    power: _builtins.float
+    """Chance to find an effect of that size. Unset: 0.8."""
+    method: Global___AnalysisMethod.ValueType
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        effect: _builtins.float = ...,
+        deviation: _builtins.float | None = ...,
+        rate: _builtins.float | None = ...,
+        alpha: _builtins.float | None = ...,
+        power: _builtins.float | None = ...,
+        method: Global___AnalysisMethod.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_deviation", b"_deviation", "_power", b"_power", "_rate", b"_rate", "alpha", b"alpha", "deviation", b"deviation", "power", b"power", "rate", b"rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_deviation", b"_deviation", "_power", b"_power", "_rate", b"_rate", "alpha", b"alpha", "deviation", b"deviation", "effect", b"effect", "method", b"method", "name", b"name", "power", b"power", "rate", b"rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
+    _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__deviation: _TypeAlias = _typing.Literal["deviation"]  # noqa: Y015
+    _WhichOneofArgType__deviation: _TypeAlias = _typing.Literal["_deviation", b"_deviation"]  # noqa: Y015
+    _WhichOneofReturnType__power: _TypeAlias = _typing.Literal["power"]  # noqa: Y015
+    _WhichOneofArgType__power: _TypeAlias = _typing.Literal["_power", b"_power"]  # noqa: Y015
+    _WhichOneofReturnType__rate: _TypeAlias = _typing.Literal["rate"]  # noqa: Y015
+    _WhichOneofArgType__rate: _TypeAlias = _typing.Literal["_rate", b"_rate"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deviation) -> _WhichOneofReturnType__deviation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power) -> _WhichOneofReturnType__power | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate) -> _WhichOneofReturnType__rate | None: ...
+
+Global___PlanExperimentRequest: _TypeAlias = PlanExperimentRequest  # noqa: Y015
+
+@_typing.final
+class PlanExperimentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNITS_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    DEVIATION_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    POWER_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    units: _builtins.int
+    """Two equal variants together."""
+    effect: _builtins.float
+    deviation: _builtins.float
+    alpha: _builtins.float
+    power: _builtins.float
+    method: Global___AnalysisMethod.ValueType
+    def __init__(
+        self,
+        *,
+        units: _builtins.int = ...,
+        effect: _builtins.float = ...,
+        deviation: _builtins.float = ...,
+        alpha: _builtins.float = ...,
+        power: _builtins.float = ...,
+        method: Global___AnalysisMethod.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "deviation", b"deviation", "effect", b"effect", "method", b"method", "power", b"power", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanExperimentResponse: _TypeAlias = PlanExperimentResponse  # noqa: Y015
+
+@_typing.final
 class ListAuditEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1774,19 +2184,23 @@ class ExportRecordsResponse(_message.Message):
 
     EXPOSURES_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def exposures(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExposureRecord]: ...
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeRecord]: ...
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairRecord]: ...
     def __init__(
         self,
         *,
         exposures: _abc.Iterable[Global___ExposureRecord] | None = ...,
         outcomes: _abc.Iterable[Global___OutcomeRecord] | None = ...,
+        pairs: _abc.Iterable[Global___PairRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exposures", b"exposures", "outcomes", b"outcomes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exposures", b"exposures", "outcomes", b"outcomes", "pairs", b"pairs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1906,3 +2320,111 @@ class OutcomeRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OutcomeRecord: _TypeAlias = OutcomeRecord  # noqa: Y015
+
+@_typing.final
+class PairRecord(_message.Message):
+    """PairRecord is an exposure beside what another variant makes of it under the same noise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ControlOutcomesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class OutcomesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EXPOSURE_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    IS_SHADOW_FIELD_NUMBER: _builtins.int
+    IS_TOUCHED_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    CONTROL_TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    CONTROL_OUTCOMES_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    exposure_id: _builtins.str
+    phase: _builtins.int
+    variant: _builtins.str
+    """The one of the two that is not the control."""
+    is_shadow: _builtins.bool
+    is_touched: _builtins.bool
+    position: _builtins.int
+    """Unset: the two are equal."""
+    control_token: _builtins.bytes
+    token: _builtins.bytes
+    cause: _builtins.str
+    """A DivergenceCause, without its prefix; empty: they are equal."""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def control_outcomes(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Of a shadow: what programs measured, of the control and of the shadow."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        exposure_id: _builtins.str = ...,
+        phase: _builtins.int = ...,
+        variant: _builtins.str = ...,
+        is_shadow: _builtins.bool = ...,
+        is_touched: _builtins.bool = ...,
+        position: _builtins.int | None = ...,
+        control_token: _builtins.bytes = ...,
+        token: _builtins.bytes = ...,
+        cause: _builtins.str = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
+        control_outcomes: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        outcomes: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "at", b"at", "position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "at", b"at", "cause", b"cause", "control_outcomes", b"control_outcomes", "control_token", b"control_token", "exposure_id", b"exposure_id", "is_shadow", b"is_shadow", "is_touched", b"is_touched", "outcomes", b"outcomes", "phase", b"phase", "position", b"position", "rules", b"rules", "token", b"token", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
+    _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__position) -> _WhichOneofReturnType__position | None: ...
+
+Global___PairRecord: _TypeAlias = PairRecord  # noqa: Y015

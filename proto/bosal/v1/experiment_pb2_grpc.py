@@ -103,6 +103,11 @@ class ExperimentServiceStub(object):
                 request_serializer=bosal_dot_v1_dot_experiment__pb2.StreamReportRequest.SerializeToString,
                 response_deserializer=bosal_dot_v1_dot_experiment__pb2.StreamReportResponse.FromString,
                 _registered_method=True)
+        self.PlanExperiment = channel.unary_unary(
+                '/bosal.v1.ExperimentService/PlanExperiment',
+                request_serializer=bosal_dot_v1_dot_experiment__pb2.PlanExperimentRequest.SerializeToString,
+                response_deserializer=bosal_dot_v1_dot_experiment__pb2.PlanExperimentResponse.FromString,
+                _registered_method=True)
         self.ListAuditEvents = channel.unary_unary(
                 '/bosal.v1.ExperimentService/ListAuditEvents',
                 request_serializer=bosal_dot_v1_dot_experiment__pb2.ListAuditEventsRequest.SerializeToString,
@@ -220,6 +225,13 @@ class ExperimentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanExperiment(self, request, context):
+        """PlanExperiment says how many units an effect needs to be shown.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAuditEvents(self, request, context):
         """ListAuditEvents returns who changed what and why, the newest first.
         """
@@ -308,6 +320,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.StreamReport,
                     request_deserializer=bosal_dot_v1_dot_experiment__pb2.StreamReportRequest.FromString,
                     response_serializer=bosal_dot_v1_dot_experiment__pb2.StreamReportResponse.SerializeToString,
+            ),
+            'PlanExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanExperiment,
+                    request_deserializer=bosal_dot_v1_dot_experiment__pb2.PlanExperimentRequest.FromString,
+                    response_serializer=bosal_dot_v1_dot_experiment__pb2.PlanExperimentResponse.SerializeToString,
             ),
             'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditEvents,
@@ -680,6 +697,33 @@ class ExperimentService(object):
             '/bosal.v1.ExperimentService/StreamReport',
             bosal_dot_v1_dot_experiment__pb2.StreamReportRequest.SerializeToString,
             bosal_dot_v1_dot_experiment__pb2.StreamReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bosal.v1.ExperimentService/PlanExperiment',
+            bosal_dot_v1_dot_experiment__pb2.PlanExperimentRequest.SerializeToString,
+            bosal_dot_v1_dot_experiment__pb2.PlanExperimentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,8 @@ class ExperimentServiceStub:
     """GetReport says what may be concluded, and what not."""
     StreamReport: _grpc.UnaryStreamMultiCallable[_experiment_pb2.StreamReportRequest, _experiment_pb2.StreamReportResponse]
     """StreamReport sends a report at once, then whenever it has changed."""
+    PlanExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.PlanExperimentRequest, _experiment_pb2.PlanExperimentResponse]
+    """PlanExperiment says how many units an effect needs to be shown."""
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.ListAuditEventsRequest, _experiment_pb2.ListAuditEventsResponse]
     """ListAuditEvents returns who changed what and why, the newest first."""
     DeleteUnit: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.DeleteUnitRequest, _experiment_pb2.DeleteUnitResponse]
@@ -113,6 +115,8 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """GetReport says what may be concluded, and what not."""
     StreamReport: _aio.UnaryStreamMultiCallable[_experiment_pb2.StreamReportRequest, _experiment_pb2.StreamReportResponse]  # type: ignore[assignment]
     """StreamReport sends a report at once, then whenever it has changed."""
+    PlanExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.PlanExperimentRequest, _experiment_pb2.PlanExperimentResponse]  # type: ignore[assignment]
+    """PlanExperiment says how many units an effect needs to be shown."""
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_experiment_pb2.ListAuditEventsRequest, _experiment_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """ListAuditEvents returns who changed what and why, the newest first."""
     DeleteUnit: _aio.UnaryUnaryMultiCallable[_experiment_pb2.DeleteUnitRequest, _experiment_pb2.DeleteUnitResponse]  # type: ignore[assignment]
@@ -234,6 +238,14 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_experiment_pb2.StreamReportResponse], _abc.AsyncIterator[_experiment_pb2.StreamReportResponse]]:
         """StreamReport sends a report at once, then whenever it has changed."""
+
+    @_abc_1.abstractmethod
+    def PlanExperiment(
+        self,
+        request: _experiment_pb2.PlanExperimentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiment_pb2.PlanExperimentResponse, _abc.Awaitable[_experiment_pb2.PlanExperimentResponse]]:
+        """PlanExperiment says how many units an effect needs to be shown."""
 
     @_abc_1.abstractmethod
     def ListAuditEvents(

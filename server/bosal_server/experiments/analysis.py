@@ -13,12 +13,14 @@ from bosal_server.experiments.totals import Snapshot, Totals
 from bosal_server.statistics import sequential
 from bosal_server.statistics.effect import Effect, Method, adjusted, difference, relative
 from bosal_server.statistics.intervals import Interval, false_discovery, holm
-from bosal_server.statistics.moments import Estimate
+from bosal_server.statistics.moments import Estimate, Moments
 from bosal_server.statistics.sample_ratio import bayes_p, chi_square_p
 
 __all__ = [
     "Harm",
     "check_shares",
+    "effect_report",
+    "estimates_of",
     "harms",
     "metric_reports",
     "primary_effects",
@@ -74,6 +76,11 @@ def primary_effects(experiment: Experiment, totals: Totals) -> tuple[EffectRepor
 def estimates(experiment: Experiment, metric: Metric, totals: Totals) -> list[Estimate]:
     """Return every arm's value of a metric."""
     arms = [totals.arm(index, metric.name) for index in range(len(experiment.variants))]
+    return estimates_of(metric, arms)
+
+
+def estimates_of(metric: Metric, arms: Sequence[Moments]) -> list[Estimate]:
+    """Return a metric's value of each of some arms' sums."""
     if metric.covariate:
         return adjusted(arms)
     match metric.kind:
@@ -175,13 +182,14 @@ def _report(experiment: Experiment, metric: Metric, totals: Totals) -> MetricRep
         )
         if not variant.is_control:
             pair = effect_of(experiment, metric, totals, index)
-            effects.append(_effect(experiment, metric, variant.key, *pair))
+            effects.append(effect_report(experiment, metric, variant.key, *pair))
     return MetricReport(metric=metric, arms=tuple(values), effects=tuple(effects))
 
 
-def _effect(
+def effect_report(
     experiment: Experiment, metric: Metric, variant: str, absolute: Effect, share: Effect
 ) -> EffectReport:
+    """Put an effect into figures, without words."""
     if not absolute.is_known or not _is_enough(experiment, absolute):
         return EffectReport(variant=variant, difference=_finite(absolute.value))
     is_fixed = experiment.is_fixed_horizon and metric.role is not MetricRole.GUARDRAIL

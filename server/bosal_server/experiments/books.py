@@ -2,65 +2,25 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
 
 from bosal_server.experiments.bulk import Bulk
 from bosal_server.experiments.experiment import Experiment
-from bosal_server.experiments.metric import Tally, contribution
 from bosal_server.experiments.records import Entry
 from bosal_server.experiments.tables import TOTALS, UNITS
+from bosal_server.experiments.unit_row import Sums, UnitRow
 
-__all__ = ["COUNTS", "EXPERIMENT_COUNTS", "WHOLE", "Books", "UnitRow"]
+__all__ = ["COUNTS", "EXPERIMENT_COUNTS", "WHOLE", "Books"]
 
 # What the totals named "" of an arm count, and those of the experiment as a whole.
 COUNTS = ("units", "requests", "completed", "failed", "mixed")
 EXPERIMENT_COUNTS = ("orphans", "skewed")
 WHOLE = -1
-# Tallied of every unit: how many of its requests ended, and how many of those failed.
-FAILED = "failed"
 
 UnitKey = tuple[int, int, bytes]
 TotalKey = tuple[int, int, int, str]
-Sums = dict[tuple[int, str], tuple[float, ...]]
-
-
-@dataclass(slots=True)
-class UnitRow:
-    """One unit in one phase."""
-
-    variant: int
-    covariate: float
-    requests: int = 0
-    is_mixed: bool = False
-    tallies: dict[str, Tally] = field(default_factory=dict)
-
-    def add(self, experiment: Experiment, outcome: str, value: float) -> None:
-        """Take in a value of an outcome."""
-        names = {
-            tally: amount
-            for metric in experiment.outcomes.get(outcome, ())
-            for tally, amount in metric.added(outcome, value)
-        }
-        if outcome == FAILED:
-            names[FAILED] = value
-        for name, amount in names.items():
-            count, total = self.tallies.get(name, (0, 0.0))
-            self.tallies[name] = (count + 1, total + amount)
-
-    def sums(self, experiment: Experiment) -> Sums:
-        """Return what this unit adds to the totals."""
-        if self.is_mixed:
-            return {(self.variant, ""): (0, 0, 0, 0, 1)}
-        completed, failed = self.tallies.get(FAILED, (0, 0.0))
-        found: Sums = {(self.variant, ""): (1, self.requests, completed, failed, 0)}
-        for metric in experiment.metrics:
-            numbers = contribution(metric, self.tallies, self.requests, self.covariate)
-            if numbers is not None:
-                found[self.variant, metric.name] = numbers
-        return found
 
 
 class Books:
@@ -129,6 +89,12 @@ class Books:
         difference[EXPERIMENT_COUNTS.index(name)] = amount
         self._add((entry.id, 0, WHOLE, ""), difference)
 
+    def add(
+        self, entry: Entry, phase: int, variant: int, name: str, amounts: Sequence[float]
+    ) -> None:
+        """Add to a total that no unit keeps."""
+        self._add((entry.id, phase, variant, name), amounts)
+
     def close(self) -> None:
         """Write the rows and the totals they changed."""
         created: list[tuple[Any, ...]] = []
@@ -137,8 +103,7 @@ class Books:
             experiment, phase, unit = key
             before = self._before[key]
             after = {} if key in self._removed else row.sums(self._entries[experiment])
-            # An outcome that no metric is made of changes no sum, but then no tally either.
-            if before == after and key not in self._removed:
+            if before == after and not row.is_changed and key not in self._removed:
                 continue
             for name in before.keys() | after.keys():
                 old, new = before.get(name), after.get(name)

@@ -13,6 +13,7 @@ from bosal_server.experiments.errors import ExperimentExists, StaleEtag, Unknown
 from bosal_server.experiments.experiment import Experiment
 from bosal_server.experiments.records import Entry
 from bosal_server.experiments.tables import AUDIT, EXPERIMENTS, TOPIC
+from bosal_server.recipe_archive import require
 
 __all__ = ["AuditEvent", "Catalogue", "Change"]
 
@@ -84,6 +85,10 @@ class Catalogue:
                     return known
                 raise ExperimentExists(experiment.name)
             check_apart(experiment, {e.experiment.name: e.experiment for e in self})
+            for side in experiment.sides:
+                if side.is_named:
+                    # From here on nobody can archive it.
+                    require(connection, side.recipe_name, side.recipe_version, field="variants")
             id_ = connection.execute(
                 insert(EXPERIMENTS).values(
                     name=experiment.name,
@@ -141,6 +146,12 @@ class Catalogue:
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
         return [AuditEvent(**row) for row in rows]
+
+    @staticmethod
+    def read(connection: Connection) -> list[Experiment]:
+        """Read every experiment as a transaction sees it."""
+        documents = connection.execute(select(EXPERIMENTS.c.document)).scalars()
+        return [Experiment.model_validate_json(document) for document in documents]
 
     def _read(self, connection: Connection, number: int) -> None:
         found: dict[str, Entry] = {}

@@ -74,6 +74,8 @@ def conclusion(
         )
     primary = next(one for one in reports if one.metric.role is MetricRole.PRIMARY)
     sentences = [_primary(experiment, primary, effect) for effect in primary.effects]
+    if not sentences:
+        sentences.append("Nobody is served a variant: shadows tell of programs' scores alone.")
     for one in reports:
         if one.metric.role is MetricRole.GUARDRAIL:
             sentences += [

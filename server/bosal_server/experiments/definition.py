@@ -8,6 +8,7 @@ from bosal_server.experiments.assignment import PPM
 from bosal_server.experiments.errors import InvalidExperiment
 from bosal_server.experiments.experiment import MIN_UNITS, NAME, Experiment, Namespace, Variant
 from bosal_server.experiments.metric import (
+    AGAINST_CONTROL,
     BUILT_IN,
     COVARIATE,
     REQUESTS,
@@ -34,8 +35,10 @@ def check_definition(experiment: Experiment) -> None:
     for field in ("description", "unit_kind"):
         if len(getattr(experiment, field)) > _MAX_TEXT:
             raise InvalidExperiment(field, f"must have at most {_MAX_TEXT} characters")
-    _check_variants(experiment.variants)
+    _check_variants(experiment.variants, experiment.shadows)
+    _check_shadows(experiment)
     _check_metrics(experiment.metrics)
+    _check_doses(experiment)
     if experiment.namespace is not None:
         _check_namespace(experiment.namespace)
     _check_range("alpha", experiment.alpha, 0.0001, 0.2)
@@ -76,12 +79,19 @@ def check_apart(experiment: Experiment, others: Mapping[str, Experiment]) -> Non
             )
 
 
-def _check_variants(variants: Sequence[Variant]) -> None:
-    if not 2 <= len(variants) <= _MAX_VARIANTS:
-        raise InvalidExperiment("variants", f"from 2 to {_MAX_VARIANTS}, not {len(variants)}")
-    keys = [variant.key for variant in variants]
-    for index, variant in enumerate(variants):
-        field = f"variants[{index}]"
+def _check_variants(variants: Sequence[Variant], shadows: Sequence[Variant]) -> None:
+    # With a shadow the control may be alone: nobody is served anything else.
+    fewest = 1 if shadows else 2
+    if not fewest <= len(variants) <= _MAX_VARIANTS:
+        raise InvalidExperiment(
+            "variants", f"from {fewest} to {_MAX_VARIANTS}, not {len(variants)}"
+        )
+    if len(shadows) > _MAX_VARIANTS:
+        raise InvalidExperiment("shadows", f"at most {_MAX_VARIANTS}, not {len(shadows)}")
+    fields = [f"variants[{index}]" for index in range(len(variants))]
+    fields += [f"shadows[{index}]" for index in range(len(shadows))]
+    keys = [variant.key for variant in (*variants, *shadows)]
+    for index, (field, variant) in enumerate(zip(fields, (*variants, *shadows), strict=True)):
         _check_name(f"{field}.key", variant.key)
         if keys.index(variant.key) != index:
             raise InvalidExperiment(f"{field}.key", f"'{variant.key}' is given twice")
@@ -91,6 +101,35 @@ def _check_variants(variants: Sequence[Variant]) -> None:
             "variants", f"exactly one must be the control (is_control), not {len(controls)}"
         )
     check_weights([variant.weight_ppm for variant in variants], "variants")
+
+
+def _check_shadows(experiment: Experiment) -> None:
+    for index, shadow in enumerate(experiment.shadows):
+        if shadow.weight_ppm or shadow.is_control:
+            name = "is_control" if shadow.is_control else "weight_ppm"
+            raise InvalidExperiment(f"shadows[{index}].{name}", "nobody is served a shadow")
+    _check_range("shadow_share_ppm", experiment.shadow_share_ppm, 0, PPM)
+    if bool(experiment.shadows) != bool(experiment.shadow_share_ppm):
+        raise InvalidExperiment(
+            "shadow_share_ppm",
+            "say which share of the control's requests the shadows run again"
+            if experiment.shadows
+            else "there are no shadows to run again under",
+        )
+
+
+def _check_doses(experiment: Experiment) -> None:
+    """Refuse a dose against the control where a variant reads other prompts."""
+    for index, metric in enumerate(experiment.metrics):
+        if AGAINST_CONTROL.isdisjoint(metric.outcomes):
+            continue
+        for variant in experiment.variants:
+            if variant.recipe.scaffold != experiment.control.recipe.scaffold:
+                raise InvalidExperiment(
+                    f"metrics[{index}].outcome",
+                    f"'{metric.outcome}' holds each draw against the control's from the same row; "
+                    f"variant '{variant.key}' has another scaffold, so its rows are others",
+                )
 
 
 def _check_metrics(metrics: Sequence[Metric]) -> None:

@@ -60,6 +60,13 @@ class Assignment:
         return self.reason in (Reason.ASSIGNED, Reason.FORCED)
 
     @property
+    def is_held(self) -> bool:
+        """Whether its draws are held against other variants'."""
+        experiment = self.experiment
+        is_shadow = self.variant in experiment.shadows
+        return is_shadow or (self.is_recorded and experiment.measures_dose)
+
+    @property
     def label(self) -> str:
         """What metrics call the variant."""
         return f"{self.experiment.name}/{self.variant.key}"

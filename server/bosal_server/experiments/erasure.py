@@ -6,13 +6,19 @@ from sqlalchemy import Connection, delete, select
 
 from bosal_server.experiments.books import Books
 from bosal_server.experiments.bulk import Bulk
+from bosal_server.experiments.pairing import uncount_pairs
 from bosal_server.experiments.records import Entry, Expiry, Removal, Removed
-from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES, TEXTS
+from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES, PAIRS, TEXTS
 
 __all__ = ["expire", "remove"]
 
 # Tables that hold something of an exposure, and what they call it.
-_OF_EXPOSURES = ((COMPLETIONS, "exposure"), (TEXTS, "exposure"), (EXPOSURES, "id"))
+_OF_EXPOSURES = (
+    (COMPLETIONS, "exposure"),
+    (TEXTS, "exposure"),
+    (PAIRS, "exposure"),
+    (EXPOSURES, "id"),
+)
 
 
 def remove(connection: Connection, removal: Removal) -> Removed:
@@ -32,6 +38,7 @@ def remove(connection: Connection, removal: Removal) -> Removed:
     outcomes = connection.execute(
         delete(OUTCOMES).where(OUTCOMES.c.experiment == entry.id, OUTCOMES.c.unit == unit)
     ).rowcount
+    uncount_pairs(connection, books, entry, exposures)
     _delete_exposures(connection, entry, exposures)
     books.close()
     return Removed(len(exposures), outcomes)

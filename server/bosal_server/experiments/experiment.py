@@ -91,6 +91,11 @@ class Experiment(_Value):
     retention: timedelta = timedelta(days=90)
     text_retention: timedelta | None = None
     max_failures_per_minute: int = 0
+    # Re-runs of the control's requests under these, served to nobody.
+    shadows: tuple[Variant, ...] = ()
+    shadow_share_ppm: int = 0
+    # Whether every draw is held against the other variants'.
+    compares_draws: bool = False
 
     state: State = State.DRAFT
     # Grows with every change.
@@ -113,6 +118,11 @@ class Experiment(_Value):
     def control(self) -> Variant:
         return next(variant for variant in self.variants if variant.is_control)
 
+    @property
+    def sides(self) -> tuple[Variant, ...]:
+        """All that a request may be held against: the variants, then the shadows."""
+        return (*self.variants, *self.shadows)
+
     @cached_property
     def by_key(self) -> Mapping[str, Variant]:
         return {variant.key: variant for variant in self.variants}
@@ -132,8 +142,8 @@ class Experiment(_Value):
 
     @property
     def measures_dose(self) -> bool:
-        """Whether every token has to be explained for a metric."""
-        return not DOSES.isdisjoint(self.outcomes)
+        """Whether every token has to be explained, for a metric or for the report."""
+        return self.compares_draws or not DOSES.isdisjoint(self.outcomes)
 
     @property
     def is_over(self) -> bool:
@@ -142,5 +152,5 @@ class Experiment(_Value):
     def serves(self, recipe: str) -> bool:
         """Say whether requests may still be served this recipe because of the experiment."""
         return self.state is not State.STOPPED and any(
-            variant.recipe_name == recipe for variant in self.variants
+            variant.recipe_name == recipe for variant in self.sides
         )

@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 
 from bosal_server.database import Database
-from bosal_server.experiments.records import Entry
-from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES
+from bosal_server.experiments.records import Entry, PairKind
+from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES, PAIRS
 
-__all__ = ["ExportPage", "ExposureRow", "OutcomeRow", "pages"]
+__all__ = ["ExportPage", "ExposureRow", "OutcomeRow", "PairRow", "pages"]
 
 _ROWS = 1000
 
@@ -47,18 +47,40 @@ class OutcomeRow:
     phase: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRow:
+    """One exposure beside what another variant makes of it."""
+
+    exposure: bytes
+    phase: int
+    # The one of the two that is not the control.
+    variant: str
+    is_shadow: bool
+    is_touched: bool
+    # None: the two are equal.
+    position: int | None
+    control_token: bytes
+    token: bytes
+    cause: str
+    rules: tuple[str, ...]
+    outcomes: Mapping[str, tuple[float, float]]
+    at: float
+
+
 @dataclass(frozen=True, slots=True)
 class ExportPage:
-    """Some rows; exposures come before outcomes."""
+    """Some rows; exposures come first, pairs last."""
 
     exposures: tuple[ExposureRow, ...] = ()
     outcomes: tuple[OutcomeRow, ...] = ()
+    pairs: tuple[PairRow, ...] = ()
 
 
 def pages(database: Database, entry: Entry, phase: int) -> Iterator[ExportPage]:
     """Yield every row of a phase; 0: of all, orphans too."""
     yield from _exposures(database, entry, phase)
     yield from _outcomes(database, entry, phase)
+    yield from _pairs(database, entry, phase)
 
 
 def _exposures(database: Database, entry: Entry, phase: int) -> Iterator[ExportPage]:
@@ -132,3 +154,39 @@ def _outcomes(database: Database, entry: Entry, phase: int) -> Iterator[ExportPa
             )
         )
         last = bytes(rows[-1].key)
+
+
+def _pairs(database: Database, entry: Entry, phase: int) -> Iterator[ExportPage]:
+    columns = PAIRS.c
+    query = select(PAIRS).where(columns.experiment == entry.id)
+    query = query.order_by(columns.exposure, columns.variant).limit(_ROWS)
+    if phase:
+        query = query.where(columns.phase == phase)
+    sides = entry.experiment.sides
+    last: tuple[bytes, int] = (b"", -1)
+    while True:
+        here = tuple_(columns.exposure, columns.variant) > tuple_(*last)
+        with database.read() as connection:
+            rows = connection.execute(query.where(here)).all()
+        if not rows:
+            return
+        yield ExportPage(
+            pairs=tuple(
+                PairRow(
+                    exposure=bytes(row.exposure),
+                    phase=row.phase,
+                    variant=sides[row.variant].key,
+                    is_shadow=row.kind == PairKind.SHADOW,
+                    is_touched=row.is_touched,
+                    position=row.position,
+                    control_token=bytes(row.control_token),
+                    token=bytes(row.token),
+                    cause=row.cause,
+                    rules=tuple(json.loads(row.rules)),
+                    outcomes=json.loads(row.outcomes),
+                    at=row.at,
+                )
+                for row in rows
+            )
+        )
+        last = (bytes(rows[-1].exposure), rows[-1].variant)

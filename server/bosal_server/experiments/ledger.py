@@ -1,8 +1,7 @@
 """Writes down a batch of records in one transaction, each thing once however often it is told."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, Connection, select, text
@@ -10,6 +9,8 @@ from sqlalchemy import Column, Connection, select, text
 from bosal_server.experiments import erasure
 from bosal_server.experiments.books import Books
 from bosal_server.experiments.bulk import Bulk
+from bosal_server.experiments.pairing import post_pairs
+from bosal_server.experiments.places import Place
 from bosal_server.experiments.records import (
     Completion,
     Entry,
@@ -18,6 +19,7 @@ from bosal_server.experiments.records import (
     Outcome,
     Outcomes,
     OutcomeStatus,
+    Pairs,
     Record,
     Removal,
     Removed,
@@ -59,15 +61,6 @@ def post(connection: Connection, records: Sequence[Record]) -> list[Answer]:
     return answers
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where an exposure belongs."""
-
-    phase: int
-    unit: bytes
-    is_forced: bool
-
-
 class _Page:
     """Records of one experiment."""
 
@@ -76,7 +69,7 @@ class _Page:
         self._bulk = Bulk(connection)
         self._entry = entry
         self._books = Books(connection)
-        self._places: dict[bytes, _Place] = {}
+        self._places: dict[bytes, Place] = {}
 
     def post(self, records: Mapping[int, Record], answers: list[Answer]) -> None:
         exposures = [one for one in records.values() if isinstance(one, Exposure)]
@@ -87,11 +80,16 @@ class _Page:
             if isinstance(one, Outcomes)
             for outcome in one.outcomes
         ]
-        self._find_places(exposures, completions, outcomes)
+        pairs = [one for one in records.values() if isinstance(one, Pairs)]
+        wanted = {one.id for one in exposures}
+        wanted |= {one.exposure for one in completions} | {one.exposure for one in pairs}
+        wanted |= {one.exposure for one in outcomes if one.exposure is not None}
+        self._find_places(wanted)
         new = self._expose(exposures)
         self._load_units(outcomes)
         self._enrol(new)
         self._complete(completions)
+        post_pairs(self._connection, self._books, self._entry, pairs, self._places)
         statuses = self._record(outcomes)
         for index, one in records.items():
             match one:
@@ -101,15 +99,7 @@ class _Page:
                     erasure.expire(self._connection, one)
         self._books.close()
 
-    def _find_places(
-        self,
-        exposures: Sequence[Exposure],
-        completions: Sequence[Completion],
-        outcomes: Sequence[Outcome],
-    ) -> None:
-        wanted = {one.id for one in exposures}
-        wanted |= {one.exposure for one in completions}
-        wanted |= {one.exposure for one in outcomes if one.exposure is not None}
+    def _find_places(self, wanted: Iterable[bytes]) -> None:
         columns = EXPOSURES.c
         for id_, phase, unit, is_forced in self._bulk.find(
             (columns.id, columns.phase, columns.unit, columns.is_forced),
@@ -117,7 +107,7 @@ class _Page:
             (columns.id,),
             sorted(wanted),
         ):
-            self._places[bytes(id_)] = _Place(phase, bytes(unit), bool(is_forced))
+            self._places[bytes(id_)] = Place(phase, bytes(unit), bool(is_forced))
 
     def _expose(self, exposures: Sequence[Exposure]) -> list[Exposure]:
         """Write the exposures that are not there yet, and return them."""
@@ -125,7 +115,7 @@ class _Page:
         for one in exposures:
             if one.id not in self._places:
                 new[one.id] = one
-                self._places[one.id] = _Place(one.phase, one.unit, one.is_forced)
+                self._places[one.id] = Place(one.phase, one.unit, one.is_forced)
         rows = [
             (
                 self._entry.id,
@@ -252,14 +242,14 @@ class _Page:
         self._bulk.insert(OUTCOMES, rows)
         return iter(statuses)
 
-    def _place(self, outcome: Outcome) -> _Place | None:
+    def _place(self, outcome: Outcome) -> Place | None:
         if outcome.exposure is not None:
             return self._places.get(outcome.exposure)
         assert outcome.unit is not None
         phases = self._books.phases(self._entry, outcome.unit)
-        return _Place(phases[-1], outcome.unit, is_forced=False) if phases else None
+        return Place(phases[-1], outcome.unit, is_forced=False) if phases else None
 
-    def _add(self, place: _Place, name: str, value: float) -> None:
+    def _add(self, place: Place, name: str, value: float) -> None:
         """Count a value in its unit, unless it was forced into its variant."""
         if place.is_forced:
             return

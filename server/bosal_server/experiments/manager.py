@@ -7,19 +7,23 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from sqlalchemy import Connection
 
 from bosal_server.database import Database
-from bosal_server.experiments import enrolment, export, intake, ledger, lifecycle
+from bosal_server.experiments import enrolment, export, intake, ledger, lifecycle, planning
 from bosal_server.experiments.catalogue import AuditEvent, Catalogue, Change
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.errors import InvalidExperiment, PromotionBlocked
 from bosal_server.experiments.experiment import Experiment, Phase
 from bosal_server.experiments.export import ExportPage
 from bosal_server.experiments.intake import OutcomeCommand, OutcomeResult
+from bosal_server.experiments.planning import Plan, PlanCommand
 from bosal_server.experiments.privacy import Pseudonyms, exposure_id
+from bosal_server.experiments.recipe_ties import RecipeTies
 from bosal_server.experiments.records import (
     Completion,
     Exposure,
     Outcome,
     Outcomes,
+    Pair,
+    Pairs,
     Removal,
     Removed,
 )
@@ -45,12 +49,12 @@ class ExperimentManager:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
-        self._recipes = recipes
         self._pseudonyms = pseudonyms
         self._clock = clock
         self._catalogue = Catalogue(database)
+        self._ties = RecipeTies(recipes, self._catalogue)
         self._writer = Writer(database, ledger.post)
-        self._reporter = Reporter(database, self._changed_recipes)
+        self._reporter = Reporter(database, self._ties.changed)
         self._watcher = Watcher(database, self._catalogue, self._reporter, self._writer, clock)
 
     async def start(self) -> None:
@@ -68,8 +72,6 @@ class ExperimentManager:
         """Return, from any thread, what became of the records so far."""
         writer = self._writer
         return StoreCounts(writer.num_written, writer.num_lost, writer.num_waiting)
-
-    # Requests.
 
     def assign(self, experiment: str, unit: str, force_variant: str = "") -> Assignment:
         """Return what a request is served; records nothing."""
@@ -140,6 +142,10 @@ class ExperimentManager:
         if outcomes.get("failed"):
             self._watcher.note_failure(experiment, assignment.variant.key, now)
 
+    def pair(self, assignment: Assignment, pairs: Sequence[Pair]) -> None:
+        """Queue what an exposed request was held against."""
+        self._writer.follow(Pairs(assignment.entry, assignment.exposure_id, pairs, self._clock()))
+
     async def record(self, name: str, commands: Sequence[OutcomeCommand]) -> list[OutcomeResult]:
         """Write outcomes; answer when they are on disk.
 
@@ -158,8 +164,6 @@ class ExperimentManager:
         accepted = [one for one in read if isinstance(one, Outcome)]
         statuses = iter(await self._writer.submit(Outcomes(entry, accepted)) if accepted else ())
         return [intake.result(next(statuses)) if isinstance(one, Outcome) else one for one in read]
-
-    # Changes.
 
     async def create(self, draft: Experiment, request_id: str, actor: str) -> Experiment:
         """Keep an experiment as a draft."""
@@ -250,8 +254,6 @@ class ExperimentManager:
         entry = await asyncio.to_thread(self._catalogue.change, name, step, change, self._clock())
         return entry.experiment
 
-    # Questions.
-
     async def get(self, name: str, *, field: str = "name") -> Experiment:
         await asyncio.to_thread(self._catalogue.refresh)
         return self._catalogue.get(name, field=field).experiment
@@ -271,6 +273,14 @@ class ExperimentManager:
             )
         )
 
+    async def plan(self, name: str, asked: PlanCommand) -> Plan:
+        """Say how many units show an effect; an experiment gives what is not said."""
+        entry = None
+        if name:
+            await self.get(name)
+            entry = self._catalogue.get(name)
+        return await asyncio.to_thread(planning.plan, self._database, entry, asked)
+
     async def events(self, name: str, *, before: int, limit: int) -> list[AuditEvent]:
         if name:
             await self.get(name, field="experiment")
@@ -289,26 +299,4 @@ class ExperimentManager:
         self, connection: Connection, recipe: str, versions: Sequence[str]
     ) -> Sequence[str]:
         """Name the experiments that serve a recipe; it is not archived as long as there are any."""
-        return [
-            f"experiment '{entry.experiment.name}'"
-            for entry in self._catalogue
-            if entry.experiment.serves(recipe)
-        ]
-
-    def _changed_recipes(self, experiment: Experiment) -> list[str]:
-        """Say which recipes have another version now than the one that is served."""
-        found = []
-        for variant in experiment.variants:
-            if variant.recipe_name not in self._recipes:
-                if variant.is_named:
-                    found.append(
-                        f"recipe '{variant.recipe_name}' of variant '{variant.key}' is gone"
-                    )
-                continue
-            current = self._recipes.get(variant.recipe_name).version
-            if current != variant.recipe_version:
-                found.append(
-                    f"recipe '{variant.recipe_name}' is now @{current}, variant "
-                    f"'{variant.key}' was measured with @{variant.recipe_version}"
-                )
-        return found
+        return self._ties.users(connection, recipe, versions)

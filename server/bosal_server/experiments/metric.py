@@ -28,12 +28,13 @@ BUILT_IN: Final = {
     "stopped_itself": "share of choices that ended before their length or time did",
     "constraint_ok": "share of choices that satisfied the recipe's constraint",
     "shifted_share": "share of tokens that the base by itself ranks fourth or worse",
-    "changed_share": "share of tokens that the same noise would not draw without any rule",
-    "kl_dose": "nats between the controlled and the raw distribution, a token",
+    "changed_share": "share of tokens that the control would not draw from the same row and noise",
+    "kl_dose": "nats from the control's distribution on the same row to the variant's, a token",
     "failed": "1 for a request the server failed at, else 0",
 }
-# Those that need every token explained.
+# Those that need every token explained, and of these those that need the control's draws too.
 DOSES: Final = frozenset({"shifted_share", "changed_share", "kl_dose"})
+AGAINST_CONTROL: Final = frozenset({"changed_share", "kl_dose"})
 # The denominator that counts a unit's requests.
 REQUESTS: Final = "requests"
 COVARIATE: Final = "instruction_tokens"

@@ -1,7 +1,7 @@
 """What is to be written down, one value for each thing that happened."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bosal_server.experiments.experiment import Experiment
@@ -14,6 +14,9 @@ __all__ = [
     "Outcome",
     "OutcomeStatus",
     "Outcomes",
+    "Pair",
+    "PairKind",
+    "Pairs",
     "Record",
     "Removal",
     "Removed",
@@ -91,6 +94,50 @@ class OutcomeStatus(StrEnum):
     CONFLICT = "CONFLICT"
 
 
+class PairKind(StrEnum):
+    """How an exposure was held against another variant."""
+
+    # On the request's own rows, token by token.
+    HELD = "HELD"
+    # Run again under a shadow variant.
+    SHADOW = "SHADOW"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """An exposure beside what another variant makes of it under the same noise.
+
+    One of the two is the control, served or not; `variant` is the other.
+    """
+
+    kind: PairKind
+    # Place among the experiment's arms and, behind them, its shadows.
+    variant: int
+    # False: it could not be held against the other, or not be run again.
+    is_known: bool = True
+    # Whether the served text may have been another under the other variant.
+    is_touched: bool = True
+    # Where the two part; None: nowhere. b"": that text had ended.
+    position: int | None = None
+    control_token: bytes = b""
+    token: bytes = b""
+    # The wire's name; "": they are equal.
+    cause: str = ""
+    rules: tuple[str, ...] = ()
+    # What programs measured: of the control, of the variant.
+    outcomes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """What one exposure was held against."""
+
+    entry: Entry
+    exposure: bytes
+    pairs: Sequence[Pair]
+    at: float
+
+
 @dataclass(frozen=True, slots=True)
 class Removal:
     """A unit is to be forgotten; answered by what was removed."""
@@ -116,4 +163,4 @@ class Expiry:
     outcome_keys: Sequence[bytes]
 
 
-Record = Exposure | Completion | Outcomes | Removal | Expiry
+Record = Exposure | Completion | Outcomes | Pairs | Removal | Expiry

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import insert
 
 from bosal_server.database import Database
-from bosal_server.experiments import analysis, conclusion
+from bosal_server.experiments import analysis, conclusion, pair_report
 from bosal_server.experiments.distributions import Distributions
 from bosal_server.experiments.errors import InvalidExperiment
 from bosal_server.experiments.experiment import Experiment, Phase
@@ -48,7 +48,10 @@ class Reporter:
         requests = sum(arm.requests for arm in totals.arms)
         quantiles = {}
         curves = []
+        examples = {}
         if with_distributions:
+            with self._database.read() as connection:
+                examples = pair_report.read_examples(connection, entry, phase.number)
             quantiles = self._distributions.quantiles(entry, phase.number, requests, now)
             curves = self._distributions.curves(entry, phase.number, requests, now)
         reports = analysis.metric_reports(experiment, totals, quantiles)
@@ -68,6 +71,9 @@ class Reporter:
             orphans=totals.orphans,
             skewed_outcomes=totals.skewed,
             history=tuple(_history(experiment, phase, history)),
+            divergences=pair_report.divergence_reports(experiment, totals, examples),
+            shadows=pair_report.shadow_reports(experiment, totals),
+            doses=pair_report.dose_reports(experiment, totals),
             distributions=tuple(curves),
         )
 

@@ -110,6 +110,32 @@ Index(
     postgresql_where=OUTCOMES.c.is_orphan,
 )
 
+# Exposures beside what other variants make of them under the same noise.
+PAIRS = Table(
+    "experiment_pairs",
+    METADATA,
+    Column("experiment", Integer, primary_key=True),
+    Column("exposure", LargeBinary(16), primary_key=True),
+    # Place among the experiment's arms and, behind them, its shadows.
+    Column("variant", SmallInteger, primary_key=True),
+    Column("phase", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("is_touched", Boolean, nullable=False),
+    # Null: the two are equal.
+    Column("position", Integer),
+    # Of the control and of the other; empty where that text had ended.
+    Column("control_token", LargeBinary, nullable=False),
+    Column("token", LargeBinary, nullable=False),
+    Column("cause", String(16), nullable=False),
+    # JSON.
+    Column("rules", Text, nullable=False),
+    # By outcome, JSON: [of the control, of the other].
+    Column("outcomes", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Index("ix_experiment_pairs_newest", "experiment", "phase", "variant", "at"),
+    sqlite_with_rowid=False,
+)
+
 UNITS = Table(
     "experiment_units",
     METADATA,

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select
 
 from bosal_server.experiments.books import COUNTS, EXPERIMENT_COUNTS, WHOLE
 from bosal_server.experiments.experiment import Experiment
+from bosal_server.experiments.pairing import COUNTS_NAME, PAIR_COUNTS, RULE_PREFIX
 from bosal_server.experiments.records import Entry
 from bosal_server.experiments.tables import SNAPSHOTS, TOTALS
 from bosal_server.statistics.moments import Moments
@@ -33,6 +34,9 @@ class Totals:
 
     arms: tuple[ArmCounts, ...]
     moments: Mapping[tuple[int, str], Moments] = field(default_factory=dict)
+    # Of pairs, by variant: their counts, and those of the rules that parted them.
+    pairs: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    rules: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     orphans: int = 0
     skewed: int = 0
 
@@ -46,14 +50,20 @@ class Totals:
         """Put rows of (variant, name, numbers) together."""
         counts: dict[int, ArmCounts] = {}
         moments: dict[tuple[int, str], Moments] = {}
+        pairs: dict[int, Mapping[str, int]] = {}
+        rules: dict[int, dict[str, int]] = {}
         for variant, name, text in rows:
             numbers = json.loads(text)
-            if name:
+            if name == COUNTS_NAME:
+                pairs[variant] = dict(zip(PAIR_COUNTS, map(round, numbers), strict=True))
+            elif name.startswith(RULE_PREFIX):
+                rules.setdefault(variant, {})[name.removeprefix(RULE_PREFIX)] = round(numbers[0])
+            elif name:
                 moments[variant, name] = Moments.read(numbers)
             else:
                 counts[variant] = ArmCounts(*map(round, numbers))
         arms = tuple(counts.get(index, ArmCounts()) for index in range(len(experiment.variants)))
-        return cls(arms, moments, *map(round, whole))
+        return cls(arms, moments, pairs, rules, *map(round, whole))
 
     @property
     def units(self) -> int:

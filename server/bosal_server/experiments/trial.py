@@ -1,16 +1,18 @@
 """One request under an experiment: watched to its end, and recorded once."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from bosal_decoding.scaffolds import Message
 from bosal_server.engine.request import ChoiceEnding, FinishedEvent, FinishReason, TokensEvent
 from bosal_server.errors import ServerError
 from bosal_server.experiments.enrolment import Assignment
+from bosal_server.experiments.held_draws import HeldDraws
 from bosal_server.experiments.manager import ExperimentManager
 
-__all__ = ["NO_TRIAL", "ExposedTrial", "Trial", "instruction_text"]
+__all__ = ["NO_TRIAL", "ExposedTrial", "Reply", "Trial", "instruction_text", "scores"]
 
 _CUT_OFF = frozenset({FinishReason.MAX_TOKENS, FinishReason.MAX_TIME})
 _SATISFIED = frozenset({FinishReason.CONSTRAINT_COMPLETE, FinishReason.CONSTRAINT_CLOSED})
@@ -34,6 +36,14 @@ class Trial:
 NO_TRIAL = Trial()
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an exposed request was answered: the first choice's tokens, and what was measured."""
+
+    tokens: tuple[int, ...]
+    outcomes: Mapping[str, float]
+
+
 class ExposedTrial(Trial):
     """Watches a request that is an exposure."""
 
@@ -42,21 +52,34 @@ class ExposedTrial(Trial):
         manager: ExperimentManager,
         assignment: Assignment,
         instruction: str,
+        draws: HeldDraws,
         *,
         is_constrained: bool,
+        after: Callable[[Reply], None] | None = None,
     ) -> None:
+        """Watch; `after` is told the reply when it is whole."""
         self._manager = manager
         self._assignment = assignment
         self._instruction = instruction
+        self._draws = draws
         self._is_constrained = is_constrained
+        self._after = after
         self._keeps_text = assignment.experiment.text_retention is not None
         self._text: dict[int, list[str]] = {}
+        self._tokens: list[int] = []
 
     def observe(self, event: object) -> None:
-        if isinstance(event, TokensEvent) and self._keeps_text:
-            self._text.setdefault(event.choice, []).append(event.text)
+        if isinstance(event, TokensEvent):
+            self._draws.note(event)
+            if self._keeps_text:
+                self._text.setdefault(event.choice, []).append(event.text)
+            if self._after is not None and event.choice == 0:
+                self._tokens += event.token_ids
         elif isinstance(event, FinishedEvent):
-            self._record(self._outcomes(event), event.endings[0].reason)
+            outcomes = self._outcomes(event)
+            self._record(outcomes, event.endings[0].reason)
+            if self._after is not None:
+                self._after(Reply(tuple(self._tokens), outcomes))
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -66,24 +89,23 @@ class ExposedTrial(Trial):
             if error.code in _FAILURES:
                 self._record({"failed": 1.0}, error.code)
             raise
+        finally:
+            # Of a request that was given up too: the user has seen what came until then.
+            if pairs := self._draws.pairs():
+                self._manager.pair(self._assignment, pairs)
 
     def _outcomes(self, event: FinishedEvent) -> dict[str, float]:
-        endings, timings = event.endings, event.timings
+        timings, usage = event.timings, event.usage
         outcomes = {
             "ttft_ms": timings.time_to_first_token * 1e3,
             "total_ms": timings.total * 1e3,
-            "output_tokens": float(event.usage.output_tokens),
-            "stopped_itself": statistics.fmean(one.reason not in _CUT_OFF for one in endings),
             "failed": 0.0,
+            **scores(event, is_constrained=self._is_constrained),
         }
-        gaps = event.usage.output_tokens / len(endings) - 1
+        gaps = usage.output_tokens / len(event.endings) - 1
         if gaps > 0:
             outcomes["tpot_ms"] = timings.decode * 1e3 / gaps
-        if self._is_constrained:
-            outcomes["constraint_ok"] = statistics.fmean(
-                one.reason in _SATISFIED for one in endings
-            )
-        return outcomes | _doses(endings)
+        return outcomes | self._draws.doses() | _shifts(event.endings)
 
     def _record(self, outcomes: dict[str, float], finish_reason: str) -> None:
         text = None
@@ -93,17 +115,25 @@ class ExposedTrial(Trial):
         self._manager.complete(self._assignment, outcomes, finish_reason, text)
 
 
-def _doses(endings: Sequence[ChoiceEnding]) -> dict[str, float]:
-    """Return what the rules did to a request's tokens, where that was measured."""
+def scores(event: FinishedEvent, *, is_constrained: bool) -> dict[str, float]:
+    """Return what a program can tell of answers, whoever has read them or not."""
+    endings = event.endings
+    found = {
+        "output_tokens": float(event.usage.output_tokens),
+        "stopped_itself": statistics.fmean(one.reason not in _CUT_OFF for one in endings),
+    }
+    if is_constrained:
+        found["constraint_ok"] = statistics.fmean(one.reason in _SATISFIED for one in endings)
+    return found
+
+
+def _shifts(endings: Sequence[ChoiceEnding]) -> dict[str, float]:
+    """Return how often the base by itself would have ranked tokens low, where that is known."""
     found = [one.explanation for one in endings if one.explanation is not None]
     total = sum(one.num_tokens for one in found)
     if not total:
         return {}
-    return {
-        "shifted_share": sum(one.shifted_share * one.num_tokens for one in found) / total,
-        "changed_share": sum(one.num_changed for one in found) / total,
-        "kl_dose": sum(one.total_divergence for one in found) / total,
-    }
+    return {"shifted_share": sum(one.shifted_share * one.num_tokens for one in found) / total}
 
 
 def instruction_text(messages: Sequence[Message]) -> str:

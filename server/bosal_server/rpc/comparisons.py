@@ -7,11 +7,10 @@ from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.comparison import (
     CompareCommand,
     ComparedRecipe,
-    Divergence,
-    DivergenceCause,
     RecipeEvent,
 )
 from bosal_server.config import Limits
+from bosal_server.divergence import Divergence, DivergenceCause
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.request_errors import InvalidRequest, located
 from bosal_server.rpc import convert

@@ -12,7 +12,7 @@ from bosal.v1 import experiment_pb2_grpc
 from bosal_server.core import GenerationCore
 from bosal_server.experiments.errors import InvalidExperiment
 from bosal_server.request_errors import MissingField, OutOfRange, located
-from bosal_server.rpc import experiments, reports
+from bosal_server.rpc import experiments, records, reports
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -100,11 +100,9 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: pb.RecordOutcomesRequest, context: Context
     ) -> pb.RecordOutcomesResponse:
         results = await self._experiments.record(
-            request.experiment, [experiments.outcome(one) for one in request.outcomes]
+            request.experiment, [records.outcome(one) for one in request.outcomes]
         )
-        return pb.RecordOutcomesResponse(
-            results=[experiments.outcome_result(one) for one in results]
-        )
+        return pb.RecordOutcomesResponse(results=[records.outcome_result(one) for one in results])
 
     async def GetExperiment(
         self, request: pb.GetExperimentRequest, context: Context
@@ -154,6 +152,12 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
                 await asyncio.wait_for(self._is_ending.wait(), interval)
             silence += interval
 
+    async def PlanExperiment(
+        self, request: pb.PlanExperimentRequest, context: Context
+    ) -> pb.PlanExperimentResponse:
+        found = await self._experiments.plan(request.name, reports.plan_command(request))
+        return reports.plan(found)
+
     async def ListAuditEvents(
         self, request: pb.ListAuditEventsRequest, context: Context
     ) -> pb.ListAuditEventsResponse:
@@ -181,7 +185,7 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: pb.ExportRecordsRequest, context: Context
     ) -> AsyncGenerator[pb.ExportRecordsResponse, None]:
         async for page in self._experiments.export(request.name, request.phase):
-            yield experiments.export_page(page)
+            yield records.export_page(page)
 
 
 def _page_size(asked: int) -> int:

@@ -1,6 +1,6 @@
 """Experiments on the wire: protobuf as values, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -12,8 +12,6 @@ from bosal_server.experiments.catalogue import AuditEvent, Change
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.errors import InvalidExperiment
 from bosal_server.experiments.experiment import INLINE, Experiment, Namespace, Phase, Variant
-from bosal_server.experiments.export import ExportPage
-from bosal_server.experiments.intake import OutcomeCommand, OutcomeResult
 from bosal_server.experiments.metric import Direction, Metric, MetricKind, MetricRole
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import located
@@ -34,10 +32,6 @@ _DIRECTIONS: dict[int, Direction] = {
 
 def draft(message: pb.Experiment, recipes: RecipeStore) -> Experiment:
     """Read an experiment that is to be made; its recipes become the versions they are now."""
-    variants = []
-    for index, one in enumerate(message.variants):
-        with located(f"variants[{index}]"):
-            variants.append(_variant(one, recipes))
     fields: dict[str, Any] = {}
     for name in ("alpha", "planned_units", "min_units", "coverage_ppm"):
         if message.HasField(name):
@@ -55,12 +49,25 @@ def draft(message: pb.Experiment, recipes: RecipeStore) -> Experiment:
         name=message.name,
         description=message.description,
         unit_kind=message.unit_kind or "unit",
-        variants=tuple(variants),
+        variants=_variants(message.variants, "variants", recipes),
+        shadows=_variants(message.shadows, "shadows", recipes),
+        shadow_share_ppm=message.shadow_share_ppm,
+        compares_draws=message.compare_draws,
         metrics=tuple(_metric(one, f"metrics[{i}]") for i, one in enumerate(message.metrics)),
         is_fixed_horizon=message.method == pb.ANALYSIS_METHOD_FIXED,
         max_failures_per_minute=message.max_failures_per_minute,
         **fields,
     )
+
+
+def _variants(
+    messages: Iterable[pb.Variant], field: str, recipes: RecipeStore
+) -> tuple[Variant, ...]:
+    found = []
+    for index, one in enumerate(messages):
+        with located(f"{field}[{index}]"):
+            found.append(_variant(one, recipes))
+    return tuple(found)
 
 
 def _variant(message: pb.Variant, recipes: RecipeStore) -> Variant:
@@ -111,6 +118,9 @@ def experiment(value: Experiment) -> pb.Experiment:
         description=value.description,
         unit_kind=value.unit_kind,
         variants=[_variant_message(one) for one in value.variants],
+        shadows=[_variant_message(one) for one in value.shadows],
+        shadow_share_ppm=value.shadow_share_ppm,
+        compare_draws=value.compares_draws,
         metrics=[metric(one) for one in value.metrics],
         alpha=value.alpha,
         planned_units=value.planned_units,
@@ -203,33 +213,6 @@ def assignment_trailers(value: Assignment) -> tuple[tuple[str, str], ...]:
     )
 
 
-def outcome(message: pb.Outcome) -> OutcomeCommand:
-    target = message.WhichOneof("target")
-    value: float | None = None
-    match message.WhichOneof("value"):
-        case "number":
-            value = message.number
-        case "truth":
-            value = float(message.truth)
-    return OutcomeCommand(
-        exposure_id=message.exposure_id if target == "exposure_id" else None,
-        unit=message.unit_id if target == "unit_id" else None,
-        name=message.name,
-        value=value,
-        key=message.idempotency_key,
-        at=message.at.seconds + message.at.nanos / 1e9 if message.HasField("at") else None,
-    )
-
-
-def outcome_result(value: OutcomeResult) -> pb.OutcomeResult:
-    status = "REJECTED" if value.status is None else value.status.value
-    return pb.OutcomeResult(
-        status=pb.OutcomeStatus.Value(f"OUTCOME_STATUS_{status}"),
-        reason=value.reason,
-        message=value.message,
-    )
-
-
 def audit_event(value: AuditEvent) -> pb.AuditEvent:
     return pb.AuditEvent(
         experiment=value.experiment,
@@ -238,42 +221,6 @@ def audit_event(value: AuditEvent) -> pb.AuditEvent:
         action=value.action,
         reason=value.reason,
         details=value.details,
-    )
-
-
-def export_page(value: ExportPage) -> pb.ExportRecordsResponse:
-    return pb.ExportRecordsResponse(
-        exposures=[
-            pb.ExposureRecord(
-                exposure_id=one.id.hex(),
-                phase=one.phase,
-                unit=one.unit.hex(),
-                variant=one.variant,
-                reason=(
-                    pb.ASSIGNMENT_REASON_FORCED if one.is_forced else pb.ASSIGNMENT_REASON_ASSIGNED
-                ),
-                recipe_version=one.recipe_version,
-                model_digest=one.model_digest,
-                seed=one.seed,
-                instruction_tokens=one.instruction_tokens,
-                at=timestamp(one.at),
-                outcomes=one.outcomes,
-                finish_reason=one.finish_reason,
-            )
-            for one in value.exposures
-        ],
-        outcomes=[
-            pb.OutcomeRecord(
-                exposure_id=one.exposure.hex(),
-                unit=one.unit.hex(),
-                name=one.name,
-                value=one.value,
-                at=timestamp(one.at),
-                is_orphan=one.is_orphan,
-                phase=one.phase,
-            )
-            for one in value.outcomes
-        ],
     )
 
 

@@ -1,16 +1,25 @@
 """Reports on the wire."""
 
 from bosal.v1 import experiment_pb2 as pb
+from bosal_server.experiments.planning import Plan, PlanCommand
 from bosal_server.experiments.report import (
     ArmReport,
     ArmValue,
     Distribution,
+    DivergenceReport,
+    DoseReport,
     EffectPoint,
     EffectReport,
     MetricReport,
     Report,
+    ShadowReport,
 )
 from bosal_server.rpc import experiments
+from bosal_server.statistics.effect import Method
+
+_METHODS: dict[int, Method] = {
+    pb.AnalysisMethod.Value(f"ANALYSIS_METHOD_{method}"): method for method in Method
+}
 
 
 def report(value: Report) -> pb.Report:
@@ -31,6 +40,9 @@ def report(value: Report) -> pb.Report:
         skewed_outcomes=value.skewed_outcomes,
         history=[_point(one) for one in value.history],
         distributions=[_distribution(one) for one in value.distributions],
+        divergences=[_divergence(one) for one in value.divergences],
+        shadows=[_shadow(one) for one in value.shadows],
+        doses=[_dose(one) for one in value.doses],
     )
 
 
@@ -93,4 +105,83 @@ def _distribution(value: Distribution) -> pb.Distribution:
         variant=value.variant,
         count=value.count,
         percentiles=value.percentiles,
+    )
+
+
+def _divergence(value: DivergenceReport) -> pb.DivergenceReport:
+    return pb.DivergenceReport(
+        variant=value.variant,
+        is_shadow=value.is_shadow,
+        requests=value.requests,
+        equal=value.equal,
+        unknown=value.unknown,
+        causes=value.causes,
+        rules=value.rules,
+        mean_position=value.mean_position,
+        examples=[
+            pb.DivergenceExample(
+                position=one.position,
+                control_token=one.control_token,
+                token=one.token,
+                cause=one.cause,
+                rules=one.rules,
+            )
+            for one in value.examples
+        ],
+    )
+
+
+def _shadow(value: ShadowReport) -> pb.ShadowReport:
+    return pb.ShadowReport(
+        variant=value.variant,
+        pairs=value.pairs,
+        given_up=value.given_up,
+        effects=[
+            pb.PairedEffect(
+                outcome=one.outcome,
+                units=one.units,
+                control=one.control,
+                variant=one.variant,
+                difference=one.difference,
+                low=one.low,
+                high=one.high,
+                p_value=one.p_value,
+                saving=one.saving,
+                method=one.method,
+            )
+            for one in value.effects
+        ],
+    )
+
+
+def _dose(value: DoseReport) -> pb.DoseReport:
+    return pb.DoseReport(
+        variant=value.variant,
+        requests=value.requests,
+        touched=value.touched,
+        control_units=value.control_units,
+        units=value.units,
+        touched_share=value.touched_share,
+        effect=_effect(value.effect),
+        diluted=None if value.diluted is None else _effect(value.diluted),
+    )
+
+
+def plan_command(message: pb.PlanExperimentRequest) -> PlanCommand:
+    given = {
+        name: getattr(message, name)
+        for name in ("deviation", "rate", "alpha", "power")
+        if message.HasField(name)
+    }
+    return PlanCommand(effect=message.effect, method=_METHODS.get(message.method), **given)
+
+
+def plan(value: Plan) -> pb.PlanExperimentResponse:
+    return pb.PlanExperimentResponse(
+        units=value.units,
+        effect=value.effect,
+        deviation=value.deviation,
+        alpha=value.alpha,
+        power=value.power,
+        method=pb.AnalysisMethod.Value(f"ANALYSIS_METHOD_{value.method}"),
     )

@@ -40,6 +40,7 @@ SCOPES: Final[dict[str, frozenset[Scope]]] = {
     "/bosal.v1.ExperimentService/ListExperiments": _EXPERIMENTS,
     "/bosal.v1.ExperimentService/GetReport": _EXPERIMENTS,
     "/bosal.v1.ExperimentService/StreamReport": _EXPERIMENTS,
+    "/bosal.v1.ExperimentService/PlanExperiment": _EXPERIMENTS,
     "/bosal.v1.ExperimentService/ListAuditEvents": _EXPERIMENTS,
     "/bosal.v1.ExperimentService/DeleteUnit": _EXPERIMENTS,
     "/bosal.v1.ExperimentService/ExportRecords": _EXPERIMENTS,

@@ -37,7 +37,7 @@ def bayes_p(
 def chi_square_p(counts: Sequence[int], weights: Sequence[float]) -> float:
     """Return Pearson's p-value, good for one look alone."""
     total = sum(counts)
-    if not total:
+    if not total or len(counts) < 2:
         return 1.0
     shares = np.asarray(weights, dtype=np.float64)
     return float(stats.chisquare(counts, shares / shares.sum() * total).pvalue)

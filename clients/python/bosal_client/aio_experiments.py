@@ -1,0 +1,153 @@
+"""Calls about experiments without blocking: `client.experiments` of the asynchronous client."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from bosal.v1 import experiment_pb2 as pb
+from bosal_client import experiment_calls as calls
+from bosal_client import experiment_results as results
+from bosal_client.calls import Call
+from bosal_client.experiment_calls import Change, Outcome, StreamCall
+from bosal_client.mirror import read
+
+__all__ = ["AsyncExperiments"]
+
+Result = TypeVar("Result")
+
+
+class AsyncExperiments:
+    """Makes, changes, watches and reports experiments; changes are signed with `actor`."""
+
+    def __init__(
+        self,
+        run: Callable[[Call[Any]], Awaitable[Any]],
+        stream: Callable[[StreamCall], AsyncIterator[Any]],
+        actor: str = "",
+    ) -> None:
+        self._run_call = run
+        self._stream = stream
+        self.actor = actor
+
+    async def create(self, document: Mapping[str, Any]) -> results.Experiment:
+        """Keep an experiment as a draft; see `experiment_documents` for its fields."""
+        return await self._run(calls.create(document, self.actor))
+
+    async def start(self, name: str, *, etag: str = "", reason: str = "") -> results.Experiment:
+        """Begin to enrol units, or go on after a pause."""
+        return await self._run(calls.step("StartExperiment", self._change(name, etag, reason)))
+
+    async def pause(self, name: str, *, etag: str = "", reason: str = "") -> results.Experiment:
+        """Serve the control to everybody for now."""
+        return await self._run(calls.step("PauseExperiment", self._change(name, etag, reason)))
+
+    async def stop(self, name: str, *, etag: str = "", reason: str = "") -> results.Experiment:
+        """End an experiment; the control is served under its name."""
+        return await self._run(calls.step("StopExperiment", self._change(name, etag, reason)))
+
+    async def promote(
+        self,
+        name: str,
+        variant: str,
+        *,
+        etag: str = "",
+        reason: str = "",
+        override_reason: str = "",
+    ) -> results.Experiment:
+        """End an experiment and serve one variant to everybody under its name."""
+        change = self._change(name, etag, reason)
+        return await self._run(calls.promote(change, variant, override_reason))
+
+    async def update_traffic(
+        self, name: str, coverage: float, *, etag: str = "", reason: str = ""
+    ) -> results.Experiment:
+        """Enrol another share of the units."""
+        return await self._run(calls.update_traffic(self._change(name, etag, reason), coverage))
+
+    async def new_phase(
+        self, name: str, weights: Mapping[str, float], *, etag: str = "", reason: str = ""
+    ) -> results.Experiment:
+        """Give variants new weights and units new places."""
+        return await self._run(calls.new_phase(self._change(name, etag, reason), weights))
+
+    async def assign(self, name: str, unit: str) -> results.Assignment:
+        """Return what a unit would be served; nothing is recorded."""
+        return await self._run(calls.assign(name, unit))
+
+    async def record(self, name: str, outcomes: Sequence[Outcome]) -> list[results.OutcomeResult]:
+        """Record outcomes; each has a result of its own, in their order."""
+        return await self._run(calls.record(name, outcomes))
+
+    async def get(self, name: str) -> results.Experiment:
+        return await self._run(calls.get(name))
+
+    async def every(self) -> list[results.Experiment]:
+        """Return every experiment, by name."""
+        found, token = await self._run(calls.list_page(""))
+        while token:
+            page, token = await self._run(calls.list_page(token))
+            found += page
+        return found
+
+    async def report(
+        self, name: str, *, phase: int = 0, with_distributions: bool = False
+    ) -> results.Report:
+        """Say what is known of a phase; 0 is the current one."""
+        return await self._run(calls.report(name, phase, with_distributions))
+
+    async def watch(self, name: str, *, interval: float = 2.0) -> AsyncIterator[results.Report]:
+        """Yield a report at once, then whenever it has changed."""
+        async for response in self._stream(calls.watch(name, interval)):
+            yield read(results.Report, response.report)
+
+    async def plan(
+        self,
+        name: str = "",
+        *,
+        effect: float,
+        deviation: float | None = None,
+        rate: float | None = None,
+        method: str = "",
+        alpha: float | None = None,
+        power: float | None = None,
+    ) -> results.Plan:
+        """Return how many units show an effect; what is not given is taken from experiment `name`.
+
+        `deviation` is the metric's standard deviation over units; for a proportion give its `rate`.
+        """
+        return await self._run(
+            calls.plan(
+                name,
+                effect=effect,
+                deviation=deviation,
+                rate=rate,
+                method=method,
+                alpha=alpha,
+                power=power,
+            )
+        )
+
+    async def audit(self, name: str = "") -> AsyncIterator[results.AuditEvent]:
+        """Yield who changed what and why, the newest first."""
+        page, token = await self._run(calls.audit_page(name, ""))
+        for one in page:
+            yield one
+        while token:
+            page, token = await self._run(calls.audit_page(name, token))
+            for one in page:
+                yield one
+
+    async def delete_unit(self, unit: str, name: str = "") -> results.Removed:
+        """Remove all that is known of a unit, from one experiment or (name "") from all."""
+        return await self._run(calls.delete_unit(unit, name, self.actor))
+
+    async def export(self, name: str, *, phase: int = 0) -> AsyncIterator[pb.ExportRecordsResponse]:
+        """Yield what was recorded, a page at a time: exposures, then outcomes, then pairs."""
+        async for page in self._stream(calls.export(name, phase)):
+            yield page
+
+    def _change(self, name: str, etag: str, reason: str) -> Change:
+        return Change(name=name, actor=self.actor, etag=etag, reason=reason)
+
+    async def _run(self, call: Call[Result]) -> Result:
+        found: Result = await self._run_call(call)
+        return found

@@ -1,0 +1,154 @@
+"""Shadow variants over a real engine: beside a run alone, and behind live requests."""
+
+import asyncio
+
+import pytest
+from tests.server.experiments.drafts import metric
+from tests.server.held import ALL, alone, begin, first_difference, inline, reported, served
+from tests.server.test_core import ask, run
+
+from bosal_server import shadowing
+from bosal_server.core import GenerationCore
+from bosal_server.engine.loop import EngineLoop
+from bosal_server.engine.request import TokensEvent
+from bosal_server.experiments.metric import MetricRole
+from bosal_server.experiments.report import ShadowReport
+from bosal_server.model import LoadedModel
+
+CONTROL = inline("control", weight=ALL, is_control=True)
+PRIMARY = (metric("score", role=MetricRole.PRIMARY),)
+
+
+async def at_work(engine: EngineLoop) -> None:
+    """Wait until a shadow is on the engine."""
+    for _ in range(20_000):
+        if engine.stats().running == 1:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("no shadow ever ran")
+
+
+async def shadowed(core: GenerationCore, pairs: int, given_up: int = 0) -> ShadowReport:
+    """Wait for so many re-runs."""
+    for _ in range(1200):
+        (found,) = (await core.experiments.report("held", 0)).shadows
+        if (found.pairs, found.given_up) == (pairs, given_up):
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"still {found}")
+
+
+def test_a_shadow_answers_what_it_would_have_answered(tiny_llama: LoadedModel) -> None:
+    shadow = inline("cold", {"rule": "temperature", "value": 0.3})
+
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        fields = {"variants": (CONTROL,), "shadows": (shadow,), "shadow_share_ppm": ALL}
+        await begin(core, metrics=PRIMARY, **fields)
+        places = []
+        for seed in range(4):
+            arm, tokens = await served(core, f"u{seed}", seed=seed)
+            assert arm == "control"
+            other = await alone(core, shadow, seed=seed)
+            assert tokens == await alone(core, CONTROL, seed=seed)
+            places.append(first_difference(tokens, other))
+        found = await shadowed(core, pairs=4)
+        parted = [place for place in places if place is not None]
+        assert parted, "seeds at which nothing parts test nothing"
+        (divergence,) = (await reported(core)).divergences
+        assert divergence.is_shadow
+        assert (divergence.requests, divergence.equal) == (4, 4 - len(parted))
+        assert divergence.causes == {"RULE": len(parted)}
+        assert divergence.rules == {"temperature": len(parted)}
+        assert sorted(one.position for one in divergence.examples) == sorted(parted)
+        effects = {one.outcome: one for one in found.effects}
+        assert effects["output_tokens"].units == 4
+        assert effects["output_tokens"].control == effects["output_tokens"].variant == 12
+        assert effects["changed_share"].control == 0
+        assert effects["changed_share"].variant > 0
+        # Nobody was served it, and nothing is decided by it.
+        report = await core.experiments.report("held", 0)
+        assert [arm.variant for arm in report.arms] == ["control"]
+        assert report.metrics[0].effects == ()
+
+    run(tiny_llama, check)
+
+
+def test_a_rule_that_changes_nothing_makes_an_equal_shadow(tiny_llama: LoadedModel) -> None:
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        shadow = inline("same", {"rule": "top_p", "p": 1.0})
+        await begin(
+            core, variants=(CONTROL,), metrics=PRIMARY, shadows=(shadow,), shadow_share_ppm=ALL
+        )
+        await served(core, "u")
+        await shadowed(core, pairs=1)
+        (found,) = (await reported(core)).divergences
+        assert (found.equal, found.causes, found.mean_position) == (1, {}, None)
+
+    run(tiny_llama, check)
+
+
+def test_a_shadow_with_another_prompt_parts_by_its_prompt(tiny_llama: LoadedModel) -> None:
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        shadow = inline("turns", scaffold={"kind": "turns"})
+        await begin(
+            core, variants=(CONTROL,), metrics=PRIMARY, shadows=(shadow,), shadow_share_ppm=ALL
+        )
+        await served(core, "u")
+        await shadowed(core, pairs=1)
+        (found,) = (await reported(core)).divergences
+        assert found.causes == {"PROMPT": 1}
+
+    run(tiny_llama, check)
+
+
+def test_a_live_request_takes_the_engine_at_once(
+    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadowing, "_QUIET_SECONDS", 0.0)
+
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        shadow = inline("cold", {"rule": "temperature", "value": 0.3})
+        await begin(
+            core, variants=(CONTROL,), metrics=PRIMARY, shadows=(shadow,), shadow_share_ppm=ALL
+        )
+        await served(core, "u", max_tokens=100)
+        for _ in range(2):
+            await at_work(engine)
+            async for event in core.generate(ask("A dog", max_tokens=4, seed=1)):
+                if isinstance(event, TokensEvent):
+                    # Alone in its steps: the shadow left before the request's first one.
+                    assert engine.stats().running <= 1
+        found = await shadowed(core, pairs=1)
+        assert found.given_up == 0
+
+    run(tiny_llama, check)
+
+
+def test_what_is_displaced_too_often_is_given_up_and_counted(
+    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadowing, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(shadowing, "_MAX_ATTEMPTS", 1)
+
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        shadow = inline("cold", {"rule": "temperature", "value": 0.3})
+        await begin(
+            core, variants=(CONTROL,), metrics=PRIMARY, shadows=(shadow,), shadow_share_ppm=ALL
+        )
+        await served(core, "u", max_tokens=100)
+        await at_work(engine)
+        async for _ in core.generate(ask("A dog", max_tokens=4)):
+            pass
+        await shadowed(core, pairs=0, given_up=1)
+
+    run(tiny_llama, check)
+
+
+def test_a_share_of_the_requests_is_the_same_share_every_time() -> None:
+    ids = [index.to_bytes(16, "big") for index in range(4000)]
+    few = {one for one in ids if shadowing._is_sampled(one, 100_000)}
+    more = {one for one in ids if shadowing._is_sampled(one, 300_000)}
+    assert few < more
+    assert 300 < len(few) < 500
+    assert all(shadowing._is_sampled(one, ALL) for one in ids)
+    assert not any(shadowing._is_sampled(one, 0) for one in ids)
