@@ -82,7 +82,7 @@ async def _work(file: Path, acknowledged: int, round_: int) -> None:
         await asyncio.gather(*map(call, range(_CALLERS)))
 
 
-def _check(file: Path, keys: set[str]) -> float:
+def check(file: Path, keys: set[str]) -> float:
     """Open the store as a server would; return the seconds it took. Nothing may be missing."""
     begin = time.perf_counter()
     with closing(Database.open(str(file))) as database:
@@ -110,6 +110,20 @@ def _check(file: Path, keys: set[str]) -> float:
     return seconds
 
 
+def begin(file: Path) -> None:
+    """Make a store with an experiment that runs."""
+
+    async def made() -> None:
+        with closing(Database.open(str(file))) as database:
+            experiments = manager(database)
+            await experiments.start()
+            await experiments.create(experiment(), "", "")
+            await experiments.begin(NAME, Change(action="START"))
+            await experiments.close()
+
+    asyncio.run(made())
+
+
 def _wait_for_growth(ledger: Path) -> None:
     """Wait until the worker is at work."""
     before = ledger.stat().st_size
@@ -132,15 +146,7 @@ def run(options: Namespace, report: Report) -> None:
     with TemporaryDirectory() as folder:
         file, ledger = Path(folder) / "bosal.db", Path(folder) / "acknowledged"
 
-        async def begin() -> None:
-            with closing(Database.open(str(file))) as database:
-                experiments = manager(database)
-                await experiments.start()
-                await experiments.create(experiment(), "", "")
-                await experiments.begin(NAME, Change(action="START"))
-                await experiments.close()
-
-        asyncio.run(begin())
+        begin(file)
         for round_ in range(kills):
             acknowledged = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             child = os.fork()
@@ -154,7 +160,7 @@ def run(options: Namespace, report: Report) -> None:
             assert os.WTERMSIG(status) == signal.SIGKILL, "the worker ended by itself"
             os.close(acknowledged)
             keys = set(ledger.read_text().split())
-            slowest = max(slowest, _check(file, keys))
+            slowest = max(slowest, check(file, keys))
         assert keys, "nothing was acknowledged"
     report.figure("kills", kills)
     report.figure("kills_acknowledged", len(keys))

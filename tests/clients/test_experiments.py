@@ -1,5 +1,6 @@
 """Experiments from Python and from the command line, against a live server."""
 
+import asyncio
 import csv
 import json
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any
 
 import pytest
 from pyarrow import parquet
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, eventually
 from typer.testing import CliRunner
 
-from bosal_client import Client, InvalidRequest
+from bosal_client import AsyncClient, Client, InvalidRequest, NotFound
 from bosal_client.cli import application
 from bosal_client.experiment_documents import experiment_message
 from bosal_client.experiment_page import page
@@ -67,7 +68,10 @@ def test_an_experiment_is_led_from_the_command_line(
     assert "<svg" in text  # the latencies
     assert "http" not in text
     exposures, outcomes = tmp_path / "e.csv", tmp_path / "o.parquet"
-    said = bosal(server, "export", "cli", "--out", str(exposures), "--outcomes", str(outcomes))
+    said = bosal(
+        server, "export", "cli", "--out", str(exposures), "--outcomes", str(outcomes),
+        "--pairs", str(tmp_path / "p.csv"),
+    )  # fmt: skip
     assert said.strip() == "6 exposures, 6 outcomes, 0 pairs"
     with exposures.open() as opened:
         rows = list(csv.DictReader(opened))
@@ -93,6 +97,96 @@ def test_a_page_has_every_part_and_no_markup_of_others(client: Client) -> None:
     assert "<script>" not in text
     for part in ("Shares", "liked", "Total time, ms", "Variants"):
         assert part in text
+
+
+def test_pages_and_tables_show_doses_shadows_and_divergences(
+    server: LiveServer, client: Client, tmp_path: Path
+) -> None:
+    cold = {"rules": [{"rule": "temperature", "value": 0.3}]}
+    experiments = client.experiments
+    experiments.create(
+        {
+            **document("held"),
+            "variants": [
+                {"key": "control", "recipe": "plain", "weight": 0.5, "control": True},
+                {"key": "cold", "recipe": cold, "weight": 0.5},
+            ],
+            "shadows": [{"key": "unlit", "recipe": cold}],
+            "shadow_share": 1.0,
+            "compare_draws": True,
+        }
+    )
+    experiments.start("held")
+    for index in range(6):
+        client.generate("Name a river.", experiment="held", unit=f"u{index}", max_tokens=3)
+    assert eventually(lambda: experiments.report("held").shadows[0].pairs > 0)
+    found = experiments.report("held", with_distributions=True)
+    assert [one.variant for one in found.divergences] == ["cold", "unlit"]
+    assert found.doses[0].requests == 6
+    text = page(found)
+    for part in ("Dose: what variants touch", "Where cold parts", "Shadow unlit"):
+        assert part in text
+    said = bosal(server, "report", "held")
+    assert "cold touches" in said
+    assert "unlit" in said
+    file = tmp_path / "p.csv"
+    bosal(server, "export", "held", "--out", str(tmp_path / "e.csv"), "--pairs", str(file))
+    with file.open() as opened:
+        rows = list(csv.DictReader(opened))
+    assert {row["variant"] for row in rows} == {"cold", "unlit"}
+    for row in rows:
+        assert (row["position"] == "") is (row["cause"] == "")
+
+
+def test_a_plan_says_how_many_units_an_effect_needs(server: LiveServer, client: Client) -> None:
+    plan = client.experiments.plan(effect=0.05, rate=0.3)
+    fixed = client.experiments.plan(effect=0.05, rate=0.3, method="fixed")
+    assert fixed.method == "fixed"
+    # statsmodels' samplesize_proportions_2indep_onetail(0.05, 0.3, 0.8, alpha=0.025): 1376 an arm.
+    assert fixed.units / 2 == pytest.approx(1376, rel=0.01)
+    assert plan.units > fixed.units
+    said = bosal(server, "plan", "--effect", "0.05", "--rate", "0.3")
+    assert said.startswith(f"{plan.units} units, half in each of two variants")
+    wrong: list[dict[str, Any]] = [
+        {}, {"deviation": 0.0}, {"rate": 2.0}, {"rate": 0.3, "deviation": 1.0}
+    ]  # fmt: skip
+    for arguments in wrong:
+        with pytest.raises(InvalidRequest):
+            client.experiments.plan(effect=0.05, **arguments)
+    with pytest.raises(InvalidRequest):
+        client.experiments.plan(effect=0.0, rate=0.3)
+    assert "sequential or fixed" in bosal(
+        server, "plan", "--effect", "1", "--method", "bayes", code=2
+    )
+
+
+def test_experiments_are_led_without_blocking(server: LiveServer) -> None:
+    async def check() -> None:
+        async with AsyncClient(server.address) as client:
+            experiments = client.experiments
+            await experiments.create(document("async"))
+            assert (await experiments.start("async")).state == "running"
+            answer = await client.generate(
+                "Name a river.", experiment="async", unit="u", max_tokens=2
+            )
+            assert answer.started.assignment is not None
+            exposure = answer.started.assignment.exposure_id
+            outcome = Outcome(name="liked", value=True, exposure_id=exposure)
+            (result,) = await experiments.record("async", [outcome])
+            assert result.status == "recorded"
+            async for report in experiments.watch("async", interval=0.2):
+                assert sum(arm.units for arm in report.arms) == 1
+                break
+            assert "async" in {one.name for one in await experiments.every()}
+            pages = [page async for page in experiments.export("async")]
+            assert sum(len(page.exposures) for page in pages) == 1
+            assert (await experiments.stop("async")).state == "stopped"
+            actions = [event.action async for event in experiments.audit("async")]
+            assert actions == ["STOP", "START", "CREATE"]
+            with pytest.raises(NotFound):
+                await experiments.get("asink")
+
+    asyncio.run(check())
 
 
 def test_what_was_read_before_is_an_etag(client: Client) -> None:

@@ -21,11 +21,12 @@ table { border-collapse: collapse; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: left; white-space: nowrap;
   border-bottom: 1px solid #e8ebee; font-variant-numeric: tabular-nums; }
 th { font-weight: 600; color: #56606b; } table + svg, .scroll + svg { margin-top: .75rem; }
-td:last-child { white-space: normal; min-width: 7rem; }
+td:last-child { white-space: normal; min-width: 12rem; }
 svg { width: 100%; height: auto; max-width: 46rem; display: block; }
 svg text { font: 12px system-ui, sans-serif; fill: #22272e; }
 svg .quiet { fill: #56606b; }
-@media (max-width: 600px) { svg text { font-size: 20px; } body { margin: 1rem auto; } }
+@media (max-width: 600px) { svg text { font-size: 20px; } body { margin: 1rem auto; }
+  td:last-child { white-space: nowrap; } }
 """
 _LATENCIES = {
     "ttft_ms": "Time to first token, ms",

@@ -140,6 +140,25 @@ def test_a_full_disk_is_a_failing_store(tmp_path: Path, monkeypatch: pytest.Monk
     assert rows == writer.num_written
 
 
+def test_a_database_that_can_only_be_read_refuses_outcomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_RETRY_SECONDS", 0.05)
+
+    def post(connection: Connection, records: Sequence[Record]) -> Sequence[Any]:
+        connection.execute(text("PRAGMA query_only = ON"))
+        return ledger.post(connection, records)
+
+    async def check(writer: Writer) -> None:
+        writer.offer(exposure("a", "u"))
+        with pytest.raises(DatabaseUnavailable, match="readonly"):
+            await writer.submit(outcomes(outcome("k", exposed="a")))
+        assert not writer.is_accepting
+
+    with writing(tmp_path / "db", post) as writer:
+        asyncio.run(check(writer))
+
+
 def test_a_queue_that_is_full_takes_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,110 @@
+"""What pauses an experiment by itself, and what blocks a promotion."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.server.experiments.drafts import metric
+from tests.server.experiments.manager_calls import (
+    RECIPES,
+    WHY,
+    begun,
+    managing,
+    outcome,
+    run,
+    serve,
+)
+
+from bosal_server.database import Database
+from bosal_server.experiments.enrolment import Reason
+from bosal_server.experiments.errors import (
+    PromotionBlocked,
+)
+from bosal_server.experiments.experiment import Experiment, State
+from bosal_server.experiments.manager import ExperimentManager
+from bosal_server.experiments.metric import Direction, MetricKind, MetricRole
+from bosal_server.recipe_store import RecipeStore
+
+
+def test_a_broken_guardrail_pauses_by_itself(database: Database) -> None:
+    async def check(manager: ExperimentManager) -> None:
+        guard = metric(
+            "slow", MetricKind.ABOVE, MetricRole.GUARDRAIL, outcome="total_ms",
+            threshold=100.0, margin=0.05, direction=Direction.DECREASE,
+        )  # fmt: skip
+        await begun(manager, metrics=(metric("score", role=MetricRole.PRIMARY), guard))
+        for index in range(400):
+            unit = f"u{index}"
+            slow = manager.assign("exp", unit).variant.key == "steered" and index % 2
+            serve(manager, unit, ms=500.0 if slow else 50.0)
+        found = await _eventually(manager, lambda e: e.state is State.PAUSED)
+        assert "'steered' is worse by at least" in found.state_reason
+        event, *_ = await manager.events("exp", before=0, limit=10)
+        assert (event.actor, event.action) == ("server", "PAUSE")
+        served = manager.assign("exp", "anyone")
+        assert (served.variant.key, served.reason) == ("plain", Reason.PAUSED)
+
+    run(database, check)
+
+
+def test_failures_of_one_variant_pause_at_once(database: Database) -> None:
+    async def check(manager: ExperimentManager) -> None:
+        await begun(manager, max_failures_per_minute=3)
+        for index in range(3):
+            exposed = serve(manager, "u", f"r{index}", force="steered")
+            manager.complete(exposed, {"failed": 1.0}, "INTERNAL")
+        found = await _eventually(manager, lambda e: e.state is State.PAUSED)
+        assert found.state_reason == "variant 'steered' failed 3 times within a minute"
+
+    run(database, check)
+
+
+async def _eventually(
+    manager: ExperimentManager, condition: Callable[[Experiment], bool]
+) -> Experiment:
+    for _ in range(200):
+        found = await manager.get("exp")
+        if condition(found):
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError("it never came true")
+
+
+def test_lost_units_block_a_promotion(database: Database) -> None:
+    async def check(manager: ExperimentManager) -> None:
+        await begun(manager)
+        for index in range(400):
+            unit = f"u{index}"
+            if manager.assign("exp", unit).variant.key == "plain" or index % 2:
+                serve(manager, unit)
+        await manager.record("exp", [outcome(None, unit="u1", key="k")])
+        report = await manager.report("exp", 0)
+        assert report.shares.is_alarm
+        assert report.conclusion.startswith("Nothing may be concluded")
+        with pytest.raises(PromotionBlocked, match="shares they were given"):
+            await manager.promote("exp", "steered", "", WHY)
+        done = await manager.promote("exp", "steered", "a known outage", WHY)
+        assert done.state is State.PROMOTED
+        event, *_ = await manager.events("exp", before=0, limit=1)
+        assert "a known outage" in event.details
+        assert serve(manager, "u5").variant.key == "steered"
+
+    run(database, check)
+
+
+def test_a_changed_recipe_blocks_a_promotion(database: Database, tmp_path: Path) -> None:
+    async def check() -> None:
+        async with managing(database) as manager:
+            await begun(manager)
+        (tmp_path / "steered.yaml").write_text("rules: [{rule: top_k, k: 1}]\n")
+        changed = RecipeStore.load(tmp_path)
+        async with managing(database, changed) as manager:
+            # What was measured is still what is served.
+            served = manager.assign("exp", "u", "steered").variant
+            assert served.recipe_version == RECIPES.get("steered").version
+            with pytest.raises(PromotionBlocked, match="is now @"):
+                await manager.promote("exp", "steered", "", WHY)
+            assert any("is now @" in one for one in (await manager.report("exp", 0)).warnings)
+
+    asyncio.run(check())
