@@ -8,7 +8,6 @@ from torch import Tensor
 from bosal_kernels.bitmask import LegalTokens
 from bosal_kernels.layout import SlotState
 from bosal_kernels.params import TokenFlag
-from bosal_kernels.scope import NO_LIMIT
 
 _LARGEST_GAIN = 1e30
 
@@ -147,21 +146,17 @@ class _Found:
 
 def _look_back(state: SlotState, slots: Tensor) -> _Found:
     """Find the tokens that would repeat something, and list those that nothing edits yet."""
-    n = state.ngram[slots]
-    allowed = torch.where(state.dry_multiplier[slots] > 0, state.dry_allowed[slots], 0)
-    least = torch.where(n >= 2, n - 1, NO_LIMIT)
-    least = torch.minimum(least, torch.where(allowed >= 1, allowed, NO_LIMIT))
-    ends = state.history.earlier_ends(slots, torch.where(least < NO_LIMIT, least, 0))
-    found = _Found(
-        state.history.repeats(slots, n, *ends),
-        state.history.extensions(slots, allowed, state.dry_window[slots], *ends),
-    )
-    row = torch.cat([found.repeats[0], found.extensions[0]])
-    token = torch.cat([found.repeats[1], found.extensions[1]])
-    is_new = state.t_pos[slots[row], token] < 0
+    n, window = state.ngram.take(slots), state.dry_window.take(slots)
+    allowed = state.dry_allowed.take(slots).masked_fill(state.dry_multiplier.take(slots) <= 0, 0)
+    # Ends that neither rule asks for are not listed: with one rule off, the other decides.
+    least = torch.where(n >= 2, n - 1, allowed)
+    least = torch.where(allowed >= 1, torch.minimum(least, allowed), least)
+    ends = state.history.earlier_ends(slots, least)
+    found = _Found(state.history.repeats(n, ends), state.history.extensions(allowed, window, ends))
+    is_new = state.t_pos[ends.slot, ends.token] < 0
     if bool(is_new.any()):
-        keys = torch.unique(row[is_new] * state.vocab_size + token[is_new])
-        state.touch(slots[keys // state.vocab_size], keys % state.vocab_size)
+        keys = torch.unique(ends.slot[is_new] * state.vocab_size + ends.token[is_new])
+        state.touch(keys // state.vocab_size, keys % state.vocab_size)
     return found
 
 
@@ -170,16 +165,15 @@ def _without_loops(z: Tensor, touched: Touched, found: _Found) -> Tensor:
     row, token, run = found.extensions
     if len(row) == 0:
         return z
-    state, width = touched.state, touched.width
-    longest = torch.zeros(z.shape, dtype=torch.int64, device=z.device)
-    longest.view(-1).scatter_reduce_(0, row * width + touched.index(row, token), run, "amax")
-    row, column = (longest > 0).nonzero(as_tuple=True)
-    slot = touched.slots[row]
-    excess = longest[row, column] - state.dry_allowed[slot]
-    penalty = state.dry_multiplier[slot].double() * state.dry_base[slot] ** excess
-    z = z.clone()
-    z[row, column] -= penalty.clamp(max=_LARGEST_GAIN).float()
-    return z
+    state, slot = touched.state, touched.slots.take(row)
+    excess = run - state.dry_allowed.take(slot)
+    penalty = state.dry_multiplier.take(slot).double() * state.dry_base.take(slot) ** excess
+    # Of several runs the longest costs most: the base is at least 1.
+    place = torch.add(touched.index(row, token), row, alpha=touched.width)
+    costs = torch.zeros_like(z)
+    penalty = penalty.clamp(max=_LARGEST_GAIN).float()
+    costs.view(-1).scatter_reduce_(0, place, penalty, "amax")
+    return z - costs
 
 
 def _nearer_to_the_end(z: Tensor, touched: Touched, is_eos: Tensor) -> Tensor:

@@ -74,12 +74,13 @@ class GroupedRows:
 
 
 def sparse_places(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """List the few true lanes of groups, bool [n, 64], in order: their group and their lane."""
-    # Eight lanes at a time: most words are empty.
+    """List the few true places of a table in order, bool [n, m]: row and column; m = 8 k."""
+    # Eight at a time: most words are empty.
     word = mask.view(torch.int64).view(-1).nonzero().squeeze(1)
-    place, lane = mask.view(-1, 8).index_select(0, word).nonzero(as_tuple=True)
-    token = lane.add_(word.index_select(0, place), alpha=8)
-    return token >> 6, token & (GROUP - 1)
+    entry, byte = mask.view(-1, 8).index_select(0, word).nonzero(as_tuple=True)
+    place = byte.add_(word.index_select(0, entry), alpha=8)
+    row = place // mask.shape[1]
+    return row, place.sub_(row, alpha=mask.shape[1])
 
 
 def first_tokens(rows: GroupedRows) -> Tensor:

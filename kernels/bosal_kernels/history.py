@@ -1,14 +1,33 @@
 """What choices have read and said, and where the end of it has occurred before.
 
-Kept only for slots whose rules look back: n-grams, DRY, penalties with a window. One table serves
-them all: `run[i]`, how many tokens before place i equal the last tokens of the whole history. A new
-token extends each run by one or ends it, so a step costs the same in any text.
+Kept only for slots whose rules look back: n-grams, DRY, penalties with a window. One list serves
+them all: the ends, the places behind the earlier occurrences of the history's last token, and the
+run of each, how many tokens before it equal the last ones of the whole history. A new token's ends
+are looked up in sorted tokens; their runs go on from those of the places before.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
+
+from bosal_kernels.occurrences import Occurrences
+
+# No history is so long.
+_NO_RUN: Final = torch.iinfo(torch.int32).max
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """Places behind earlier occurrences of what a history ends with, [m] each."""
+
+    row: Tensor  # in the batch
+    slot: Tensor
+    place: Tensor
+    run: Tensor  # how many tokens before the place equal the last ones
+    token: Tensor  # that followed there
 
 
 class HistoryTable:
@@ -22,10 +41,14 @@ class HistoryTable:
         self.unbroken = torch.zeros(num_slots, dtype=torch.int64, device=device)
         self.is_kept = torch.zeros(num_slots, dtype=torch.bool, device=device)
         self.tokens = torch.full((num_slots, 0), -1, dtype=torch.int32, device=device)
-        # At place i: the longest common suffix of tokens[:i] and tokens[:length].
-        self.run = torch.zeros((num_slots, 1), dtype=torch.int32, device=device)
+        # At place i < length: the longest common suffix of tokens[:i] and tokens[:length].
+        self.run = torch.zeros((num_slots, 0), dtype=torch.int32, device=device)
+        # Where it is not 0: slots and places, [n] each, a slot's in order.
+        nowhere = torch.zeros(0, dtype=torch.int64, device=device)
+        self._ends = nowhere, nowhere
         # Which tokens break runs, for each slot.
         self.breaks = torch.zeros((num_slots, 0), dtype=torch.bool, device=device)
+        self._occurrences = Occurrences(num_slots, device)
         self._vocab_size = vocab_size
         self._slots: set[int] = set()
         # Upper bound of the lengths, kept on the host so that a step need not read them.
@@ -52,8 +75,10 @@ class HistoryTable:
         if slot not in self._slots:
             return
         self._slots.remove(slot)
+        self._forget_ends(torch.tensor([slot], device=self.tokens.device))
         self.is_kept[slot] = False
-        for table in (self.length, self.start, self.unbroken, self.run, self.breaks):
+        self._occurrences.rewrite(slot, self.tokens[slot, :0])
+        for table in (self.length, self.start, self.unbroken, self.breaks):
             table[slot] = 0
         self.tokens[slot] = -1
         self._bound = int(self.length.max())
@@ -64,13 +89,15 @@ class HistoryTable:
             self._bound = int(self.length.max())
         self._bound += 1
         self._make_room(self._bound)
-        width = self._bound
+        row, before = self._occurrences.find(slots, tokens)
+        slot, place = slots.index_select(0, row), before + 1
+        # Runs of the ends before, 0 at other places.
+        run = self.run[slot, before] + 1
+        self._forget_ends(slots)
+        self.run[slot, place] = run
+        self._ends = torch.cat([self._ends[0], slot]), torch.cat([self._ends[1], place])
         self.tokens[slots, self.length[slots]] = tokens.to(self.tokens.dtype)
-        said = self.tokens[:, :width].index_select(0, slots)
-        extends = said == tokens[:, None].to(said.dtype)
-        run = torch.zeros((len(slots), width + 1), dtype=self.run.dtype, device=self.run.device)
-        run[:, 1:] = self.run[:, :width].index_select(0, slots).add_(1).mul_(extends)
-        self.run[:, : width + 1].index_copy_(0, slots, run)
+        self._occurrences.append(slots, tokens, self.tokens, self.length)
         self.length[slots] += 1
         self.unbroken[slots] += 1
         if self.breaks.shape[1]:
@@ -82,46 +109,48 @@ class HistoryTable:
             kept = int(self.length[slot]) - count
             self._rewrite(slot, self.tokens[slot, :kept].tolist())
 
-    def earlier_ends(self, slots: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-        """List where the history's last `least` [B] tokens occurred before: row, place behind [m].
+    def earlier_ends(self, slots: Tensor, least: Tensor) -> Ends:
+        """List where the history's last `least` [B] tokens occurred before.
 
         A row whose `least` is below 1 has none.
         """
-        width = self._bound
-        least = torch.where(least >= 1, least, width + 1).int()
-        row, place = (self.run[:, :width].index_select(0, slots) >= least[:, None]).nonzero(
-            as_tuple=True
+        row_of = torch.full_like(self.length, -1)
+        row_of[slots] = torch.arange(len(slots), device=slots.device)
+        slot, place = self._ends
+        row, run = row_of.take(slot), self.run[slot, place]
+        # Of slots that are not in the batch the last limit is read, to no effect.
+        limit = least.masked_fill(least < 1, _NO_RUN).take(row)
+        is_one = (run >= limit).logical_and_(row >= 0).nonzero().squeeze(1)
+        slot, place = slot.take(is_one), place.take(is_one)
+        return Ends(
+            row=row.take(is_one),
+            slot=slot,
+            place=place,
+            run=run.take(is_one).long(),
+            token=self.tokens[slot, place].long(),
         )
-        is_past = place < self.length[slots[row]]
-        return row[is_past], place[is_past]
 
-    def repeats(
-        self, slots: Tensor, n: Tensor, row: Tensor, place: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Keep of `earlier_ends` what would complete an n-gram [B]; below 2 is off: row, token."""
-        slot, n = slots[row], n[row]
-        is_one = (n >= 2) & (self.run[slot, place] >= n - 1)
-        return row[is_one], self.tokens[slot[is_one], place[is_one]].long()
+    def repeats(self, n: Tensor, ends: Ends) -> tuple[Tensor, Tensor]:
+        """Return what would complete an n-gram of rows [B]; below 2 is off: row, token [m]."""
+        n = n.take(ends.row)
+        is_one = (n >= 2) & (ends.run >= n - 1)
+        return ends.row[is_one], ends.token[is_one]
 
     def extensions(
-        self, slots: Tensor, allowed: Tensor, window: Tensor, row: Tensor, place: Tensor
+        self, allowed: Tensor, window: Tensor, ends: Ends
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Keep of `earlier_ends` what went on from them: row, token, length of the end.
+        """Return what went on from ends: row, token, length of the end [m].
 
         The length is counted without a breaker and within the last `window` [B] tokens (0: all);
         those shorter than `allowed` [B] (0: off) are left out, and so are breakers that follow.
         """
-        slot = slots[row]
-        run = torch.minimum(self.run[slot, place].long(), self.unbroken[slot])
-        run = torch.minimum(run, place - self._first(slots, window)[row])
-        allowed = allowed[row]
+        slot, allowed, window = ends.slot, allowed.take(ends.row), window.take(ends.row)
+        run = torch.minimum(ends.run, self.unbroken.take(slot))
+        run = torch.minimum(run, ends.place - self._first(slot, window))
         is_one = (allowed >= 1) & (run >= allowed)
-        row, slot, place, run = row[is_one], slot[is_one], place[is_one], run[is_one]
-        token = self.tokens[slot, place].long()
         if self.breaks.shape[1]:
-            goes_on = ~self.breaks[slot, token]
-            row, token, run = row[goes_on], token[goes_on], run[goes_on]
-        return row, token, run
+            is_one &= ~self.breaks[slot, ends.token]
+        return ends.row[is_one], ends.token[is_one], run[is_one]
 
     def counts(
         self,
@@ -145,6 +174,14 @@ class HistoryTable:
         counts = torch.bincount(row * width + column, minlength=len(slots) * width)
         return counts.view(len(slots), width).int()
 
+    def _forget_ends(self, slots: Tensor) -> None:
+        is_stale = torch.zeros_like(self.is_kept)
+        is_stale[slots] = True
+        slot, place = self._ends
+        stale = is_stale.take(slot)
+        self.run[slot[stale], place[stale]] = 0
+        self._ends = slot[~stale], place[~stale]
+
     def _is_past(self, slots: Tensor, width: int) -> Tensor:
         places = torch.arange(width, device=slots.device)
         return places < self.length[slots, None]
@@ -161,9 +198,13 @@ class HistoryTable:
         device = self.tokens.device
         self.tokens[slot] = -1
         self.tokens[slot, :length] = torch.tensor(history, dtype=torch.int32, device=device)
-        self.run[slot] = 0
-        runs = torch.tensor(suffix_runs(history), dtype=torch.int32, device=device)
-        self.run[slot, : length + 1] = runs
+        self._occurrences.rewrite(slot, self.tokens[slot, :length])
+        runs = torch.tensor(suffix_runs(history)[:length], dtype=torch.int32, device=device)
+        place = runs.nonzero().squeeze(1)
+        where = torch.full_like(place, slot)
+        self._forget_ends(where.new_tensor([slot]))
+        self.run[slot, place] = runs[place]
+        self._ends = torch.cat([self._ends[0], where]), torch.cat([self._ends[1], place])
         self.length[slot] = length
         unbroken = length
         if self.breaks.shape[1] and length:

@@ -129,6 +129,8 @@ class SlotParams:
             raise InvalidSlotParams(f"at most {MAX_ALLOWED} sets of allowed tokens")
         if self.dry_allowed < 1:
             raise InvalidSlotParams(f"dry_allowed must be at least 1: {self.dry_allowed}")
+        if not self.dry_base >= 1:
+            raise InvalidSlotParams(f"dry_base must be at least 1: {self.dry_base}")
 
     @property
     def keeps_history(self) -> bool:

@@ -253,6 +253,7 @@ def test_touched_tokens_given_twice_to_the_slot_are_refused() -> None:
         {"chain": ((Stage.TEMPERATURE, 1.0, 0.0), (Stage.DYNAMIC_TEMPERATURE, 0.5, 1.0))},
         {"eos_ramp_over": 0},
         {"dry_allowed": 0},
+        {"dry_base": 0.9},
         {"repetition": 0.0},
         {"repetition": float("nan")},
     ],
