@@ -186,6 +186,8 @@ def _scaffold_tokens(
     tail_ids, tail_offsets = tails[0]
     num_shared = min(common_prefix(tail_ids, other_ids) for other_ids, _ in tails[1:])
     end = begin + (tail_offsets[num_shared - 1][1] if num_shared else 0)
+    # What is chosen by the question may be the same for all probes.
+    end = min(end, rendered.stable_chars)
     pinned = tuple(token for token, (_, stop) in zip(ids, offsets, strict=True) if stop <= end)
     return pinned, num_scaffold
 

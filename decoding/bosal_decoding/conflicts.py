@@ -90,7 +90,8 @@ def _check_allowed(recipe: Recipe, draft: Draft) -> None:
 def _check_forced(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> None:
     """Refuse to force what the recipe forbids, or what would end the answer."""
     # The text, and the first and the last position it may stand at.
-    said = [("prefill", draft.prefill.encode(), 0, len(draft.prefill.encode()))]
+    prefill = draft.prefill.encode()
+    said = [("prefill", prefill, 0, len(prefill))] if prefill else []
     for phrase in draft.phrases:
         text = draft.vocabulary.bytes_of(phrase.token_ids)
         said.append(("forced_phrases", text, phrase.at or 0, MAX_TOKENS))

@@ -18,6 +18,8 @@ MAX_WEIGHTS: Final = 1000
 MAX_FORCED_PHRASES: Final = 16
 MAX_ABS_WEIGHT: Final = 10_000.0
 MAX_EXAMPLES: Final = 64
+# Examples to choose from; a file of them is as large as a document at most.
+MAX_CHOICE: Final = 1000
 MAX_EXAMPLE_BYTES: Final = 16 * 1024
 MAX_MARKER_CHARS: Final = 64
 MAX_TOKENS: Final = 1_000_000

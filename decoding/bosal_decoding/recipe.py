@@ -13,9 +13,15 @@ from pydantic import AfterValidator, SerializeAsAny
 from bosal_decoding.constraints import Constraint, read_constraint
 from bosal_decoding.document import content_version, read_yaml
 from bosal_decoding.errors import DecodingError, InvalidRecipe, suggestion
-from bosal_decoding.limits import MAX_DESCRIPTION_BYTES, MAX_NAME_CHARS, MAX_RULES
+from bosal_decoding.limits import (
+    MAX_DESCRIPTION_BYTES,
+    MAX_DOCUMENT_BYTES,
+    MAX_NAME_CHARS,
+    MAX_RULES,
+)
 from bosal_decoding.rules import Rule, RuleStage, read_rule
 from bosal_decoding.scaffolds import PlainScaffold, Scaffold, read_scaffold
+from bosal_decoding.scaffolds.example_file import with_examples
 from bosal_decoding.schema import Schema, at_most_bytes, join_field
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9._-]{{0,{MAX_NAME_CHARS}}}")
@@ -151,18 +157,23 @@ def load_shipped() -> dict[str, Recipe]:
 
 
 def load_folder(path: Path) -> dict[str, Recipe]:
-    """Read every .yaml, .yml and .json file of a folder, by recipe name."""
+    """Read every .yaml, .yml and .json file of a folder, by recipe name.
+
+    Their scaffolds may name .jsonl files of the folder as examples.
+    """
     return _load(path.iterdir())
 
 
 def _load(entries: Iterable[Traversable]) -> dict[str, Recipe]:
     recipes: dict[str, Recipe] = {}
-    for entry in sorted(entries, key=lambda entry: entry.name):
+    files = sorted((one for one in entries if one.is_file()), key=lambda one: one.name)
+    examples = {one.name: _beginning(one) for one in files if one.name.endswith(".jsonl")}
+    for entry in files:
         stem, _, suffix = entry.name.rpartition(".")
-        if suffix not in ("yaml", "yml", "json") or not entry.is_file():
+        if suffix not in ("yaml", "yml", "json"):
             continue
         try:
-            recipe = _parse_file(entry.read_bytes(), stem)
+            recipe = _parse_file(entry.read_bytes(), stem, examples)
             if recipe.name in recipes:
                 raise InvalidRecipe.at("name", f"'{recipe.name}' is in the folder twice")
         except DecodingError as error:
@@ -171,11 +182,17 @@ def _load(entries: Iterable[Traversable]) -> dict[str, Recipe]:
     return recipes
 
 
-def _parse_file(content: bytes, stem: str) -> Recipe:
+def _beginning(entry: Traversable) -> bytes:
+    """Read as much as may be, and a byte more, which tells that there is more."""
+    with entry.open("rb") as stream:
+        return stream.read(MAX_DOCUMENT_BYTES + 1)
+
+
+def _parse_file(content: bytes, stem: str, examples: Mapping[str, bytes]) -> Recipe:
     try:
         document = read_yaml(content.decode())
     except UnicodeDecodeError:
         raise InvalidRecipe.at("", "not UTF-8") from None
     if isinstance(document, Mapping):
-        document = {"name": stem, **document}
+        document = with_examples({"name": stem, **document}, examples)
     return Recipe.parse(document)  # type: ignore[arg-type]  # parse says what is wrong with it

@@ -41,4 +41,7 @@ def read_scaffold(entry: object, field: str) -> Scaffold:
         raise InvalidRecipe.at(where, "is required" if kind is None else "must be text")
     if kind not in SCAFFOLDS:
         raise UnknownName("scaffold", kind, SCAFFOLDS, field=where)
+    if "examples_file" in params:
+        message = "is read beside a recipe in the server's folder only; here give 'examples'"
+        raise InvalidRecipe.at(join_field(field, "examples_file"), message)
     return SCAFFOLDS[kind].read(params, field)

@@ -47,15 +47,16 @@ class Scaffold(Schema, ABC):
     def render(self, messages: Sequence[Message]) -> list[Rendered]:
         """Render a conversation that ends with a user message."""
         _check(messages)
-        return [self._rendered(messages)]
+        return [self._rendered(messages, messages[-1].text)]
 
     def render_unasked(self, messages: Sequence[Message]) -> Rendered:
         """Render a conversation with nothing where its last message stands."""
         _check(messages)
-        return self._rendered([*messages[:-1], Message(role="user", text="")])
+        unasked = [*messages[:-1], Message(role="user", text="")]
+        return self._rendered(unasked, messages[-1].text)
 
-    def _rendered(self, messages: Sequence[Message]) -> Rendered:
-        writer = Writer()
+    def _rendered(self, messages: Sequence[Message], question: str) -> Rendered:
+        writer = Writer(question)
         self._write(writer, messages)
         return writer.rendered()
 
@@ -67,7 +68,9 @@ class Scaffold(Schema, ABC):
 class Writer:
     """Collects text, remembering what the user wrote and where the constant part ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, question: str) -> None:
+        """`question` is what was asked last, whether it is written or not."""
+        self.question = question
         self._parts: list[str] = []
         self._length = 0
         self._spans: list[tuple[int, int]] = []
@@ -77,13 +80,21 @@ class Writer:
         self._parts.append(text)
         self._length += len(text)
 
+    def chosen(self, text: str) -> None:
+        """Write what depends on the question, but is none of it."""
+        self._end_stable()
+        self.constant(text)
+
     def message(self, message: Message, text: str) -> None:
-        if self._stable is None:
-            self._stable = self._length
+        self._end_stable()
         start = self._length
         self.constant(text)
         if message.role == "user":
             self._spans.append((start, self._length))
+
+    def _end_stable(self) -> None:
+        if self._stable is None:
+            self._stable = self._length
 
     def rendered(self) -> Rendered:
         text = "".join(self._parts)

@@ -275,6 +275,33 @@ def test_every_method_in_one_batch_equals_the_naive_decoder(
     assert bench.held_blocks == 0
 
 
+@pytest.mark.parametrize("limit", ["scope", "when"])
+def test_every_method_leaves_the_base_alone_where_it_does_not_act(
+    limit: str, naive: Naive, loaded: dict[str, LoadedModel], bench_of: MakeBench
+) -> None:
+    size = loaded["base"].vocabulary.size
+    limits = {"scope": {"after": 2, "first": 6}, "when": {"top1_below": 0.03}}
+    cases = [case for case in CASES if case[1] and "when" not in case[1]]
+    bench = bench_of(loaded, max_groups=len(cases))
+    answers, wanted = {}, {}
+    met: set[bool] = set()
+    for name, rule, text, texts, formula in cases:
+
+        def limited(rows: list[Row], position: int, formula: Formula = formula) -> Row:
+            is_unsure = np.exp(logp(rows[0])).max() < 0.03
+            acts = 2 <= position < 6 if limit == "scope" else is_unsure
+            met.add(bool(acts))
+            return formula(rows, position) if acts else rows[0]
+
+        ids = ids_of(loaded, texts)
+        wanted[name] = naive.decode(ids, limited, size=size, max_tokens=9)
+        plan = plan_of(loaded, {**rule, limit: limits[limit]})
+        answers[name] = submit(bench, plan, text, max_tokens=9)
+    bench.run()
+    assert {name: answer.tokens() for name, answer in answers.items()} == wanted
+    assert met == {True, False}
+
+
 def test_guidance_is_that_of_transformers(
     naive: Naive, loaded: dict[str, LoadedModel], bench_of: MakeBench
 ) -> None:
