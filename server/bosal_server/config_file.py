@@ -25,12 +25,21 @@ def read(path: Path, settings: Sequence[Setting]) -> dict[str, Any]:
         raise InvalidConfig(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidConfig(f"{path}: not TOML: {error}") from None
+    return check(document, settings, f"{path}: ")
+
+
+def check(document: Mapping[str, Any], settings: Sequence[Setting], where: str) -> dict[str, Any]:
+    """Return plain values by name, every one of its setting's type and range.
+
+    Raises:
+        InvalidConfig: a key or a value is wrong; names it behind `where`.
+    """
     known = {one.name: one for one in settings}
     values = {}
     for key, value in document.items():
         if key not in known:
-            raise InvalidConfig(f"{path}: there is no setting '{key}'{_hint(key, known)}")
-        values[key] = _checked(value, known[key], f"{path}: {key}")
+            raise InvalidConfig(f"{where}there is no setting '{key}'{_hint(key, known)}")
+        values[key] = _checked(value, known[key], f"{where}{key}")
     return values
 
 

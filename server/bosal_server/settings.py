@@ -29,6 +29,10 @@ class Setting:
     # Makes the field's value of the texts given; None: they are the value.
     parse: Callable[[Sequence[str]], Any] | None
 
+    def value(self, plain: Any) -> Any:
+        """Make what the field holds of a plain value that was checked."""
+        return self.kind(plain) if self.parse is None else self.parse(plain)
+
 
 def setting(
     default: Any,

@@ -14,30 +14,21 @@ from bosal_client.experiment_calls import StreamCall
 from bosal_client.experiments import Experiments
 from bosal_client.requests import GenerationOptions, Prompt
 
-__all__ = ["Client", "ComparisonStream", "Stream"]
+__all__ = ["ChannelClient", "Client", "ComparisonStream", "Stream"]
 
 Result = TypeVar("Result")
 
 
-class Client:
-    """Talks to one server; safe to share between threads. Close it, or use it in `with`.
+class ChannelClient:
+    """Every call, over a channel to whatever answers it; safe to share between threads.
 
-    Every call takes `timeout` in seconds; None waits as long as it takes.
+    Close it, or use it in `with`. Every call takes `timeout` in seconds; None waits as long as it
+    takes.
     """
 
-    def __init__(
-        self,
-        server: str = calls.DEFAULT_SERVER,
-        *,
-        credentials: grpc.ChannelCredentials | None = None,
-        api_key: str = "",
-    ) -> None:
+    def __init__(self, channel: grpc.Channel, *, api_key: str = "") -> None:
+        self._channel = channel
         self._metadata = calls.metadata(api_key)
-        options = calls.channel_options(server)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(server, options)
-        else:
-            self._channel = grpc.secure_channel(server, credentials, options)
 
     def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
@@ -200,6 +191,24 @@ class Client:
             yield from call(asked.request, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+
+
+class Client(ChannelClient):
+    """Talks to one server."""
+
+    def __init__(
+        self,
+        server: str = calls.DEFAULT_SERVER,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        api_key: str = "",
+    ) -> None:
+        options = calls.channel_options(server)
+        if credentials is None:
+            channel = grpc.insecure_channel(server, options)
+        else:
+            channel = grpc.secure_channel(server, credentials, options)
+        super().__init__(channel, api_key=api_key)
 
 
 class Stream:

@@ -6,34 +6,15 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from bosal.v1 import (
-    experiment_pb2,
-    experiment_pb2_grpc,
-    generation_pb2,
-    generation_pb2_grpc,
-    model_pb2,
-    model_pb2_grpc,
-    recipe_pb2,
-    recipe_pb2_grpc,
-)
 from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.metrics import Metrics
-from bosal_server.rpc.experiment_service import ExperimentService
-from bosal_server.rpc.generation_service import GenerationService
 from bosal_server.rpc.health import HealthService
 from bosal_server.rpc.interceptors import Boundary
-from bosal_server.rpc.model_service import ModelService
-from bosal_server.rpc.recipe_service import RecipeService
+from bosal_server.rpc.services import SERVICES, add_services
 from bosal_server.security.access import Access
 from bosal_server.security.tls import TlsCredentials
 
-_SERVICES = (
-    generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
-    recipe_pb2.DESCRIPTOR.services_by_name["RecipeService"].full_name,
-    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-    experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"].full_name,
-)
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Our own limit answers with a described error; gRPC's, which ends the call, only guards memory.
 _TRANSPORT_FACTOR = 16
@@ -63,7 +44,7 @@ class RpcServer:
             access=access,
             stall_seconds=config.write_stall_seconds,
         )
-        self._health = HealthService(_SERVICES)
+        self._health = HealthService(SERVICES)
         self._server = grpc.aio.server(
             interceptors=[self._boundary],
             options=[
@@ -78,15 +59,9 @@ class RpcServer:
                 ("grpc.keepalive_timeout_ms", 20_000),
             ],
         )
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationService(core), self._server
-        )
-        recipe_pb2_grpc.add_RecipeServiceServicer_to_server(RecipeService(core), self._server)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core, config), self._server)
-        self._experiments = ExperimentService(core)
-        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(self._experiments, self._server)
+        self._experiments = add_services(core, config, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*_SERVICES, _HEALTH, reflection.SERVICE_NAME)
+        names = (*SERVICES, _HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> str:

@@ -1,0 +1,169 @@
+"""Everything behind a transport: database, recipes, experiments, models, engine, core."""
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from bosal_decoding.constraints import Constraint
+from bosal_decoding.constraints.compiler import ConstraintCompiler
+from bosal_decoding.constraints.frontend import load_types
+from bosal_decoding.rules import installed
+from bosal_server.config import ServerConfig
+from bosal_server.core import GenerationCore
+from bosal_server.database import Database
+from bosal_server.embedded import is_embedded_default, models_to_serve
+from bosal_server.engine.loop import EngineConfig, EngineLoop
+from bosal_server.experiments.manager import ExperimentManager
+from bosal_server.experiments.privacy import Pseudonyms
+from bosal_server.mailbox import Delivery
+from bosal_server.metrics import Metrics
+from bosal_server.prepared_models import PreparedModels
+from bosal_server.recipe_store import RecipeStore
+from bosal_server.recipe_watch import RecipeWatch
+
+log = logging.getLogger(__name__)
+
+# Distributions whose version can change what comes out.
+_DECISIVE: Final = ("bosal", "torch", "transformers", "tokenizers", "openvino", "llguidance")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A backend at work."""
+
+    core: GenerationCore
+    engine: EngineLoop
+    # Of the folder and the database of recipes.
+    watch: RecipeWatch
+
+
+class Backend:
+    """What a configuration asks for, loaded; `running` puts it to work."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        recipes: RecipeStore,
+        default_recipe: str,
+        models: PreparedModels,
+        experiments: ExperimentManager,
+        types: Mapping[str, Constraint],
+        threads: int,
+    ) -> None:
+        self.metrics = Metrics()
+        self._config = config
+        self._recipes = recipes
+        self._default_recipe = default_recipe
+        self._models = models
+        self._experiments = experiments
+        self._types = types
+        self._threads = threads
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: ServerConfig) -> "Iterator[Backend]":
+        """Open the database and load the models; takes as long as a server's start does.
+
+        Raises:
+            ServerError: something cannot be opened, loaded or served.
+            DecodingError: a recipe, a rule of a package or a type cannot be used.
+        """
+        types = load_types(config.python_types)
+        for name, rule in installed().items():
+            log.info("rule %s comes from %s", name, rule.package)
+        threads = config.threads or max((os.cpu_count() or 1) - 1, 1)
+        with closing(Database.open(config.database)) as database:
+            recipes = RecipeStore.load(config.recipes, database)
+            is_embedded = is_embedded_default(config.models)
+            default_recipe = config.default_recipe or ("steered" if is_embedded else "plain")
+            recipes.need(default_recipe)
+            experiments = ExperimentManager(
+                database, recipes, Pseudonyms.open(database, config.unit_key)
+            )
+            recipes.guard(experiments.recipe_users)
+            wanted = models_to_serve(config.models, recipes)
+            yield cls(
+                config,
+                recipes=recipes,
+                default_recipe=default_recipe,
+                models=PreparedModels.load(wanted, config, threads),
+                experiments=experiments,
+                types=types,
+                threads=threads,
+            )
+
+    @asynccontextmanager
+    async def running(self, on_crash: Callable[[], None] | None = None) -> AsyncIterator[Running]:
+        """Take requests; at the end those inside fail, and what is to be kept is written.
+
+        `on_crash` is called from the engine's thread when it ends by itself.
+        """
+        engine = self._engine(on_crash)
+        core = self._core(engine)
+        core.recipe_desk.check_capacity()
+        with RecipeWatch(self._recipes, self.metrics.count_reload) as watch:
+            self.metrics.watch_store(self._experiments.store_counts)
+            engine.start()
+            await self._experiments.start()
+            try:
+                yield Running(core, engine, watch)
+            finally:
+                await asyncio.to_thread(engine.stop)
+                core.close()
+                await self._experiments.close()
+
+    def _engine(self, on_crash: Callable[[], None] | None) -> EngineLoop:
+        config, metrics = self._config, self.metrics
+        engine = EngineLoop(
+            self._models.for_engine(),
+            EngineConfig(
+                max_groups=config.max_running,
+                max_waiting=config.max_waiting,
+                max_waiting_tokens=config.max_waiting_tokens,
+                max_queue_seconds=config.max_queue_seconds,
+                max_batch_tokens=config.max_batch_tokens,
+                plugin_seconds=config.plugin_seconds,
+                torch_threads=self._threads,
+            ),
+            deliver=Delivery(asyncio.get_running_loop()),
+            observer=metrics,
+            on_crash=on_crash,
+        )
+        self._models.describe(metrics)
+        metrics.watch(engine.stats, self._models.names)
+        return engine
+
+    def _core(self, engine: EngineLoop) -> GenerationCore:
+        constraints = ConstraintCompiler(self._types)
+        for model in self._models:
+            constraints.prepare(model.vocabulary)
+        return GenerationCore(
+            models=self._models.for_requests(),
+            recipes=self._recipes,
+            default_recipe=self._default_recipe,
+            limits=self._config.limits,
+            engine=engine,
+            metrics=self.metrics,
+            versions=_versions(),
+            experiments=self._experiments,
+            explain_share=self._config.explain_share,
+            shared_scaffolds=self._config.shared_scaffolds,
+            constraints=constraints,
+        )
+
+
+def _versions() -> Mapping[str, str]:
+    versions = {"bosal": "unknown"}
+    for name in _DECISIVE:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    for rule in installed().values():
+        package, _, version = rule.package.partition(" ")
+        versions[package] = version
+    return versions
