@@ -52,6 +52,27 @@ def save(name: str, folder: str | Path) -> None:
     tokenizer().save_pretrained(folder)
 
 
+def save_tiny(folder: str | Path) -> None:
+    """Write a model so small that everything around it is what costs: 400 tokens, two layers."""
+    disable_progress_bar()
+    config = Qwen3Config(
+        vocab_size=400,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        intermediate_size=128,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        eos_token_id=399,
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(config).eval().save_pretrained(folder)
+    tokenizer(400).save_pretrained(folder)
+
+
 def tokenizer(size: int = VOCABULARY_SIZE) -> Any:
     """Return a byte-level tokenizer of `size` entries: bytes, pairs, triples, end of text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Final, Protocol
 
 from benchmarks.harness import Report, arguments
-from benchmarks.soak_parts import kills, server_kills
+from benchmarks.soak_parts import cancels, fuzz, kills, overload, requests, server_kills
 
 
 class Part(Protocol):
@@ -22,7 +22,14 @@ class Part(Protocol):
         """Wear out, check, and record; whatever is broken raises."""
 
 
-PARTS: Final[dict[str, Part]] = {"kills": kills, "server-kills": server_kills}
+PARTS: Final[dict[str, Part]] = {
+    "cancels": cancels,
+    "fuzz": fuzz,
+    "kills": kills,
+    "overload": overload,
+    "requests": requests,
+    "server-kills": server_kills,
+}
 
 
 def main() -> None:

@@ -1,0 +1,18 @@
+"""Many calls at once from one process, as many as were asked for and no more."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+
+async def crowd(number: int, width: int, one: Callable[[int], Awaitable[str]]) -> Counter[str]:
+    """Run `one(0)` to `one(number - 1)`, `width` at a time; count what they return."""
+    outcomes: Counter[str] = Counter()
+    numbers = iter(range(number))
+
+    async def work() -> None:
+        for index in numbers:
+            outcomes[await one(index)] += 1
+
+    await asyncio.gather(*(work() for _ in range(width)))
+    return outcomes
