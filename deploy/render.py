@@ -55,6 +55,7 @@ def draw(url: str, board: dict[str, Any], minutes: float, out: Path) -> None:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
         if axis.get_lines():
+            axis.set_xlabel("seconds ago", fontsize=8)
             axis.legend(fontsize=7, loc="upper left")
         else:
             axis.text(0.5, 0.5, "nothing happened", ha="center", transform=axis.transAxes)

@@ -16,6 +16,7 @@ from bosal_decoding.rules import installed
 from bosal_server.config import ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.database import Database
+from bosal_server.delivery_filter import DeliveryFilter
 from bosal_server.embedded import is_embedded_default, models_to_serve
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.experiments.manager import ExperimentManager
@@ -55,6 +56,7 @@ class Backend:
         experiments: ExperimentManager,
         types: Mapping[str, Constraint],
         threads: int,
+        delivery_filter: DeliveryFilter | None,
     ) -> None:
         self.metrics = Metrics()
         self._config = config
@@ -64,6 +66,7 @@ class Backend:
         self._experiments = experiments
         self._types = types
         self._threads = threads
+        self._filter = delivery_filter
 
     @classmethod
     @contextmanager
@@ -75,6 +78,7 @@ class Backend:
             DecodingError: a recipe, a rule of a package or a type cannot be used.
         """
         types = load_types(config.python_types)
+        judge = DeliveryFilter.load(config.delivery_filter) if config.delivery_filter else None
         for name, rule in installed().items():
             log.info("rule %s comes from %s", name, rule.package)
         threads = config.threads or max((os.cpu_count() or 1) - 1, 1)
@@ -96,6 +100,7 @@ class Backend:
                 experiments=experiments,
                 types=types,
                 threads=threads,
+                delivery_filter=judge,
             )
 
     @asynccontextmanager
@@ -155,6 +160,7 @@ class Backend:
             explain_share=self._config.explain_share,
             shared_scaffolds=self._config.shared_scaffolds,
             constraints=constraints,
+            delivery_filter=self._filter,
         )
 
 

@@ -177,6 +177,13 @@ class ServerConfig:
         flags=("--python-type",),
         parse=tuple,
     )
+    delivery_filter: str | None = setting(
+        None,
+        "A function that is asked before every delivery whether a choice's text so far may leave: "
+        "called with the text and whether it is whole, it returns True or False. Its module is "
+        "imported.",
+        metavar="MODULE:FUNCTION",
+    )
     unit_key: Path | None = setting(
         None,
         "File with the key under which experiments store their units; made if it is not there. "

@@ -13,6 +13,7 @@ from bosal_decoding.plan import Prompt
 from bosal_server.acceptance import Acceptance
 from bosal_server.config import Limits
 from bosal_server.constraint_desk import ConstraintDesk
+from bosal_server.delivery_filter import DeliveryFilter
 from bosal_server.engine.loop import EngineLoop
 from bosal_server.engine.request import FailedEvent, FinishedEvent, TokensEvent
 from bosal_server.experiments.enrolment import Assignment
@@ -55,6 +56,7 @@ class GenerationCore:
         explain_share: float = 0.0,
         shared_scaffolds: Collection[str] = (),
         constraints: ConstraintCompiler | None = None,
+        delivery_filter: DeliveryFilter | None = None,
     ) -> None:
         """Serve; a share of requests that do not ask for it is explained for the metrics."""
         self.models = ServedModels(models)
@@ -88,6 +90,7 @@ class GenerationCore:
         self._metrics = metrics
         self._explain_share = explain_share
         self._quotas = QuotaLedger()
+        self._filter = delivery_filter
         self._numbers = count()
         self._traffic = LiveTraffic()
         self._shadowing = Shadowing(
@@ -102,6 +105,8 @@ class GenerationCore:
         self._shadowing.close()
         self._preparation.close()
         self.constraints.close()
+        if self._filter is not None:
+            self._filter.close()
 
     async def generate(self, command: GenerateCommand) -> AsyncGenerator[CoreEvent, None]:
         """Yield Started, then tokens as they come, then the end; an error is raised.
@@ -127,6 +132,7 @@ class GenerationCore:
     ) -> AsyncGenerator[CoreEvent, None]:
         """Yield an accepted request itself, then what the engine makes of it."""
         judge = self.constraints.judge(started.program)
+        filtered = None if self._filter is None else self._filter.watch()
         # The client's id may repeat while a call it retries is still being cancelled.
         engine_id = f"{started.request_id}#{next(self._numbers)}"
         mailbox = Mailbox()
@@ -181,6 +187,8 @@ class GenerationCore:
                         judge.note(event)
                     elif judge is not None and isinstance(event, FinishedEvent):
                         event = await judge.judged(event)
+                    if filtered is not None:
+                        await filtered.check(event)
                     yield event
         finally:
             if not is_over:

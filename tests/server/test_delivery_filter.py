@@ -1,0 +1,63 @@
+"""The operator's judge: asked before text leaves; refusing and failing both keep it in."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from bosal_server.config import InvalidConfig
+from bosal_server.delivery_filter import DeliveryFilter, Withheld
+from bosal_server.engine.request import (
+    ChoiceEnding,
+    FinishedEvent,
+    FinishReason,
+    Timings,
+    TokensEvent,
+    Usage,
+)
+from bosal_server.errors import InternalFault
+
+ENDING = ChoiceEnding(0, FinishReason.MAX_TOKENS, "", 2, ())
+END = FinishedEvent((ENDING,), Usage(1, 0, 2), Timings(0, 0, 0, 0, 0))
+
+
+def check(judge: Callable[[str, bool], bool], *texts: str) -> None:
+    async def run() -> None:
+        owner = DeliveryFilter(judge)
+        request = owner.watch()
+        for position, text in enumerate(texts):
+            await request.check(TokensEvent(0, position, [5], text))
+        await request.check(END)
+        owner.close()
+
+    asyncio.run(run())
+
+
+def test_the_judge_sees_a_text_grow_and_end() -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def judge(text: str, is_whole: bool) -> bool:
+        seen.append((text, is_whole))
+        return True
+
+    check(judge, "a se", "", "cret")
+    assert seen == [("a se", False), ("a secret", False), ("a secret", True)]
+
+
+def test_what_it_refuses_is_withheld_across_deliveries() -> None:
+    with pytest.raises(Withheld):
+        check(lambda text, is_whole: "secret" not in text, "a se", "cret")
+
+
+def test_a_judge_that_fails_lets_nothing_leave() -> None:
+    def judge(text: str, is_whole: bool) -> bool:
+        raise RuntimeError("no connection to the classifier")
+
+    with pytest.raises(InternalFault):
+        check(judge, "hello")
+
+
+@pytest.mark.parametrize("name", ["nowhere:judge", "json:nothing", "json", "json:__doc__", ":x"])
+def test_a_judge_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(InvalidConfig, match="delivery_filter"):
+        DeliveryFilter.load(name)
