@@ -3,15 +3,21 @@
 import asyncio
 import sqlite3
 import statistics
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+import tempfile
+import threading
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Final
 
 import numpy as np
+import torch
 
+from benchmarks.engines import Engine, load
 from benchmarks.harness import Report, arguments, interleave, ratio, seconds
 from benchmarks.soak_parts.kills import NAME, experiment, manager
 from benchmarks.wire import server
@@ -28,7 +34,7 @@ from bosal_server.statistics.effect import Method
 from bosal_server.statistics.plan import units_needed
 
 _ALPHA, _BURN_IN = 0.05, 50
-_NEW_TOKENS = 64
+_NEW_TOKENS = 32
 
 
 def assign_us(number: int) -> float:
@@ -52,8 +58,32 @@ async def _begun(experiments: ExperimentManager) -> None:
     await experiments.begin(NAME, Change(action="START"))
 
 
+@contextmanager
+def _at_work() -> Iterator[None]:
+    """Keep an engine of this process decoding, eight choices at a time, on one thread."""
+    torch.set_num_threads(1)
+    prompts = [[number + 1] * 32 for number in range(8)]
+    is_over = threading.Event()
+
+    with Engine(load("15m"), runner="torch") as engine:
+        engine.run(prompts, 2)
+
+        def serve() -> None:
+            while not is_over.is_set():
+                engine.run(prompts, _NEW_TOKENS)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+
 def sustained(folder: Path, number: int) -> float:
     """Return outcomes a second on disk, each with an exposure of its own, from 32 callers."""
+    folder = Path(tempfile.mkdtemp(dir=folder))
 
     async def run() -> float:
         with closing(Database.open(str(folder / "rate.db"))) as database:
@@ -199,23 +229,53 @@ def latency(report: Report, threads: int, rounds: int, requests: int) -> None:
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--rows", type=int, default=10_000_000, help="outcomes behind a report")
+    parser.add_argument("--only", choices=_PARTS, help="one part of the whole")
     options = parser.parse_args()
     report = Report("experiments", options)
-    quick = options.quick
-    report.figure("assign_us", assign_us(5_000 if quick else 200_000))
-    runs = 200 if quick else 4000
+    for name, part in _PARTS.items():
+        if options.only in (None, name):
+            part(report, options)
+    report.finish()
+
+
+def _assignment(report: Report, options: Namespace) -> None:
+    report.figure("assign_us", assign_us(5_000 if options.quick else 200_000))
+
+
+def _errors(report: Report, options: Namespace) -> None:
+    runs = 200 if options.quick else 4000
     report.figure("aa_false_positives", simulate((0.3, 0.3), runs, 200, 50, 5000))
     needed = units_needed(
         effect=0.05, deviation=float(np.sqrt(0.3 * 0.7)), method=Method.SEQUENTIAL
     )
     report.figure("power", simulate((0.3, 0.35), runs, 100, needed // 200, needed))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        report.figure("outcomes_per_s", sustained(folder, 2_000 if quick else 50_000))
-        rows = 10_000 if quick else options.rows
-        report.figure("report_ms", report_ms(folder, rows, 2000, options.rounds))
-    latency(report, options.threads, options.rounds, 2 if quick else 20)
-    report.finish()
+
+
+def _store(report: Report, options: Namespace) -> None:
+    number = 2_000 if options.quick else 50_000
+    with TemporaryDirectory() as folder:
+        report.detail("outcomes_per_s_alone", [sustained(Path(folder), number)])
+        with _at_work():
+            report.figure("outcomes_per_s", sustained(Path(folder), number))
+
+
+def _report(report: Report, options: Namespace) -> None:
+    rows = 10_000 if options.quick else options.rows
+    with TemporaryDirectory() as folder:
+        report.figure("report_ms", report_ms(Path(folder), rows, 2000, options.rounds))
+
+
+def _latency(report: Report, options: Namespace) -> None:
+    latency(report, options.threads, options.rounds, 1 if options.quick else 4)
+
+
+_PARTS: Final[dict[str, Callable[[Report, Namespace], None]]] = {
+    "assignment": _assignment,
+    "errors": _errors,
+    "store": _store,
+    "report": _report,
+    "latency": _latency,
+}
 
 
 if __name__ == "__main__":

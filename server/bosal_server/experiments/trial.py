@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bosal_decoding.scaffolds import Message
 from bosal_server.engine.request import ChoiceEnding, FinishedEvent, FinishReason, TokensEvent
@@ -67,6 +67,7 @@ class ExposedTrial(Trial):
         self._keeps_text = assignment.experiment.text_retention is not None
         self._text: dict[int, list[str]] = {}
         self._tokens: list[int] = []
+        self._has_failed = False
 
     def observe(self, event: object) -> None:
         if isinstance(event, TokensEvent):
@@ -88,10 +89,15 @@ class ExposedTrial(Trial):
         except ServerError as error:
             if error.code in _FAILURES:
                 self._record({"failed": 1.0}, error.code)
+                self._has_failed = True
             raise
         finally:
-            # Of a request that was given up too: the user has seen what came until then.
-            if pairs := self._draws.pairs():
+            # Of a request that was given up too: the user has seen what came until then. What one
+            # side failed at is not known of the other.
+            pairs = self._draws.pairs()
+            if self._has_failed:
+                pairs = [replace(pair, is_touched=True) for pair in pairs]
+            if pairs:
                 self._manager.pair(self._assignment, pairs)
 
     def _outcomes(self, event: FinishedEvent) -> dict[str, float]:
