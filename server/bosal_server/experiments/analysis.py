@@ -1,6 +1,5 @@
 """From sums to effects: what each metric says, how sure that is, and what was harmed."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,11 +7,12 @@ import numpy as np
 
 from bosal_server.experiments.experiment import Experiment, Phase
 from bosal_server.experiments.metric import Metric, MetricKind, MetricRole
+from bosal_server.experiments.quantiles import finite, quantile_report
 from bosal_server.experiments.report import ArmValue, EffectReport, MetricReport, ShareCheck
 from bosal_server.experiments.totals import Snapshot, Totals
 from bosal_server.statistics import sequential
 from bosal_server.statistics.effect import Effect, Method, adjusted, difference, relative
-from bosal_server.statistics.intervals import Interval, false_discovery, holm
+from bosal_server.statistics.intervals import false_discovery, holm
 from bosal_server.statistics.moments import Estimate, Moments
 from bosal_server.statistics.sample_ratio import bayes_p, chi_square_p
 
@@ -113,7 +113,7 @@ def metric_reports(
     `quantiles` gives the arms' estimates of quantile metrics, where they are known.
     """
     reports = [
-        _quantile_report(experiment, metric, quantiles.get(metric.name, ()))
+        quantile_report(experiment, metric, quantiles.get(metric.name, ()))
         if metric.kind is MetricKind.QUANTILE
         else _report(experiment, metric, totals)
         for metric in experiment.metrics
@@ -178,7 +178,7 @@ def _report(experiment: Experiment, metric: Metric, totals: Totals) -> MetricRep
         zip(experiment.variants, estimates(experiment, metric, totals), strict=True)
     ):
         values.append(
-            ArmValue(variant=variant.key, count=estimate.units, value=_finite(estimate.value))
+            ArmValue(variant=variant.key, count=estimate.units, value=finite(estimate.value))
         )
         if not variant.is_control:
             pair = effect_of(experiment, metric, totals, index)
@@ -191,11 +191,11 @@ def effect_report(
 ) -> EffectReport:
     """Put an effect into figures, without words."""
     if not absolute.is_known or not _is_enough(experiment, absolute):
-        return EffectReport(variant=variant, difference=_finite(absolute.value))
+        return EffectReport(variant=variant, difference=finite(absolute.value))
     is_fixed = experiment.is_fixed_horizon and metric.role is not MetricRole.GUARDRAIL
     if is_fixed and absolute.units < experiment.planned_units:
         return EffectReport(
-            variant=variant, difference=absolute.value, relative=_finite(share.value)
+            variant=variant, difference=absolute.value, relative=finite(share.value)
         )
     method = Method.FIXED if is_fixed else Method.SEQUENTIAL
     alpha = experiment.alpha
@@ -217,55 +217,13 @@ def effect_report(
         difference=absolute.value,
         low=interval.low,
         high=interval.high,
-        relative=_finite(of_control.value),
-        relative_low=_finite(of_control.low),
-        relative_high=_finite(of_control.high),
+        relative=finite(of_control.value),
+        relative_low=finite(of_control.low),
+        relative_high=finite(of_control.high),
         p_value=p,
         adjusted_p=p,
         method=f"{name}, {1 - alpha:.4g}",
     )
-
-
-def _quantile_report(
-    experiment: Experiment, metric: Metric, found: Sequence[Estimate | None]
-) -> MetricReport:
-    known: Sequence[Estimate | None] = found or [None] * len(experiment.variants)
-    control = known[experiment.variants.index(experiment.control)]
-    values, effects = [], []
-    for variant, estimate in zip(experiment.variants, known, strict=True):
-        values.append(
-            ArmValue(
-                variant=variant.key,
-                count=0 if estimate is None else estimate.units,
-                value=None if estimate is None else estimate.value,
-            )
-        )
-        if variant.is_control:
-            continue
-        if estimate is None or control is None:
-            effects.append(EffectReport(variant=variant.key))
-            continue
-        absolute = difference(control, estimate)
-        interval: Interval = absolute.interval(
-            Method.FIXED, alpha=experiment.alpha, planned_units=experiment.planned_units
-        )
-        p = absolute.p_value(
-            Method.FIXED, alpha=experiment.alpha, planned_units=experiment.planned_units
-        )
-        effects.append(
-            EffectReport(
-                variant=variant.key,
-                difference=absolute.value,
-                low=_finite(interval.low),
-                high=_finite(interval.high),
-                relative=_finite(relative(absolute).value),
-                p_value=p,
-                adjusted_p=p,
-                method=f"quantile {metric.level:g} clustered by unit, for one look alone, "
-                f"{1 - experiment.alpha:.4g}",
-            )
-        )
-    return MetricReport(metric=metric, arms=tuple(values), effects=tuple(effects))
 
 
 def _worded(experiment: Experiment, report: MetricReport) -> tuple[EffectReport, ...]:
@@ -299,7 +257,3 @@ def _verdict(experiment: Experiment, report: MetricReport, effect: EffectReport)
         return "no decision" if metric.role is MetricRole.PRIMARY else "not shown"
     better = "better" if metric.sign * effect.difference > 0 else "worse"
     return better if metric.role is MetricRole.PRIMARY else f"{better}, exploratory"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

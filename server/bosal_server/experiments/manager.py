@@ -56,6 +56,8 @@ class ExperimentManager:
         self._writer = Writer(database, ledger.post)
         self._reporter = Reporter(database, self._ties.changed)
         self._watcher = Watcher(database, self._catalogue, self._reporter, self._writer, clock)
+        # Deletes what has been kept for as long as it may be; else done once an hour.
+        self.expire = self._watcher.expire
 
     async def start(self) -> None:
         """Read what there is and begin to watch over it."""
@@ -243,10 +245,6 @@ class ExperimentManager:
                     self._catalogue.note, entry.experiment.name, change, self._clock()
                 )
         return removed
-
-    async def expire(self) -> None:
-        """Delete what has been kept for as long as it may be; else done once an hour."""
-        await self._watcher.expire()
 
     async def _step(
         self, name: str, step: Callable[[Experiment], Experiment], change: Change
