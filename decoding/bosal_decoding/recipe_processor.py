@@ -5,7 +5,7 @@ its row: `generate` has nothing to decide, so its answers are those of the serve
 Rule 2: `generate` can end a row, but take nothing back; what needs that is refused by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Self
@@ -50,6 +50,9 @@ class _Row:
     choice: int
     stop: TextStop | None
     tokens: list[int] = field(default_factory=list)
+    # Bytes of the tokens, and those of the answer's text.
+    num_bytes: int = 0
+    text: bytearray = field(default_factory=bytearray)
     yielded: dict[str, None] = field(default_factory=dict)
     reason: str = ""
     matched_stop: str = ""
@@ -165,7 +168,8 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
             tokens, yielded = selection.tokens.tolist(), selection.yielded.tolist()
             for row, token, bits in zip(live, tokens, yielded, strict=True):
                 self._rows[row].yielded.update(dict.fromkeys(yielded_rules(bits)))
-                if self._takes(self._rows[row], token, position):
+                in_force = pipeline.in_force(row, self.plan.text_scopes)
+                if self._takes(self._rows[row], token, position, in_force):
                     drawn[row] = token
             going = [row for row, token in zip(live, tokens, strict=True) if token >= 0]
             pipeline.commit(going, [[drawn[row]] for row in going])
@@ -222,18 +226,24 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
                     history=row.prompt.history_ids,
                     seed=self._seed,
                     choice=row.choice,
+                    opening=row.prompt.opening,
                 )
         return self._pipeline
 
-    def _takes(self, row: _Row, token: int, position: int) -> bool:
+    def _takes(self, row: _Row, token: int, position: int, in_force: Collection[int]) -> bool:
         """Append a token to its row; False if there is none, and the row ends without."""
         if token < 0:
             row.reason = "RULE_CONFLICT"
             return False
         row.tokens.append(token)
         is_end = token in self.plan.eos_ids
+        spelled = self._spelling(token)
+        # What the output begins with may be the prompt's.
+        hidden = max(len(row.prompt.opening.hidden.encode()) - row.num_bytes, 0)
+        row.num_bytes += len(spelled)
+        row.text += spelled[hidden:]
         if row.stop is not None:
-            match = row.stop.feed(self._spelling(token), token)
+            match = row.stop.feed(spelled[hidden:], token, in_force)
             if isinstance(match, StopMatch):
                 row.reason, row.matched_stop = match.reason, match.string.decode(errors="replace")
                 return True
@@ -248,13 +258,7 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
         return self.plan.vocabulary.token_bytes[token] if is_text else b""
 
     def _text(self, row: _Row) -> str:
-        if row.stop is None:
-            spelled = b"".join(map(self._spelling, row.tokens))
-        else:
-            stop = self.plan.text_stop()
-            for token in row.tokens:
-                stop.feed(self._spelling(token), token)
-            spelled = stop.flush()
+        spelled = bytes(row.text) if row.stop is None else row.stop.text
         detokenizer = Detokenizer(self.plan.recipe.scaffold.lead)
         return detokenizer.feed(spelled) + detokenizer.flush()
 
@@ -277,7 +281,7 @@ def _refuse(recipe: Recipe) -> None:
         if rule.stage is RuleStage.COMBINE:
             why = "it decodes with several streams, and a logits processor sees one"
             raise RuleUnsupported(rule.name, why, field=where)
-        if rule.name == "banned_strings":
+        if rule.name in ("banned_strings", "forced_phrases"):
             why = "it takes tokens back, which `generate` never does"
             raise RuleUnsupported(rule.name, why, field=where)
     if recipe.constraint is not None:

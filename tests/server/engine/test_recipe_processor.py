@@ -73,6 +73,10 @@ def ending(answer: Answer, choice: int) -> ChoiceEnding:
         [{"rule": "stop_loops"}, GREEDY],
         [{"rule": "mirostat", "tau": 3}],
         [{"rule": "logit_bias", "ids": {"0": 3}}],
+        [{"rule": "stop_strings", "values": ["a", "er", "\n"], "scope": {"after": 6}}, GREEDY],
+        [{"rule": "max_sentences", "n": 1, "when": {"top1_below": 0.02}}],
+        [{"rule": "prefill", "text": "The dog ran af"}],
+        [{"rule": "token_healing"}, {"rule": "stop_strings", "values": ["one"]}],
     ],
 )
 def test_its_answers_are_those_of_the_engine(
@@ -119,7 +123,7 @@ def test_the_recipes_length_is_the_answers(model: Any, tokenizer: Any) -> None:
 
 def test_rules_that_yield_are_named(model: Any, tokenizer: Any) -> None:
     rules = [
-        {"rule": "allowed_tokens", "ids": [70], "allow_end": False},
+        {"rule": "allowed_tokens", "ids": [70, 71], "allow_end": False},
         {"rule": "no_repeat_ngram", "n": 2},
     ]
     processor = RecipeProcessor.of({"rules": rules}, model, tokenizer)
@@ -134,6 +138,7 @@ def test_rules_that_yield_are_named(model: Any, tokenizer: Any) -> None:
         ({"rules": [GREEDY, {"rule": "guidance", "scale": 1.5}]}, "rules[1]"),
         ({"rules": [{"rule": "nudging", "guide": "tuned"}]}, "rules[0]"),
         ({"rules": [{"rule": "banned_strings", "values": ["x"]}]}, "rules[0]"),
+        ({"rules": [{"rule": "forced_phrases", "phrases": [{"text": "x"}]}]}, "rules[0]"),
         ({"constraint": {"regex": "a+"}}, "constraint"),
     ],
 )
