@@ -67,6 +67,7 @@ def generation(message: pb.GenerateResponse) -> results.Generation:
                 interventions=_interventions(choice.ending),
                 forced_positions=tuple(choice.forced_positions),
                 schema_valid=_schema_valid(choice.ending),
+                conflicting_rules=tuple(choice.ending.conflicting_rules),
             )
             for choice in message.choices
         ),
@@ -118,6 +119,7 @@ class Transcript:
             interventions=ending.interventions,
             forced_positions=tuple(place for batch in batches for place in batch.forced_positions),
             schema_valid=ending.schema_valid,
+            conflicting_rules=ending.conflicting_rules,
         )
 
 
@@ -191,6 +193,7 @@ def finished(message: pb.Finished) -> results.Finished:
                 explanation=_summary(ending),
                 interventions=_interventions(ending),
                 schema_valid=_schema_valid(ending),
+                conflicting_rules=tuple(ending.conflicting_rules),
             )
             for ending in message.endings
         ),

@@ -106,7 +106,7 @@ class TokenBatch:
     logprobs: Logprobs | None
     # One per token, if they were asked for.
     explanations: tuple[Explanation, ...]
-    # Output positions of tokens that the constraint dictated.
+    # Output positions of tokens that a rule or the constraint dictated.
     forced_positions: tuple[int, ...] = ()
 
 
@@ -127,10 +127,12 @@ class Choice:
     yielded_rules: tuple[str, ...]
     # Tokens at which the recipe's other streams had a say; None for a recipe of one stream.
     interventions: int | None = None
-    # Output positions of tokens that the constraint dictated.
+    # Output positions of tokens that a rule or the constraint dictated.
     forced_positions: tuple[int, ...] = ()
     # Whether the text is JSON that the constraint's schema accepts; None if nobody looked.
     schema_valid: bool | None = None
+    # Of a `rule_conflict`, the rules that never yield and left no legal token together.
+    conflicting_rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +177,8 @@ class Ending:
     # Tokens at which the recipe's other streams had a say; None for a recipe of one stream.
     interventions: int | None = None
     schema_valid: bool | None = None
+    # Of a `rule_conflict`, the rules that never yield and left no legal token together.
+    conflicting_rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

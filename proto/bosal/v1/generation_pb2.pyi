@@ -462,7 +462,7 @@ class Choice(_message.Message):
 
     @_builtins.property
     def forced_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Output positions of tokens that the constraint dictated: the model was not asked."""
+        """Output positions of tokens that a rule or the constraint dictated: the model was not asked."""
 
     def __init__(
         self,
@@ -716,7 +716,9 @@ class TokenBatch(_message.Message):
 
     @_builtins.property
     def forced_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Output positions in this batch of tokens that the constraint dictated: the model was not asked."""
+        """Output positions in this batch of tokens that a rule or the constraint dictated: the model was
+        not asked.
+        """
 
     def __init__(
         self,
@@ -988,6 +990,7 @@ class Ending(_message.Message):
     EXPLANATION_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     SCHEMA_VALID_FIELD_NUMBER: _builtins.int
+    CONFLICTING_RULES_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     reason: Global___FinishReason.ValueType
     matched_stop: _builtins.str
@@ -1007,6 +1010,10 @@ class Ending(_message.Message):
     def explanation(self) -> Global___ExplanationSummary:
         """Set if the request asks for explanations."""
 
+    @_builtins.property
+    def conflicting_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a RULE_CONFLICT, the rules that never yield and left no legal token together."""
+
     def __init__(
         self,
         *,
@@ -1018,10 +1025,11 @@ class Ending(_message.Message):
         explanation: Global___ExplanationSummary | None = ...,
         interventions: _builtins.int | None = ...,
         schema_valid: _builtins.bool | None = ...,
+        conflicting_rules: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_interventions", b"_interventions", "_schema_valid", b"_schema_valid", "explanation", b"explanation", "interventions", b"interventions", "schema_valid", b"schema_valid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interventions", b"_interventions", "_schema_valid", b"_schema_valid", "choice", b"choice", "explanation", b"explanation", "interventions", b"interventions", "matched_stop", b"matched_stop", "output_tokens", b"output_tokens", "reason", b"reason", "schema_valid", b"schema_valid", "yielded_rules", b"yielded_rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interventions", b"_interventions", "_schema_valid", b"_schema_valid", "choice", b"choice", "conflicting_rules", b"conflicting_rules", "explanation", b"explanation", "interventions", b"interventions", "matched_stop", b"matched_stop", "output_tokens", b"output_tokens", "reason", b"reason", "schema_valid", b"schema_valid", "yielded_rules", b"yielded_rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__interventions: _TypeAlias = _typing.Literal["interventions"]  # noqa: Y015
     _WhichOneofArgType__interventions: _TypeAlias = _typing.Literal["_interventions", b"_interventions"]  # noqa: Y015

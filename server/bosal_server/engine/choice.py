@@ -67,6 +67,7 @@ class ChoiceOutput:
         self._bans: set[tuple[int, int]] = set()
         self._num_rollbacks = 0
         self._yielded: dict[str, None] = {}
+        self._conflicting: tuple[str, ...] = ()
         # By output position, where there are other streams: they had a say.
         self._interventions: list[bool] | None = [] if len(plan.all_streams) > 1 else None
         self._forced: list[int] = []  # output positions among the held tokens
@@ -128,8 +129,11 @@ class ChoiceOutput:
         """Remember rules that had to yield because nothing legal was left."""
         self._yielded.update(dict.fromkeys(rules))
 
-    def end_without_token(self, reason: FinishReason) -> None:
-        """End the choice because no token could be drawn."""
+    def end_without_token(
+        self, reason: FinishReason, conflicting_rules: Sequence[str] = ()
+    ) -> None:
+        """End the choice because no token could be drawn, and say which rules left none."""
+        self._conflicting = tuple(conflicting_rules)
         self._end(reason)
 
     def take(self) -> TokensEvent | None:
@@ -210,4 +214,5 @@ class ChoiceOutput:
             tuple(self._yielded),
             self._summary,
             None if self._interventions is None else sum(self._interventions),
+            conflicting_rules=self._conflicting,
         )

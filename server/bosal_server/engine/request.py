@@ -158,6 +158,8 @@ class ChoiceEnding:
     interventions: int | None = None
     # Whether the text is what the constraint's schema accepts; None if nobody looked.
     schema_valid: bool | None = None
+    # Rules that never yield, and left no legal token together.
+    conflicting_rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,10 @@ class Settler:
             output.note_yielded(drawn.yielded)
         if drawn.token < 0:
             pipeline = self._pipelines[group.streams[0].model]
-            output.end_without_token(_NO_TOKEN[pipeline.blocked(group.slot)])
+            reason = _NO_TOKEN[pipeline.blocked(group.slot)]
+            is_conflict = reason is FinishReason.RULE_CONFLICT
+            names = self._conflicting(active, group) if is_conflict else ()
+            output.end_without_token(reason, names)
         else:
             self._take(active, group, drawn, now)
         self._emit(active, group, now)
@@ -158,6 +161,18 @@ class Settler:
             self._roll_back(group, rollback)
         else:
             self._take_forced(active, group)
+
+    def _conflicting(self, active: ActiveRequest, group: StreamGroup) -> list[str]:
+        """The rules in force that never yield."""
+        plan, pipeline = active.request.plan, self._pipelines[group.streams[0].model]
+        never = {
+            place: rule
+            for place, rule in enumerate(plan.recipe.rules)
+            if rule.name in ("allowed_tokens", "allowed_scripts")
+        }
+        in_force = pipeline.in_force(group.slot, never)
+        names = [rule.name for place, rule in never.items() if place in in_force]
+        return [*names, *(["constraint"] if plan.recipe.constraint is not None else [])]
 
     def _take_forced(self, active: ActiveRequest, group: StreamGroup) -> None:
         """Hand a choice the tokens that rules or the constraint dictate now."""

@@ -198,6 +198,7 @@ def ending(end: ChoiceEnding) -> pb.Ending:
         matched_stop=end.matched_stop,
         output_tokens=end.output_tokens,
         yielded_rules=end.yielded_rules,
+        conflicting_rules=end.conflicting_rules,
         schema_valid=end.schema_valid,
         interventions=end.interventions,
     )

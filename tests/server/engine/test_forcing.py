@@ -259,3 +259,29 @@ def test_forced_tokens_are_explained_as_no_rules_doing(
     for one in explained[: len(prompt.opening.token_ids)]:
         assert one is not None
         assert one.uncontrolled_token == one.token
+
+
+def test_rules_that_never_yield_are_named_where_they_leave_nothing(
+    tiny_llama: LoadedModel, make_bench: MakeBench, compiler: ConstraintCompiler
+) -> None:
+    rules = [{"rule": "allowed_tokens", "strings": ["7"], "scope": {"after": 2}}]
+    document = {"scaffold": {"kind": "raw"}, "rules": rules, "constraint": {"regex": "[a-z]{9}"}}
+    recipe = Recipe.parse(document)
+    plan = compile_recipe(recipe, tiny_llama.vocabulary, context_tokens=256)
+    assert recipe.constraint is not None
+    program = compiler.compile(recipe.constraint, plan.vocabulary)
+    bench = make_bench()
+    single = [plan.vocabulary.ids_of(letter)[0] for letter in "abc"]
+    bias = {"rule": "logit_bias", "ids": {str(token): 500 for token in single}}
+    plan = compile_recipe(
+        Recipe.parse({**document, "rules": [*rules, bias]}),
+        tiny_llama.vocabulary,
+        context_tokens=256,
+    )
+    answer = ask(bench, plan, program=program, max_tokens=20, seed=1)
+    bench.run()
+    (ending,) = answer.finished.endings
+    assert ending.reason is FinishReason.RULE_CONFLICT
+    assert ending.output_tokens == 2
+    assert ending.conflicting_rules == ("allowed_tokens", "constraint")
+    assert ending.yielded_rules == ()
