@@ -130,13 +130,13 @@ def _check_forced(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> No
 
 def check_opening(recipe: Recipe, allowed: Sequence[Sequence[int]], tokens: Sequence[int]) -> None:
     """Refuse to start an answer with tokens that the recipe does not allow there."""
-    rules = [rule for rule in recipe.rules if rule.name.startswith("allowed_")]
-    for rule, words in zip(rules, allowed, strict=False):
+    rules = [(at, one) for at, one in enumerate(recipe.rules) if one.name.startswith("allowed_")]
+    for (place, rule), words in zip(rules, allowed, strict=False):
         for position, token in enumerate(tokens):
             is_allowed = token >> 5 < len(words) and bool(words[token >> 5] >> (token & 31) & 1)
             if not is_allowed and rule.holds_at(position, in_constraint=False):
                 why = f"its token {token} is not allowed at position {position}"
-                raise RuleConflict("prefill", rule.name, why, field="")
+                raise RuleConflict("prefill", rule.name, why, field=join_field("rules", place))
 
 
 def _pairs(recipe: Recipe) -> Iterator[tuple[Rule, Rule, str]]:

@@ -13,6 +13,7 @@ from bosal_decoding.phrases import PlacedPhrase
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import PluginPart, RuleStage
 from bosal_decoding.scaffolds import Message
+from bosal_decoding.schema import join_field
 from bosal_decoding.stopping import OwnedWatcher, TextStop
 from bosal_decoding.streams import StreamPlan
 from bosal_decoding.string_automaton import StringAutomaton
@@ -174,9 +175,13 @@ class Plan:
         others = [other for other in ids[1:] if other]
         found = self.opener.open(self.vocabulary, text, ids[0], others)
         if found is None:
-            coupling = next(r.rule for r in self.rules if r.stage == RuleStage.COMBINE)
+            place, coupling = next(
+                (place, rule.rule)
+                for place, rule in enumerate(self.rules)
+                if rule.stage == RuleStage.COMBINE
+            )
             why = "its prompts end in different text, so the same tokens cannot be taken back"
-            raise RuleConflict("token_healing", coupling, why)
+            raise RuleConflict("token_healing", coupling, why, field=join_field("rules", place))
         kept, opening = found
         if self.recipe.constraint is None:
             check_opening(self.recipe, self.params.allowed, opening.token_ids)

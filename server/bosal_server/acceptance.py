@@ -11,7 +11,7 @@ from uuid import uuid4
 from bosal_decoding.constraints import read_constraint
 from bosal_decoding.constraints.errors import ConstraintUnsupported
 from bosal_decoding.counterfactuals import Counterfactuals
-from bosal_decoding.errors import DecodingError
+from bosal_decoding.errors import DecodingError, RuleConflict
 from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.plan import Plan, Prompt
 from bosal_decoding.recipe import Recipe
@@ -88,7 +88,7 @@ class Acceptance:
 
         def prompts() -> tuple[Prompt, ...]:
             plan = self._plan(model, self._recipe(command.recipe)[1], command.recipe)
-            return _prompts(plan, messages, field)
+            return _prompts(plan, messages, field, command.recipe)
 
         return await self._preparation.run(prompts)
 
@@ -152,7 +152,7 @@ class Acceptance:
             constraint = read_constraint(command.constraint, "constraint")
             recipe = recipe.with_constraint(constraint)
         plan = self._plan(served, recipe, command.prompt.recipe)
-        prompts = _prompts(plan, messages, field)
+        prompts = _prompts(plan, messages, field, command.prompt.recipe)
         continuation: tuple[int, ...] = ()
         if command.continuation is None:
             with _at("max_tokens"):
@@ -219,16 +219,32 @@ class Acceptance:
     def _plan(
         self, served: ServedModel, recipe: Recipe, reference: str | Mapping[str, Any]
     ) -> Plan:
-        with located("recipe" if isinstance(reference, str) else "inline_recipe"):
+        with located(_recipe_field(reference)):
             return self._models.compile(served, recipe)
 
 
-def _prompts(plan: Plan, messages: Sequence[Message], field: str) -> tuple[Prompt, ...]:
-    if field == "conversation":
-        with _at(field), located(field):
+def _prompts(
+    plan: Plan,
+    messages: Sequence[Message],
+    field: str,
+    reference: str | Mapping[str, Any],
+) -> tuple[Prompt, ...]:
+    """Render; what the recipe's rules make of a prompt is said of the recipe."""
+    try:
+        with _at(field):
             return plan.prompts(messages)
-    with _at(field):
-        return plan.prompts(messages)
+    except RuleConflict as error:
+        with located(_recipe_field(reference)):
+            raise error from None
+    except DecodingError as error:
+        if field != "conversation" or error.field == field:
+            raise
+        with located(field):
+            raise error from None
+
+
+def _recipe_field(reference: str | Mapping[str, Any]) -> str:
+    return "recipe" if isinstance(reference, str) else "inline_recipe"
 
 
 def _check_response(
