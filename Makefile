@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo demo-ab test check serve stubs docs wheel clean
+.PHONY: demo demo-ab test check serve stubs docs notices wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make serve   the server on the embedded model, until Ctrl-C"
 	@echo "make stubs   regenerate proto/bosal/v1/*_pb2*"
 	@echo "make docs    regenerate docs/rules.md and docs/configuration.md"
+	@echo "make notices regenerate THIRD_PARTY_NOTICES.md"
 	@echo "make wheel   build the wheel into dist/"
 
 $(BIN)/python:
@@ -57,6 +58,9 @@ stubs: .venv/dev
 docs: .venv/server
 	$(BIN)/python -m bosal_decoding.reference > docs/rules.md
 	$(BIN)/python -m bosal_server.config_reference > docs/configuration.md
+
+notices: .venv/server
+	$(BIN)/python -m bosal_server.notices > THIRD_PARTY_NOTICES.md
 
 wheel: .venv/dev
 	$(BIN)/python -m build --wheel --outdir dist .
