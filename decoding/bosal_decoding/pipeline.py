@@ -6,6 +6,7 @@ never on its neighbours, its slot or how its output was committed.
 """
 
 from collections.abc import Collection, Sequence
+from itertools import accumulate
 from typing import Final
 
 import torch
@@ -15,6 +16,7 @@ from bosal_decoding.constraints.program import Program
 from bosal_decoding.constraints.slots import ConstraintSlots, Verdict
 from bosal_decoding.dictation import Dictation
 from bosal_decoding.errors import PluginFault, VocabularyMismatch
+from bosal_decoding.fused_draw import Backend, FusedDraw, backend_of
 from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.opening import UNOPENED, Opening
 from bosal_decoding.plan import Plan
@@ -36,6 +38,7 @@ from bosal_kernels import (
     certainty,
     combine,
     control,
+    merged,
     score,
     select,
     temperature_of,
@@ -58,13 +61,22 @@ class Pipeline:
         device: torch.device | str = "cpu",
         *,
         plugin_seconds: float = PLUGIN_SECONDS,
+        backend: Backend | None = None,
     ) -> None:
         """Hold `num_slots` choices for a model whose head has `vocabulary_size` rows.
 
-        A step waits so long for each plug-in.
+        A step waits so long for each plug-in. `backend` executes draws; unset is the device's own.
         """
-        self._state = SlotState(num_slots=num_slots, vocab_size=vocabulary_size, device=device)
+        self.backend = backend_of(device) if backend is None else backend
+        is_fused = self.backend == "triton"
+        self._state = SlotState(
+            num_slots=num_slots,
+            vocab_size=vocabulary_size,
+            device=device,
+            packs_touched=is_fused,
+        )
         self._coupling = CombineState(num_slots, device)
+        self._fused = FusedDraw(self._state, self._coupling) if is_fused else None
         self._vocabulary_size = vocabulary_size
         # Tokens that exist; the rows of the head behind them are padding.
         self._num_tokens = vocabulary_size
@@ -107,6 +119,8 @@ class Pipeline:
             slot, params, plan.touched(history), instruction=history, breakers=plan.breakers
         )
         self._coupling.admit(slot, plan.coupling)
+        if self._fused is not None:
+            self._fused.admit(slot, params, plan.coupling)
         self._plugins.admit(slot, plan.plugins, history)
         self._outputs[slot] = []
         self._readers.pop(slot, None)
@@ -138,6 +152,55 @@ class Pipeline:
         # The padding of a head counts in no stream's normaliser.
         rows[:, self._num_tokens :] = -torch.inf
         return self._combine(rows, slots)
+
+    def draw(
+        self, rows: Tensor, slots: Sequence[int], forced: Sequence[int] | None = None
+    ) -> tuple[Selection, Tensor]:
+        """Combine, apply and sample in one: the selection, and where streams had a say, [B] bool.
+
+        Rows are as for `combine`. The kernels draw for the slots that they serve, where this is
+        their backend; the torch path draws for the others and for rows where rules may yield.
+        """
+        if self._fused is None:
+            return self._draw(rows, slots, forced)
+        fused = self._fused
+        counts = [self.num_streams(slot) for slot in slots]
+        begins = list(accumulate(counts[:-1], initial=0))
+        wishes = [-1] * len(slots) if forced is None else forced
+        served = [
+            i
+            for i, slot in enumerate(slots)
+            if fused.serves(slot) and not self._plugins.are_used([slot])
+        ]
+        parts: list[tuple[Sequence[int], Selection, Tensor]] = []
+        left = sorted(set(range(len(slots))) - set(served))
+        if served:
+            own = [slots[i] for i in served]
+            selection, is_left = fused.draw(
+                rows,
+                [begins[i] for i in served],
+                own,
+                self._legal(own),
+                num_tokens=self._num_tokens,
+                forced=None if forced is None else [wishes[i] for i in served],
+            )
+            parts.append((served, selection, fused.acts(own)))
+            left = sorted([*left, *(i for i, one in zip(served, is_left, strict=True) if one)])
+        if left:
+            taken = [begins[i] + stream for i in left for stream in range(counts[i])]
+            own = [slots[i] for i in left]
+            given = None if forced is None else [wishes[i] for i in left]
+            parts.append((left, *self._draw(rows[self._index(taken)], own, given)))
+        return merged(parts, len(slots))
+
+    def _draw(
+        self, rows: Tensor, slots: Sequence[int], forced: Sequence[int] | None
+    ) -> tuple[Selection, Tensor]:
+        """Draw by the torch path."""
+        combined = self.combine(rows, slots)
+        selection = self.sample(self.apply(combined, slots), forced)
+        acted = combined.acted
+        return selection, torch.zeros_like(selection.invalid) if acted is None else acted
 
     def apply(self, logits: Tensor | Combined, slots: Sequence[int]) -> Control:
         """Shape and mask rows [B, V] (float32, contiguous, changed in place)."""

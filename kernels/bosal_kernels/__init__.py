@@ -19,6 +19,7 @@ from bosal_kernels.errors import (
 )
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import TopTokens
+from bosal_kernels.merge import merged
 from bosal_kernels.noise import choice_key, gumbel
 from bosal_kernels.params import (
     MAX_RULES,
@@ -72,6 +73,7 @@ __all__ = [
     "combine",
     "control",
     "gumbel",
+    "merged",
     "row_shift",
     "score",
     "packed",

@@ -1,6 +1,7 @@
 """Log-probabilities, ranks and best tokens of rows, read through their group maxima."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,6 +24,21 @@ class TopTokens:
 
     ids: Tensor  # [R, n] int64
     logprobs: Tensor  # [R, n] float32
+
+    def at(self, rows: Tensor, is_asked: Tensor) -> Self:
+        """Return the tokens of rows [k], padding where not asked for, [k, n]."""
+        return type(self)(
+            torch.where(is_asked, self.ids[rows], -1),
+            torch.where(is_asked, self.logprobs[rows], torch.nan),
+        )
+
+    def widened(self, width: int) -> Self:
+        """Return the same tokens padded to a width."""
+        missing = (0, width - self.ids.shape[1])
+        return type(self)(
+            torch.nn.functional.pad(self.ids, missing, value=-1),
+            torch.nn.functional.pad(self.logprobs, missing, value=torch.nan),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

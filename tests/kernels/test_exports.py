@@ -45,6 +45,7 @@ def test_the_public_names_are_these() -> None:
         "combine",
         "control",
         "gumbel",
+        "merged",
         "row_shift",
         "score",
         "packed",

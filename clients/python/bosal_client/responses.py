@@ -359,6 +359,10 @@ def server_info(message: model_pb2.GetServerInfoResponse) -> results.ServerInfo:
         default_model=message.default_model,
         default_recipe=message.default_recipe,
         limits=results.Limits(**{name: getattr(message.limits, name) for name in names}),
+        kernels=results.KernelSupport(
+            backend=message.kernels.backend,
+            fused_rules=tuple(message.kernels.fused_rules),
+        ),
         constraints=results.ConstraintSupport(
             kinds=tuple(message.constraints.kinds),
             backends=tuple(message.constraints.backends),

@@ -16,6 +16,7 @@ __all__ = [
     "Ending",
     "Finished",
     "Generation",
+    "KernelSupport",
     "Limits",
     "Logprobs",
     "Model",
@@ -334,11 +335,22 @@ class ConstraintSupport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSupport:
+    """What executes control and draws."""
+
+    # `torch` or `triton`.
+    backend: str
+    # Rules that fused kernels execute; the torch path executes the others.
+    fused_rules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
     version: str
     versions: Mapping[str, str]
     default_model: str
     default_recipe: str
     limits: Limits
+    kernels: KernelSupport
     constraints: ConstraintSupport
     models: tuple[Model, ...]

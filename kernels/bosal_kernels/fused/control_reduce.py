@@ -16,13 +16,13 @@ from torch import Tensor
 from bosal_kernels.fused.row_tiles import load_tile, sum_exp
 from bosal_kernels.fused.rows import key_of
 from bosal_kernels.fused.streams import (
-    MAX_FUSED_STREAMS,
     bits_at,
     is_in_force,
     scaled,
     stream_weight,
     strength_of,
 )
+from bosal_kernels.fusible import MAX_FUSED_STREAMS
 from bosal_kernels.layout import SlotState
 from bosal_kernels.params import TokenFlag
 from bosal_kernels.streams import CombineState

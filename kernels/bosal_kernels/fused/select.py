@@ -58,21 +58,8 @@ _EPSILON = tl.constexpr(int(Stage.EPSILON))
 _ETA = tl.constexpr(int(Stage.ETA))
 _XTC = tl.constexpr(int(Stage.XTC))
 
-# Stages that the kernel executes; a chain with another is for the torch path.
-FUSED_STAGES = frozenset(
-    {
-        Stage.NONE,
-        Stage.TEMPERATURE,
-        Stage.TOP_K,
-        Stage.TOP_P,
-        Stage.MIN_P,
-        Stage.TOP_N_SIGMA,
-        Stage.EPSILON,
-        Stage.ETA,
-        Stage.XTC,
-    }
-)
-# Bits of `Selected.status`; a row with any has no token and is for the torch path.
+# `Selected.status`: a row with any has no token and is for the torch path (`fusible` says which
+# chains are not executed here).
 INVALID = 1
 EMPTY = 2
 UNFUSED = 4
@@ -626,7 +613,7 @@ def select_kernel(
             if FORCED:
                 wish = tl.load(forced + number).to(tl.int32)
                 if wish >= 0:
-                    one = wish + tl.zeros([1], tl.int32)
+                    one = wish + tl.full([1], 0, tl.int32)
                     given = value_at(
                         one, one >= 0, row, row_stride, depth, w0, w1, w2, i0, i1, i2, n0, n1, n2,
                         floor_x, legal, legal_row, touched, index_row, shaped_row, STREAMS, LEGAL,

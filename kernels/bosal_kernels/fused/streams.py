@@ -3,9 +3,6 @@
 import triton
 import triton.language as tl
 
-# Streams of a group that are combined on a device.
-MAX_FUSED_STREAMS = 3
-
 
 @triton.jit
 def is_in_force(slot, position, after, until, region, in_constraint):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62osal/v1/model.proto\x12\x08\x62osal.v1\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.bosal.v1.Model\"\xf4\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x16\n\x0enum_parameters\x18\x05 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x0e\n\x06runner\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x14\n\x0c\x63\x61\x63he_tokens\x18\x0b \x01(\x04\x12\x15\n\rrunner_reason\x18\x0c \x01(\t\"\x16\n\x14GetServerInfoRequest\"\xbe\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12?\n\x08versions\x18\x02 \x03(\x0b\x32-.bosal.v1.GetServerInfoResponse.VersionsEntry\x12\x15\n\rdefault_model\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_recipe\x18\x04 \x01(\t\x12 \n\x06limits\x18\x05 \x01(\x0b\x32\x10.bosal.v1.Limits\x12\x30\n\x0b\x63onstraints\x18\x08 \x01(\x0b\x32\x1b.bosal.v1.ConstraintSupport\x12\x1f\n\x06models\x18\n \x03(\x0b\x32\x0f.bosal.v1.Model\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\x11\x43onstraintSupport\x12\r\n\x05kinds\x18\x01 \x03(\t\x12\x10\n\x08\x62\x61\x63kends\x18\x02 \x03(\t\x12\x14\n\x0cpython_types\x18\x03 \x03(\t\"\xc5\x03\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\r\x12\x13\n\x0bmax_choices\x18\x02 \x01(\r\x12\x18\n\x10max_top_logprobs\x18\x03 \x01(\r\x12\x11\n\tmax_rules\x18\x04 \x01(\r\x12\x18\n\x10max_stop_strings\x18\x05 \x01(\r\x12\x14\n\x0cmax_messages\x18\x06 \x01(\r\x12\x1b\n\x13max_running_choices\x18\x07 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x08 \x01(\r\x12\x18\n\x10max_prompt_bytes\x18\r \x01(\r\x12\x19\n\x11max_queue_seconds\x18\x0e \x01(\x01\x12\x1c\n\x14max_compared_recipes\x18\x11 \x01(\r\x12\x19\n\x11max_scored_tokens\x18\x12 \x01(\r\x12\x1c\n\x14max_constraint_bytes\x18\t \x01(\r\x12\x1c\n\x14max_constraint_depth\x18\n \x01(\r\x12!\n\x19max_constraint_repetition\x18\x0b \x01(\r\x12&\n\x1emax_constraint_compile_seconds\x18\x0c \x01(\x01\x32\xa9\x01\n\x0cModelService\x12G\n\nListModels\x12\x1b.bosal.v1.ListModelsRequest\x1a\x1c.bosal.v1.ListModelsResponse\x12P\n\rGetServerInfo\x12\x1e.bosal.v1.GetServerInfoRequest\x1a\x1f.bosal.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62osal/v1/model.proto\x12\x08\x62osal.v1\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.bosal.v1.Model\"\xf4\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x16\n\x0enum_parameters\x18\x05 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x0e\n\x06runner\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x14\n\x0c\x63\x61\x63he_tokens\x18\x0b \x01(\x04\x12\x15\n\rrunner_reason\x18\x0c \x01(\t\"\x16\n\x14GetServerInfoRequest\"\xe8\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12?\n\x08versions\x18\x02 \x03(\x0b\x32-.bosal.v1.GetServerInfoResponse.VersionsEntry\x12\x15\n\rdefault_model\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_recipe\x18\x04 \x01(\t\x12 \n\x06limits\x18\x05 \x01(\x0b\x32\x10.bosal.v1.Limits\x12(\n\x07kernels\x18\x06 \x01(\x0b\x32\x17.bosal.v1.KernelSupport\x12\x30\n\x0b\x63onstraints\x18\x08 \x01(\x0b\x32\x1b.bosal.v1.ConstraintSupport\x12\x1f\n\x06models\x18\n \x03(\x0b\x32\x0f.bosal.v1.Model\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\rKernelSupport\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x13\n\x0b\x66used_rules\x18\x02 \x03(\t\"J\n\x11\x43onstraintSupport\x12\r\n\x05kinds\x18\x01 \x03(\t\x12\x10\n\x08\x62\x61\x63kends\x18\x02 \x03(\t\x12\x14\n\x0cpython_types\x18\x03 \x03(\t\"\xc5\x03\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\r\x12\x13\n\x0bmax_choices\x18\x02 \x01(\r\x12\x18\n\x10max_top_logprobs\x18\x03 \x01(\r\x12\x11\n\tmax_rules\x18\x04 \x01(\r\x12\x18\n\x10max_stop_strings\x18\x05 \x01(\r\x12\x14\n\x0cmax_messages\x18\x06 \x01(\r\x12\x1b\n\x13max_running_choices\x18\x07 \x01(\r\x12\x1c\n\x14max_waiting_requests\x18\x08 \x01(\r\x12\x18\n\x10max_prompt_bytes\x18\r \x01(\r\x12\x19\n\x11max_queue_seconds\x18\x0e \x01(\x01\x12\x1c\n\x14max_compared_recipes\x18\x11 \x01(\r\x12\x19\n\x11max_scored_tokens\x18\x12 \x01(\r\x12\x1c\n\x14max_constraint_bytes\x18\t \x01(\r\x12\x1c\n\x14max_constraint_depth\x18\n \x01(\r\x12!\n\x19max_constraint_repetition\x18\x0b \x01(\r\x12&\n\x1emax_constraint_compile_seconds\x18\x0c \x01(\x01\x32\xa9\x01\n\x0cModelService\x12G\n\nListModels\x12\x1b.bosal.v1.ListModelsRequest\x1a\x1c.bosal.v1.ListModelsResponse\x12P\n\rGetServerInfo\x12\x1e.bosal.v1.GetServerInfoRequest\x1a\x1f.bosal.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,13 +42,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_start=357
   _globals['_GETSERVERINFOREQUEST']._serialized_end=379
   _globals['_GETSERVERINFORESPONSE']._serialized_start=382
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=700
-  _globals['_GETSERVERINFORESPONSE_VERSIONSENTRY']._serialized_start=653
-  _globals['_GETSERVERINFORESPONSE_VERSIONSENTRY']._serialized_end=700
-  _globals['_CONSTRAINTSUPPORT']._serialized_start=702
-  _globals['_CONSTRAINTSUPPORT']._serialized_end=776
-  _globals['_LIMITS']._serialized_start=779
-  _globals['_LIMITS']._serialized_end=1232
-  _globals['_MODELSERVICE']._serialized_start=1235
-  _globals['_MODELSERVICE']._serialized_end=1404
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=742
+  _globals['_GETSERVERINFORESPONSE_VERSIONSENTRY']._serialized_start=695
+  _globals['_GETSERVERINFORESPONSE_VERSIONSENTRY']._serialized_end=742
+  _globals['_KERNELSUPPORT']._serialized_start=744
+  _globals['_KERNELSUPPORT']._serialized_end=797
+  _globals['_CONSTRAINTSUPPORT']._serialized_start=799
+  _globals['_CONSTRAINTSUPPORT']._serialized_end=873
+  _globals['_LIMITS']._serialized_start=876
+  _globals['_LIMITS']._serialized_end=1329
+  _globals['_MODELSERVICE']._serialized_start=1332
+  _globals['_MODELSERVICE']._serialized_end=1501
 # @@protoc_insertion_point(module_scope)

@@ -156,6 +156,7 @@ class GetServerInfoResponse(_message.Message):
     DEFAULT_MODEL_FIELD_NUMBER: _builtins.int
     DEFAULT_RECIPE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
@@ -167,6 +168,10 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___Limits: ...
+    @_builtins.property
+    def kernels(self) -> Global___KernelSupport:
+        """What executes control and draws on the server's device."""
+
     @_builtins.property
     def constraints(self) -> Global___ConstraintSupport: ...
     @_builtins.property
@@ -181,16 +186,47 @@ class GetServerInfoResponse(_message.Message):
         default_model: _builtins.str = ...,
         default_recipe: _builtins.str = ...,
         limits: Global___Limits | None = ...,
+        kernels: Global___KernelSupport | None = ...,
         constraints: Global___ConstraintSupport | None = ...,
         models: _abc.Iterable[Global___Model] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "kernels", b"kernels", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "default_model", b"default_model", "default_recipe", b"default_recipe", "limits", b"limits", "models", b"models", "version", b"version", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "default_model", b"default_model", "default_recipe", b"default_recipe", "kernels", b"kernels", "limits", b"limits", "models", b"models", "version", b"version", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class KernelSupport(_message.Message):
+    """KernelSupport says what executes control and draws."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    FUSED_RULES_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    """`torch`, or `triton` where the device has the fused kernels."""
+    @_builtins.property
+    def fused_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rules that the fused kernels execute, unless under a scope; the torch path executes the others,
+        on the device too. None with `torch`.
+        """
+
+    def __init__(
+        self,
+        *,
+        backend: _builtins.str = ...,
+        fused_rules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "fused_rules", b"fused_rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KernelSupport: _TypeAlias = KernelSupport  # noqa: Y015
 
 @_typing.final
 class ConstraintSupport(_message.Message):

@@ -154,20 +154,31 @@ def _select(
     slots = [group.slot for group in groups]
     explained = [i for i, group in enumerate(groups) if pipeline.is_explained(group.slot)]
     streams = _stream_rows(rows, groups, explained)
-    times = [perf_counter()]
-    combined = pipeline.combine(rows, slots)
-    times.append(perf_counter())
-    controlled = pipeline.apply(combined, slots)
-    times.append(perf_counter())
-    moves = _moves(pipeline, combined, groups)
-    forced = _forced(groups, moves)
-    selection = pipeline.sample(controlled, forced)
-    times.append(perf_counter())
-    if clock is not None:
-        seconds = [end - begin for begin, end in pairwise(times)]
-        clock.add([group.rules for group in groups], seconds, pipeline.take_plugin_seconds())
+    moves: dict[int, Move] = {}
+    forced = None
+    controlled = None
+    if pipeline.backend == "triton" and not explained and not _are_nudged(groups):
+        selection, acted = pipeline.draw(rows, slots)
+        if clock is not None:
+            # The rules share two launches: plug-ins alone have seconds of their own.
+            plugins = pipeline.take_plugin_seconds()
+            rules = [group.rules for group in groups]
+            clock.add(rules, [0.0, sum(plugins.values()), 0.0], plugins)
+    else:
+        times = [perf_counter()]
+        combined = pipeline.combine(rows, slots)
+        times.append(perf_counter())
+        controlled = pipeline.apply(combined, slots)
+        times.append(perf_counter())
+        moves = _moves(pipeline, combined, groups)
+        forced = _forced(groups, moves)
+        selection = pipeline.sample(controlled, forced)
+        times.append(perf_counter())
+        acted = selection.invalid if combined.acted is None else combined.acted
+        if clock is not None:
+            seconds = [end - begin for begin, end in pairwise(times)]
+            clock.add([group.rules for group in groups], seconds, pipeline.take_plugin_seconds())
     faults = pipeline.take_faults()
-    acted = selection.invalid if combined.acted is None else combined.acted
     tokens, yielded, invalid, acts = torch.stack(
         (selection.tokens, selection.yielded, selection.invalid.long(), acted.long())
     ).tolist()
@@ -181,7 +192,7 @@ def _select(
         and slots[i] not in faults
     ]
     explanations: dict[int, Explanation] = {}
-    if drawn:
+    if drawn and controlled is not None:
         if drawn != explained:
             kept = [groups[i] for i in explained]
             streams = _stream_rows(streams, kept, [explained.index(i) for i in drawn])
@@ -201,6 +212,10 @@ def _select(
         )
         for i in range(len(groups))
     ]
+
+
+def _are_nudged(groups: Sequence[StreamGroup]) -> bool:
+    return any(group.nudger is not None for group in groups)
 
 
 def _moves(

@@ -7,6 +7,7 @@ import grpc.aio
 from bosal.v1 import model_pb2 as pb
 from bosal.v1 import model_pb2_grpc
 from bosal_decoding import limits as decoding_limits
+from bosal_decoding.fused_draw import FUSED_RULES, backend_of
 from bosal_server.comparison import MAX_RECIPES
 from bosal_server.config import ServerConfig
 from bosal_server.core import GenerationCore
@@ -37,6 +38,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             default_model=self._core.models.default,
             default_recipe=self._core.default_recipe,
             models=self._models(),
+            kernels=self._kernels(),
             constraints=constraints.support(self._core.constraints.compiler),
             limits=pb.Limits(
                 max_request_bytes=limits.max_request_bytes,
@@ -55,6 +57,12 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         )
         constraints.add_limits(response.limits)
         return response
+
+    def _kernels(self) -> pb.KernelSupport:
+        backend = backend_of(self._config.device)
+        return pb.KernelSupport(
+            backend=backend, fused_rules=FUSED_RULES if backend == "triton" else ()
+        )
 
     def _models(self) -> list[pb.Model]:
         return [

@@ -63,3 +63,4 @@ def test_server_info_states_defaults_and_limits(client: Client) -> None:
     assert info.limits.max_running_choices == 64
     assert info.version == info.versions["bosal"]
     assert info.models == client.models()
+    assert (info.kernels.backend, info.kernels.fused_rules) == ("torch", ())

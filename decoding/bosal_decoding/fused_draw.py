@@ -1,0 +1,179 @@
+"""Draws through the fused kernels: which slots they serve, and what a batch asks of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Final, Literal, cast
+
+import torch
+from torch import Tensor
+
+from bosal_kernels import (
+    CombineParams,
+    CombineState,
+    LegalTokens,
+    Logprobs,
+    Region,
+    Selection,
+    SlotParams,
+    SlotState,
+    Stage,
+)
+from bosal_kernels.fusible import is_fusible
+
+# What executes a step's control and draw.
+Backend = Literal["torch", "triton"]
+
+# Rules that the kernels execute, unless under a scope; others go through the torch path.
+FUSED_RULES: Final = (
+    "banned_strings",
+    "context_aware",
+    "eos_ramp",
+    "epsilon",
+    "eta",
+    "exponential_decay_length",
+    "frequency_penalty",
+    "logit_bias",
+    "min_p",
+    "min_tokens",
+    "presence_penalty",
+    "proxy_tuning",
+    "realign",
+    "repetition_penalty",
+    "temperature",
+    "token_weights",
+    "top_k",
+    "top_n_sigma",
+    "top_p",
+    "used_token_weight",
+    "xtc",
+)
+
+
+def backend_of(device: torch.device | str) -> Backend:
+    """Return what executes steps on a device: the kernels where there are any."""
+    is_cuda = torch.device(device).type == "cuda" and find_spec("triton") is not None
+    return "triton" if is_cuda else "torch"
+
+
+@dataclass(frozen=True, slots=True)
+class _Features:
+    """What one fused slot asks of a launch."""
+
+    has_moments: bool
+    is_plausible: bool
+    logprobs: int
+
+
+class FusedDraw:
+    """Runs control and selection of fused slots in two launches; used by one thread."""
+
+    def __init__(self, state: SlotState, coupling: CombineState) -> None:
+        # Triton is on Linux only, and slow to import.
+        from bosal_kernels.fused import control_reduce, select
+
+        self._reduce = control_reduce.control_reduce
+        self._select = select.select
+        self._state = state
+        self._coupling = coupling
+        self._features: dict[int, _Features] = {}
+
+    def admit(self, slot: int, params: SlotParams, coupling: CombineParams | None) -> None:
+        """Learn what a slot's new choice needs."""
+        self._features.pop(slot, None)
+        if is_fusible(params, coupling):
+            stages = {stage for stage, _, _ in params.chain}
+            self._features[slot] = _Features(
+                has_moments=bool(stages & {Stage.TOP_N_SIGMA, Stage.ETA}),
+                is_plausible=coupling is not None and coupling.plausibility > 0,
+                logprobs=params.logprobs,
+            )
+
+    def serves(self, slot: int) -> bool:
+        return slot in self._features
+
+    def draw(
+        self,
+        rows: Tensor,
+        begins: Sequence[int],
+        slots: Sequence[int],
+        legal: LegalTokens | None,
+        *,
+        num_tokens: int,
+        forced: Sequence[int] | None = None,
+    ) -> tuple[Selection, list[bool]]:
+        """Draw for served slots [B], whose stream rows begin at `begins` in rows [R, V].
+
+        Returns the selection, and which rows are left to the torch path: those with nothing left,
+        where rules may yield, and those that are no distribution. The rows stay as they are.
+        """
+        asked = [self._features[slot] for slot in slots]
+        counts = [self._coupling.num_streams(slot) for slot in slots]
+        top_n = max(one.logprobs for one in asked)
+        is_plausible = any(one.is_plausible for one in asked)
+        index = self._tensor(slots)
+        legal_rows = None
+        if legal is not None:
+            places = torch.full((len(slots),), -1, dtype=torch.int32, device=rows.device)
+            order = torch.arange(len(legal.rows), dtype=torch.int32, device=rows.device)
+            legal_rows = places.index_copy(0, legal.rows, order)
+        reduced = self._reduce(
+            rows,
+            self._state,
+            self._coupling,
+            index,
+            self._tensor(begins),
+            self._tensor(counts).int(),
+            max_depth=max(counts),
+            num_tokens=num_tokens,
+            legal_rows=legal_rows,
+            legal_bits=None if legal is None else legal.bits,
+            keeps_raw=is_plausible or top_n >= 0,
+            has_moments=any(one.has_moments for one in asked),
+        )
+        found = self._select(
+            reduced,
+            self._state,
+            self._coupling,
+            forced=None if forced is None else self._tensor(forced),
+            top_n=top_n,
+            is_plausible=is_plausible,
+        )
+        logprobs = None
+        if found.logprobs is not None:
+            asking = [i for i, one in enumerate(asked) if one.logprobs >= 0]
+            which = self._tensor(asking)
+            given = found.logprobs
+            width = torch.arange(max(top_n, 0), device=rows.device)
+            # A row has as many best tokens as it asks for.
+            is_asked = width < self._tensor([asked[i].logprobs for i in asking])[:, None]
+            logprobs = Logprobs(
+                rows=which,
+                raw_logprob=given.raw_logprobs[which],
+                controlled_logprob=given.logprobs[which],
+                raw_rank=given.raw_ranks[which],
+                controlled_rank=given.ranks[which],
+                top_raw=given.raw_top.at(which, is_asked),
+                top_controlled=given.top.at(which, is_asked),
+            )
+        selection = Selection(
+            tokens=found.tokens,
+            yielded=torch.zeros_like(found.tokens),
+            invalid=torch.zeros_like(found.tokens, dtype=torch.bool),
+            logprobs=logprobs,
+        )
+        # The step's one wait for the device: the tokens are there as well.
+        return selection, cast(list[bool], (found.status != 0).tolist())
+
+    def acts(self, slots: Sequence[int]) -> Tensor:
+        """Say of slots [B] whether their streams have a say at this step."""
+        index, coupling = self._tensor(slots), self._coupling
+        position = self._state.position[index]
+        region, inside = coupling.region[index], self._state.in_constraint[index]
+        counts = self._tensor([self._coupling.num_streams(slot) for slot in slots])
+        found = (position >= coupling.after[index]) & (position < coupling.until[index])
+        found &= (region == Region.ANY) | ((region == Region.INSIDE) == inside)
+        return found & (counts > 1)
+
+    def _tensor(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self._state.device)
