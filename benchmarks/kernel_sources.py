@@ -6,7 +6,14 @@ from typing import Any, Final
 
 from benchmarks.ahead import Source
 from bosal_kernels import bitmask_apply
-from bosal_kernels.fused import control_reduce, gumbel_topk, row_logprobs, row_tiles, select
+from bosal_kernels.fused import (
+    control_reduce,
+    gumbel_topk,
+    history_scan,
+    row_logprobs,
+    row_tiles,
+    select,
+)
 
 # Vocabulary of the shape whose floors are given, and of its padded row.
 VOCABULARY: Final = 128_256
@@ -16,7 +23,7 @@ _TYPES: Final[Mapping[str, str]] = {
         (
             "maxima", "raw_maxima", "listed", "legal_rows", "legal_bits", "touched_bits", "bits",
             "t_tok", "t_out_count", "t_flag", "t_pos", "runs", "ban_index", "depths", "status",
-            "aside_tokens",
+            "aside_tokens", "history", "run", "repeats",
         ),
         "*i32",
     ),
@@ -25,7 +32,8 @@ _TYPES: Final[Mapping[str, str]] = {
             "rows", "tokens", "keys", "positions", "found", "ranks", "top_ids", "base", "slots",
             "position", "eos_ramp_over", "eos_decay_start", "min_tokens", "dry_allowed", "n_touch",
             "n_ban", "ban_position", "chain_stage", "over", "after", "until", "region", "key",
-            "forced", "raw_ranks", "raw_top_ids", "wanted",
+            "forced", "raw_ranks", "raw_top_ids", "wanted", "length", "unbroken",
+            "ngram", "dry_window",
         ),
         "*i64",
     ),
@@ -44,7 +52,7 @@ _TYPES: Final[Mapping[str, str]] = {
         ),
         "*fp64",
     ),
-    **dict.fromkeys(("eos_ramp_waits", "at_sentence_end", "in_constraint", "repeats"), "*i1"),
+    **dict.fromkeys(("eos_ramp_waits", "at_sentence_end", "in_constraint", "breaks"), "*i1"),
 }  # fmt: skip
 
 
@@ -127,18 +135,19 @@ def configurations(*, is_quick: bool) -> list[tuple[Configuration, int]]:
     found = []
     for dtype in ("bf16", "fp16", "fp32"):
         width = 4 if dtype == "fp32" else 2
-        is_every = not is_quick
         for arch in (80, 90):
-            is_chosen = is_every or (dtype, arch) == ("bf16", 90)
+            is_first = (dtype, arch) == ("bf16", 90)
+            # Rows of float16 are read like those of bfloat16.
+            is_chosen = is_first or not (is_quick or dtype == "fp16")
             row_kernels = _row_kernels(dtype, width)
             found += [(one, arch) for one in row_kernels if is_chosen or one.elements_per_thread]
             for name, (features, bits) in _SCENARIOS.items():
-                if is_every or (is_chosen and name == "control_reduce_all_moments"):
+                if is_chosen and (not is_quick or name == "control_reduce_all_moments"):
                     found.append((_reduction(name, dtype, width, features, bits), arch))
             if is_chosen:
                 one = Configuration(name="select", dtype=dtype, source=select_source(dtype))
                 found.append((one, arch))
-            if is_every:
+            if is_first and not is_quick:
                 everything = {
                     "STREAMS": 3, "NORMED": True, "LEGAL": True, "PLAUSIBLE": True,
                     "MOMENTS": True, "FORCED": True, "LOGPROBS": True, "COMMIT": True,
@@ -184,6 +193,12 @@ def _row_kernels(dtype: str, width: int) -> list[Configuration]:
         row_logprobs.row_logprobs_kernel, dtype, row_logprobs.NUM_WARPS, {**tiles, "TOP": True}
     )
     draws = source(gumbel_topk.gumbel_topk_kernel, dtype, gumbel_topk.NUM_WARPS, tiles)
+    scan = source(
+        history_scan.history_scan_kernel,
+        dtype,
+        history_scan.NUM_WARPS,
+        {"BREAKS": True, "BLOCK": history_scan.BLOCK},
+    )
     return [
         Configuration(
             name="bitmask_apply",
@@ -201,4 +216,5 @@ def _row_kernels(dtype: str, width: int) -> list[Configuration]:
         ),
         Configuration(name="row_logprobs", dtype=dtype, source=best),
         Configuration(name="gumbel_topk", dtype=dtype, source=draws),
+        Configuration(name="history_scan", dtype=dtype, source=scan),
     ]

@@ -5,8 +5,12 @@ at 64 rows of 128,256 tokens: the larger of the bytes that must move and the ins
 be issued.
 """
 
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -17,7 +21,7 @@ from benchmarks.ahead import MachineCode, compile_ahead
 from benchmarks.harness import Report, arguments
 from benchmarks.kernel_sources import VOCABULARY, Configuration, configurations
 from bosal_kernels import CombineState, SlotParams, SlotState, TouchedTokens
-from bosal_kernels.fused import control_reduce, select
+from bosal_kernels.fused import control_reduce, history_scan, select
 
 ROWS = 64
 # Of an H100 SXM: bytes a second from its memory, and instructions a second of all its lanes.
@@ -74,38 +78,47 @@ class _Launches:
         return launch
 
 
-def launches_per_step() -> int:
-    """Return how many launches a step takes from logits to committed tokens, everything on."""
+def launches_per_step(*, looks_back: bool) -> int:
+    """Return how many launches take raw rows to committed tokens, everything on."""
     state = SlotState(num_slots=4, vocab_size=1000, packs_touched=True)
     for slot in range(4):
-        state.admit(slot, SlotParams(key=slot, logprobs=8), TouchedTokens.of([3], 1.0))
+        params = SlotParams(key=slot, logprobs=8, ngram=3 if looks_back else 0)
+        state.admit(slot, params, TouchedTokens.of([3], 1.0), instruction=[1, 2])
     slots = torch.arange(4)
     depths = torch.full((4,), 3, dtype=torch.int32)
     coupling, rows = CombineState(4), torch.zeros(12, 1000)
     bits, which = torch.zeros((4, 32), dtype=torch.int32), torch.arange(4, dtype=torch.int32)
-    kernels = control_reduce.control_reduce_kernel, select.select_kernel
     standing: Any = _Launches()
-    control_reduce.control_reduce_kernel = select.select_kernel = standing
-    try:
-        with _Operations() as operations:
-            reduced = control_reduce.control_reduce(
-                rows,
-                state,
-                coupling,
-                slots,
-                slots,
-                depths,
-                max_depth=3,
-                legal_rows=which,
-                legal_bits=bits,
-                keeps_raw=True,
-                has_moments=True,
-            )
-            select.select(
-                reduced, state, coupling, top_n=8, is_plausible=True, commits=True, forced=slots
-            )
-    finally:
-        control_reduce.control_reduce_kernel, select.select_kernel = kernels
+    kernels = (
+        (history_scan, "history_scan_kernel"),
+        (control_reduce, "control_reduce_kernel"),
+        (select, "select_kernel"),
+    )
+    with ExitStack() as stack:
+        for module, name in kernels:
+            stack.enter_context(mock.patch.object(module, name, standing))
+        operations = stack.enter_context(_Operations())
+        runs = repeats = None
+        if looks_back:
+            runs, repeats = history_scan.history_scan(state, slots)
+        reduced = control_reduce.control_reduce(
+            rows,
+            state,
+            coupling,
+            slots,
+            slots,
+            depths,
+            max_depth=3,
+            legal_rows=which,
+            legal_bits=bits,
+            runs=runs,
+            repeats=repeats,
+            keeps_raw=True,
+            has_moments=True,
+        )
+        select.select(
+            reduced, state, coupling, top_n=8, is_plausible=True, commits=True, forced=slots
+        )
     return int(standing.count + operations.count)
 
 
@@ -137,12 +150,19 @@ def _number(value: float | None, digits: int = 1) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def count(report: Report, *, is_quick: bool) -> None:
+def _compile(place: int, is_quick: bool) -> MachineCode:
+    """Compile the configuration at a place: kernels do not travel between processes."""
+    what, arch = configurations(is_quick=is_quick)[place]
+    return compile_ahead(what.source, arch)
+
+
+def count(report: Report, *, is_quick: bool, num_processes: int) -> None:
     """Compile every configuration, and record what was counted."""
-    counts = [
-        Count(what, arch, compile_ahead(what.source, arch))
-        for what, arch in configurations(is_quick=is_quick)
-    ]
+    compiled = configurations(is_quick=is_quick)
+    places = range(len(compiled))
+    with ProcessPoolExecutor(num_processes, get_context("spawn")) as pool:
+        codes = list(pool.map(_compile, places, [is_quick] * len(compiled)))
+    counts = [Count(what, arch, code) for (what, arch), code in zip(compiled, codes, strict=True)]
     for one in counts:
         name = f"{one.configuration.name}_{one.configuration.dtype}_sm{one.arch}"
         code = one.code
@@ -159,7 +179,8 @@ def count(report: Report, *, is_quick: bool) -> None:
             if value is not None:
                 report.detail(f"{name}_{what}", [value])
     report.figure("spills", sum(one.code.spills for one in counts))
-    report.figure("launches_per_step", launches_per_step())
+    report.figure("launches_per_step", launches_per_step(looks_back=True))
+    report.detail("launches_without_history", [launches_per_step(looks_back=False)])
     Console(width=140).print(table(counts))
 
 
@@ -170,7 +191,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     report = Report("kernels", options)
-    count(report, is_quick=options.quick)
+    count(report, is_quick=options.quick, num_processes=options.threads)
     report.finish()
 
 

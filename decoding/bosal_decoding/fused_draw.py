@@ -28,6 +28,7 @@ Backend = Literal["torch", "triton"]
 FUSED_RULES: Final = (
     "banned_strings",
     "context_aware",
+    "dry",
     "eos_ramp",
     "epsilon",
     "eta",
@@ -36,6 +37,7 @@ FUSED_RULES: Final = (
     "logit_bias",
     "min_p",
     "min_tokens",
+    "no_repeat_ngram",
     "presence_penalty",
     "proxy_tuning",
     "realign",
@@ -61,17 +63,19 @@ class _Features:
     """What one fused slot asks of a launch."""
 
     has_moments: bool
+    looks_back: bool
     is_plausible: bool
     logprobs: int
 
 
 class FusedDraw:
-    """Runs control and selection of fused slots in two launches; used by one thread."""
+    """Runs control and selection of fused slots in two launches, or three where rules look back."""
 
     def __init__(self, state: SlotState, coupling: CombineState) -> None:
         # Triton is on Linux only, and slow to import.
-        from bosal_kernels.fused import control_reduce, select
+        from bosal_kernels.fused import control_reduce, history_scan, select
 
+        self._scan = history_scan.history_scan
         self._reduce = control_reduce.control_reduce
         self._select = select.select
         self._state = state
@@ -85,6 +89,7 @@ class FusedDraw:
             stages = {stage for stage, _, _ in params.chain}
             self._features[slot] = _Features(
                 has_moments=bool(stages & {Stage.TOP_N_SIGMA, Stage.ETA}),
+                looks_back=params.keeps_history,
                 is_plausible=coupling is not None and coupling.plausibility > 0,
                 logprobs=params.logprobs,
             )
@@ -117,6 +122,9 @@ class FusedDraw:
             places = torch.full((len(slots),), -1, dtype=torch.int32, device=rows.device)
             order = torch.arange(len(legal.rows), dtype=torch.int32, device=rows.device)
             legal_rows = places.index_copy(0, legal.rows, order)
+        runs = repeats = None
+        if any(one.looks_back for one in asked):
+            runs, repeats = self._scan(self._state, index)
         reduced = self._reduce(
             rows,
             self._state,
@@ -128,6 +136,8 @@ class FusedDraw:
             num_tokens=num_tokens,
             legal_rows=legal_rows,
             legal_bits=None if legal is None else legal.bits,
+            runs=runs,
+            repeats=repeats,
             keeps_raw=is_plausible or top_n >= 0,
             has_moments=any(one.has_moments for one in asked),
         )

@@ -26,11 +26,11 @@ FUSED_STAGES: Final = frozenset(
 def is_fusible(params: SlotParams, coupling: CombineParams | None) -> bool:
     """Say whether the kernels execute all that a choice asks for.
 
-    They do not yet: numbers under a scope, rules that look back, sets of allowed tokens, typical
+    They do not yet: numbers under a scope, penalties with a window, sets of allowed tokens, typical
     sampling, dynamic temperature and mirostat; of streams, sums of log-probabilities or of
     probabilities, a base's nucleus, a strength by confidence, gates.
     """
-    if params.scoped or params.keeps_history or params.allowed:
+    if params.scoped or params.counts_history or params.allowed:
         return False
     stages = {stage for stage, _, _ in params.chain}
     if not stages <= FUSED_STAGES:

@@ -101,7 +101,8 @@ class SlotState(SlotNumbers):
         `instruction` is what rules that look back see before the output; they do not reach over
         `breakers`. Both are looked at only if there are such rules.
         """
-        if params.counts_history:
+        # Kernels list nothing themselves: what may be repeated is listed from the start.
+        if params.counts_history or (params.keeps_history and self.touched_bits is not None):
             listed = list(dict.fromkeys(instruction))
             touched = touched.merge(TouchedTokens.of(listed, flags=TokenFlag.LISTED))
         count = len(touched.ids)

@@ -33,6 +33,7 @@ RECIPES: tuple[list[dict[str, Any]], ...] = (
         {"rule": "temperature", "value": 0},
     ],
     [{"rule": "no_repeat_ngram", "n": 2}, WARM, {"rule": "typical", "p": 0.8}],
+    [{"rule": "no_repeat_ngram", "n": 2}, {"rule": "dry", "multiplier": 3.0}, WARM],
     [{"rule": "context_aware", "alpha": 0.5}, {"rule": "min_p", "p": 0.05}],
     [{"rule": "guidance", "scale": 1.5}, WARM],
     # Where only the end of the text is left, it yields: the torch path's business.
@@ -96,7 +97,7 @@ def compare(device: str) -> None:
     fused = Pipeline(VOCABULARY.size, 9, device, backend="triton")
     plain = Pipeline(VOCABULARY.size, 9)
     assert (fused.backend, plain.backend) == ("triton", "torch")
-    slots = [6, 2, 0, 5, 8, 1, 4]
+    slots = [6, 2, 0, 7, 5, 8, 1, 4]
     for pipeline in (fused, plain):
         for number, (slot, rules) in enumerate(zip(slots, RECIPES, strict=True)):
             pipeline.add(
@@ -105,7 +106,7 @@ def compare(device: str) -> None:
                 history=[5, 9, 9],
                 seed=number,
                 choice=number % 2,
-                logprobs=(2, -1, 1, -1, -1, 0, -1)[number],
+                logprobs=(2, -1, 1, -1, -1, -1, 0, -1)[number],
             )
             pipeline.commit([slot], [[30, 31, 30, 31 + number]])
     counts = [fused.num_streams(slot) for slot in slots]
@@ -116,11 +117,11 @@ def compare(device: str) -> None:
         if step == 1:
             rows[1, 100] = torch.nan
         if step == 2:
-            end = sum(counts[:5])
+            end = sum(counts[:6])
             rows[end] = torch.where(torch.arange(VOCABULARY.size) == 0, 1.0, -torch.inf)
             fused.rollback(1, 4)
             plain.rollback(1, 4)
-        forced = [-1] * 6 + [77] if step == 0 else None
+        forced = [-1] * 7 + [77] if step == 0 else None
         ours = fused.draw(rows.to(device, copy=True), slots, forced)
         theirs = plain.draw(rows.clone(), slots, forced)
         check(ours, theirs)

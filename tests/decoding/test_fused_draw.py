@@ -19,6 +19,7 @@ from bosal_kernels.fusible import is_fusible
 FUSED: dict[str, dict[str, Any]] = {
     "banned_strings": {"values": ["I"]},
     "context_aware": {"alpha": 0.5},
+    "dry": {"multiplier": 0.8},
     "eos_ramp": {"weight": 5, "over": 9},
     "epsilon": {"value": 0.01},
     "eta": {"value": 0.01},
@@ -27,6 +28,7 @@ FUSED: dict[str, dict[str, Any]] = {
     "logit_bias": {"ids": {"7": 1.5}},
     "min_p": {"p": 0.05},
     "min_tokens": {"value": 3},
+    "no_repeat_ngram": {"n": 3},
     "presence_penalty": {"value": 0.5},
     "repetition_penalty": {"value": 1.2},
     "temperature": {"value": 0.7},
@@ -38,8 +40,6 @@ FUSED: dict[str, dict[str, Any]] = {
     "xtc": {"probability": 0.5},
 }
 UNFUSED: dict[str, dict[str, Any]] = {
-    "dry": {"multiplier": 0.8},
-    "no_repeat_ngram": {"n": 3},
     "typical": {"p": 0.9},
     "mirostat": {"tau": 3},
     "dynamic_temperature": {"low": 0.5, "high": 1.5},
@@ -61,6 +61,8 @@ def test_the_kernels_serve_the_rules_that_are_listed(vocabulary: Vocabulary) -> 
         assert fuses(vocabulary, [{"rule": name, **params}]), name
     for name, params in UNFUSED.items():
         assert not fuses(vocabulary, [{"rule": name, **params}]), name
+    windowed = {"rule": "presence_penalty", "value": 0.5, "window": 8}
+    assert not fuses(vocabulary, [windowed])
     scope = {"after": 3}
     assert not fuses(vocabulary, [{"rule": "top_p", "p": 0.9, "scope": scope}])
 
