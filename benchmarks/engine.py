@@ -1,11 +1,13 @@
 """Tokens per second of the engine against transformers' `generate` and continuous batching."""
 
 from itertools import count
+from statistics import median
 from time import perf_counter
 
 import torch
 
 from benchmarks import models, peers
+from benchmarks.decoding import DecodeClock
 from benchmarks.engines import Engine, load
 from benchmarks.harness import Report, arguments, interleave, ratio, seconds
 
@@ -15,7 +17,7 @@ NEW_TOKENS = 64
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--models", nargs="+", default=list(models.SHAPES), choices=models.SHAPES)
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8, 32], help="none: no peers")
     parser.add_argument("--runner", default="torch", choices=["torch", "openvino"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -23,8 +25,11 @@ def main() -> None:
     new_tokens = 8 if options.quick else NEW_TOKENS
     for name in options.models:
         peer = models.build(name)
-        with Engine(load(name), runner=options.runner) as engine:
-            throughput(report, engine, peer, options.batches, new_tokens)
+        clock = DecodeClock()
+        with Engine(load(name), runner=options.runner, observer=clock) as engine:
+            if options.batches:
+                throughput(report, engine, peer, options.batches, new_tokens)
+            overhead(report, engine, clock, new_tokens)
             if name == "500m":
                 time_to_first_token(report, engine)
     report.finish()
@@ -60,6 +65,23 @@ def throughput(
             report.detail(f"{contestant}_{label}_tokens_per_second", values)
         for contestant in ("generate", "cb"):
             report.figure(f"{contestant}_{label}", ratio(samples, "engine", contestant))
+
+
+def overhead(report: Report, engine: Engine, clock: DecodeClock, new_tokens: int) -> None:
+    """Measure the share of a decode step at 32 rows that is not the forward pass."""
+    seconds, shares = [], []
+    for round_ in range(report.options.rounds + 1):
+        clock.reset()
+        engine.run(models.prompts(32, 128, seed=5000 + round_), new_tokens)
+        if round_:
+            step, share = clock.take()
+            seconds.append(step)
+            shares.append(share)
+    label = f"{engine.model.name}_b32"
+    report.detail(f"decode_{label}{suffix(report)}_seconds", seconds)
+    # OpenVINO's steps are so short that it matters: the plain name is theirs.
+    runner = report.options.runner
+    report.figure(f"overhead_{label}{'' if runner == 'openvino' else '_torch'}", median(shares))
 
 
 def suffix(report: Report) -> str:

@@ -16,6 +16,7 @@ from bosal_decoding import Plan, Prompt, Recipe
 from bosal_decoding.compile import compile
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
+from bosal_server.engine.observer import EngineObserver
 from bosal_server.engine.request import EngineEvent, EngineRequest, FailedEvent, FinishedEvent
 from bosal_server.engine.runner_choice import choose_runner
 from bosal_server.engine.step import Chunk, StepPlan
@@ -65,7 +66,14 @@ class Collector:
 class Engine:
     """One model behind an engine loop; use it in `with`."""
 
-    def __init__(self, model: LoadedModel, *, runner: str, max_groups: int = 32) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        runner: str,
+        max_groups: int = 32,
+        observer: EngineObserver | None = None,
+    ) -> None:
         self.model = model
         self.plan: Plan = compile(
             Recipe.parse(GREEDY), model.vocabulary, context_tokens=model.context_tokens
@@ -80,6 +88,7 @@ class Engine:
             {model.name: engine_model},
             EngineConfig(max_groups=max_groups, torch_threads=torch.get_num_threads()),
             self._deliver,
+            observer,
         )
         self._count = 0
 

@@ -66,6 +66,7 @@ class Report:
     options: Namespace
     figures: dict[str, float] = field(default_factory=dict)
     details: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def figure(self, name: str, value: float) -> None:
         """Record a headline figure."""
@@ -74,6 +75,10 @@ class Report:
     def detail(self, name: str, samples: list[float]) -> None:
         """Record the median of one contestant's samples."""
         self.details[name] = round(statistics.median(samples), 6)
+
+    def note(self, name: str, text: str) -> None:
+        """Record what else decides the figures, such as a peer's version."""
+        self.notes[name] = text
 
     def finish(self) -> None:
         """Print the report and write it where `--json` says."""
@@ -85,11 +90,15 @@ class Report:
             for key, value in rows.items():
                 table.add_row(key, f"{value:,.4g}")
             console.print(table)
+        self.write()
+
+    def write(self) -> None:
+        """Write what there is so far where `--json` says."""
         if self.options.json:
             document = {
                 "figures": self.figures,
                 "details": self.details,
-                "context": context(self.options),
+                "context": context(self.options) | self.notes,
             }
             self.options.json.parent.mkdir(parents=True, exist_ok=True)
             self.options.json.write_text(json.dumps(document, indent=2) + "\n")

@@ -1,6 +1,8 @@
 """Which runner a model gets, and what is said about it."""
 
 import logging
+import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.live_server import environment
 
 from bosal_server.engine.openvino_check import check, num_blocks_needed
 from bosal_server.engine.openvino_compiled import compile_graph
@@ -126,6 +129,32 @@ def test_the_torch_weights_can_go_once_the_conversion_is_on_disk(
     model.release_weights()
     assert all(weight.device.type == "meta" for weight in model.model.parameters())
     assert torch.equal(choice.runner.forward(plan), expected)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 is of x86-64")
+def test_a_processor_of_avx2_alone_computes_the_same(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    """As far as OpenVINO's kernels let themselves be told what the processor has."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from bosal_server.engine.runner_choice import choose_runner\n"
+        "from bosal_server.model import load_model\n"
+        "model = load_model('tiny', sys.argv[1], dtype='float32')\n"
+        "choice = choose_runner(model, preference='openvino', dtype='float32', cache_tokens=100,"
+        " threads=1, conversions=Path(sys.argv[2]))\n"
+        "nodes = choice.runner._graph.compiled.get_runtime_model().get_ops()\n"
+        "kinds = {node.get_rt_info()['primitiveType'].astype(str) for node in nodes}\n"
+        "assert any('avx2' in kind for kind in kinds), kinds\n"
+        "print(choice.reason)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_llama_folder), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment(ONEDNN_MAX_CPU_ISA="AVX2", OMP_NUM_THREADS="1"),
+    )
+    assert "39 of 39 greedy tokens equal" in ended.stdout, ended.stderr
 
 
 def test_torch_by_name(tiny_llama: LoadedModel) -> None:
