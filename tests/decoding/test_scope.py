@@ -146,7 +146,7 @@ def test_a_rule_may_occur_twice_with_disjoint_scopes(vocabulary: Vocabulary) -> 
         ),
         ([{"rule": "top_k", "k": 3, "when": {}}], "rules[0].when", "needs"),
         ([{"rule": "top_k", "k": 3, "when": {"top1_below": 2}}], "rules[0].when.top1_below", "1"),
-        ([{"rule": "max_tokens", "value": 3, "scope": {}}], "rules[0].scope", "as a whole"),
+        ([{"rule": "max_tokens", "value": 3, "scope": {}}], "rules[0].scope", "its own place"),
     ],
 )
 def test_a_wrong_scope_is_refused_by_name(
