@@ -1,7 +1,7 @@
 """Explains draws: asks the shadows of explained choices what they make of the same rows."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from bosal_decoding.explanation import Explanation, OtherDraw, RuleEffect
 from bosal_decoding.plan import Plan
 from bosal_decoding.rules import RuleStage
 from bosal_decoding.shadows import ExplainedRows, Shadow, Shadows
-from bosal_kernels import Control, row_shift
+from bosal_kernels import Control, LegalTokens, row_shift
 
 # Rows of counterfactuals computed at a time; each call has its price, whatever its size.
 _ROWS = 128
@@ -72,6 +72,7 @@ class Explainer:
             uncontrolled.tolist(),
             effects,
             others,
+            _forbidden_mass(raw, rows.masks),
             strict=True,
         )
         return [
@@ -87,6 +88,7 @@ class Explainer:
                 uncontrolled_token=uncontrolled_token,
                 effects=tuple(found),
                 others=tuple(met),
+                forbidden_mass=mass,
             )
             for (
                 token,
@@ -100,6 +102,7 @@ class Explainer:
                 uncontrolled_token,
                 found,
                 met,
+                mass,
             ) in columns
         ]
 
@@ -270,6 +273,21 @@ class Explainer:
         for start in range(0, len(asked), _ROWS):
             drawn += self._shadows.draw(self._shadows.control(rows, asked[start : start + _ROWS]))
         return drawn
+
+
+def _forbidden_mass(raw: Tensor, masks: Mapping[int, Tensor]) -> list[float]:
+    """The probability that rows [E, V] give to what the masks of some of them forbid."""
+    mass = [0.0] * len(raw)
+    if masks:
+        places = torch.tensor(list(masks), device=raw.device)
+        kept = raw.index_select(0, places)
+        whole = kept.logsumexp(1)
+        bits = torch.stack(list(masks.values()))
+        LegalTokens(torch.arange(len(masks), device=raw.device), bits).forbid(kept)
+        lost = 1.0 - (kept.logsumexp(1) - whole).exp()
+        for place, value in zip(masks, lost.clamp(min=0.0).tolist(), strict=True):
+            mass[place] = value
+    return mass
 
 
 def _waves(questions: Iterable[_Question]) -> Iterator[list[_Question]]:

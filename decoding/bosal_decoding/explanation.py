@@ -75,6 +75,8 @@ class Explanation:
     effects: tuple[RuleEffect, ...]
     # One for each recipe that this one is compared with.
     others: tuple[OtherDraw, ...] = ()
+    # Probability that the base's row gives to the tokens the constraint forbids; 0 without one.
+    forbidden_mass: float = 0.0
 
     @property
     def is_unchanged(self) -> bool:
@@ -93,6 +95,7 @@ class ExplanationSummary:
     shifts: Counter[Shift] = field(default_factory=Counter)
     num_changed: int = 0
     total_divergence: float = 0.0
+    total_forbidden_mass: float = 0.0
     # By rule: tokens where it did something, and tokens it alone flipped.
     activations: Counter[str] = field(default_factory=Counter)
     flips: Counter[str] = field(default_factory=Counter)
@@ -111,12 +114,18 @@ class ExplanationSummary:
         """Mean of KL(controlled || raw) over the tokens, in nats; 0 without tokens."""
         return self.total_divergence / max(self.num_tokens, 1)
 
+    @property
+    def mean_forbidden_mass(self) -> float:
+        """Mean of what the constraint takes from the base's rows; 0 without tokens."""
+        return self.total_forbidden_mass / max(self.num_tokens, 1)
+
     def add(self, explanations: Iterable[Explanation]) -> None:
         """Count tokens that are final."""
         for one in explanations:
             self.shifts[one.shift] += 1
             self.num_changed += not one.is_unchanged
             self.total_divergence += one.divergence
+            self.total_forbidden_mass += one.forbidden_mass
             for effect in one.effects:
                 self.activations[effect.rule] += 1
                 self.flips[effect.rule] += effect.flips

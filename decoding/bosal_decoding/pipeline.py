@@ -424,6 +424,19 @@ class Pipeline:
         """Whether it was the constraint that left a slot without a legal token."""
         return self._constraints.blocked(slot)
 
+    def is_legal(self, slot: int, token: int) -> bool:
+        """Whether a slot's constraint allows a token next, by the mask that is in force."""
+        return self._constraints.is_legal(slot, token)
+
+    def is_whole(self, slot: int) -> bool:
+        """Whether a slot has a constraint which its output satisfies."""
+        return self._constraints.is_accepting(slot)
+
+    def lift_constraint(self, slot: int) -> None:
+        """Let a slot go on without its constraint."""
+        self._constraints.free(slot)
+        self.set_in_constraint([slot], [False])
+
     def ban(self, slot: int, position: int, token: int) -> None:
         """Make a token illegal at one output position of a slot."""
         self._state.ban_at(slot, position, [token])

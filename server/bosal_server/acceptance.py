@@ -9,7 +9,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 from bosal_decoding.constraints import read_constraint
-from bosal_decoding.constraints.errors import ConstraintUnsupported
 from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.errors import DecodingError, RuleConflict
 from bosal_decoding.limits import MAX_TOKENS
@@ -130,7 +129,8 @@ class Acceptance:
             is_named = isinstance(command.prompt.recipe, str)
             where = join_field("recipe" if is_named else "inline_recipe", where)
         program = await self._constraints.program(started.plan, where, started.prompts[0].opening)
-        self._constraints.check_budget(program, started.max_tokens)
+        if command.continuation is None:
+            self._constraints.check_budget(program, started.max_tokens)
         return replace(started, program=program)
 
     def _accept(
@@ -158,10 +158,6 @@ class Acceptance:
             with _at("max_tokens"):
                 max_tokens = plan.output_budget(prompts, command.max_tokens)
         else:
-            if recipe.constraint is not None:
-                raise ConstraintUnsupported(
-                    "a given text cannot be scored under a constraint", field="constraint"
-                )
             limit = self._limits.max_scored_tokens
             continuation = given_tokens(plan, prompts, command.continuation, limit=limit)
             max_tokens = len(continuation)

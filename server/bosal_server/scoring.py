@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from bosal_decoding.continuation import continuation_ids
 from bosal_decoding.errors import DecodingError, UnknownTokenId
 from bosal_decoding.plan import Plan, Prompt
-from bosal_server.request_errors import MissingField, NotServed, OutOfRange
+from bosal_server.request_errors import MissingField, OutOfRange
 
 
 def given_tokens(
@@ -18,8 +18,6 @@ def given_tokens(
         DecodingError, ServerError: naming `text` or `token_ids`.
     """
     field = "text" if isinstance(given, str) else "token_ids"
-    if plan.recipe.constraint is not None:
-        raise NotServed("scores under a constraint", field="prompt")
     if plan.opener.is_used or plan.phrases:
         raise NotServed(
             "scores of what prefill, token_healing or forced_phrases say", field="prompt"

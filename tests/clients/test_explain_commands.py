@@ -1,6 +1,7 @@
 """`bosal explain`, `compare` and `score` as a user runs them."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,7 +27,8 @@ def test_explain_prints_a_line_per_token_with_the_rule_that_acted(server: LiveSe
     changed = 0
     columns = zip(lines, choice["token_ids"], choice["explanations"], strict=True)
     for place, (line, token, one) in enumerate(columns):
-        position, _, uncontrolled, rule, shift, rank, raw, _ = line
+        position, _, uncontrolled, rule, shift, rank, raw, _, forbidden = line
+        assert forbidden == ""
         assert int(position) == place
         assert (shift, int(rank)) == (one["shift"], one["raw_rank"])
         assert 0 < float(raw) <= 1
@@ -48,6 +50,35 @@ def test_explain_emits_valid_json_where_a_rule_masks(server: LiveServer) -> None
 
     record = json.loads(shown.stdout, parse_constant=refuse)
     assert record["choices"][0]["explanations"]
+
+
+def test_explain_says_what_a_constraint_forbids_and_forces(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    held = ("--regex", "The capital of France is (Paris|here)\\.", "--max-tokens=60", "--seed=3")
+    shown = bosal(server, "explain", "Say it.", *held)
+    record = json.loads(bosal(server, "explain", "Say it.", *held, "--json").stdout)
+    choice = record["choices"][0]
+    lines = [line.split("\t") for line in shown.stdout.splitlines()]
+    assert len(lines) == len(choice["token_ids"])
+    for place, (line, one) in enumerate(zip(lines, choice["explanations"], strict=True)):
+        assert line[4].endswith("forced") == (place in choice["forced_positions"])
+        assert float(line[8]) == pytest.approx(one["forbidden_mass"], rel=0.01)
+        assert 0 < one["forbidden_mass"] <= 1
+        if line[4].endswith("forced"):
+            # Only the token itself was legal.
+            assert one["forbidden_mass"] == pytest.approx(
+                1 - math.exp(one["raw_logprob"]), abs=1e-4
+            )
+    masses = [one["forbidden_mass"] for one in choice["explanations"]]
+    assert choice["explanation"]["mean_forbidden_mass"] == pytest.approx(
+        sum(masses) / len(masses), abs=1e-5
+    )
+    file = tmp_path / "page.html"
+    assert bosal(server, "explain", "Say it.", *held, "--html", str(file)).returncode == 0
+    page = Page(file.read_text())
+    assert sum("dictated" in one.split() for one in page.classes) == len(choice["forced_positions"])
+    assert "the constraint forbids" in file.read_text()
 
 
 class Page(HTMLParser):
@@ -146,6 +177,21 @@ def test_score_prints_each_token_and_the_sums(server: LiveServer) -> None:
     refused = bosal(server, "score", "Hello", "the dog", "--recipe=plian")
     assert refused.returncode == 2
     assert "plain" in refused.stderr
+
+
+def test_score_says_what_a_constraint_forbids(server: LiveServer) -> None:
+    choices = ("--recipe", "plain", "--choice", "yes", "--choice", "nobody")
+    for answer, said in (
+        ("yes", "the constraint holds"),
+        ("no", "the constraint wants more"),
+        ("maybe", "the constraint forbids the token at 0"),
+    ):
+        shown = bosal(server, "score", "Is it?", answer, *choices)
+        assert shown.returncode == 0
+        assert shown.stdout.splitlines()[-1] == said
+    wrong = bosal(server, "score", "Is it?", "yes", "--choice", "a", "--regex", "b")
+    assert wrong.returncode == 2
+    assert "--choice" in wrong.stderr
 
 
 def test_a_character_in_pieces_is_shown_with_its_last_token() -> None:

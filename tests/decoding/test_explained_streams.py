@@ -106,6 +106,7 @@ def test_a_constraint_is_explained_and_binds_its_neighbours_counterfactuals(
         legal = np.isfinite(state.logits[1].numpy())
         effects = {effect.rule: effect for effect in one.effects}
         assert effects["constraint"].masked_tokens == vocabulary.size - int(legal.sum())
+        assert neighbour.forbidden_mass == 0
         for name, effect in effects.items():
             if effect.token_without is not None and name != "constraint":
                 assert legal[effect.token_without], name

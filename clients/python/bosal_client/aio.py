@@ -102,6 +102,7 @@ class AsyncClient:
         *,
         recipe: str | Mapping[str, Any] = "",
         overrides: Iterable[Mapping[str, Any]] = (),
+        constraint: Mapping[str, Any] | None = None,
         model: str = "",
         logprobs: int = 0,
         timeout: float | None = None,
@@ -112,6 +113,7 @@ class AsyncClient:
             continuation,
             recipe=recipe,
             overrides=overrides,
+            constraint=constraint,
             model=model,
             logprobs=logprobs,
         )

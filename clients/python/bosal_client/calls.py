@@ -109,6 +109,7 @@ def score(
     *,
     recipe: str | Mapping[str, Any],
     overrides: Iterable[Mapping[str, Any]],
+    constraint: Mapping[str, Any] | None,
     model: str,
     logprobs: int,
 ) -> Call[results.Score]:
@@ -119,6 +120,7 @@ def score(
             continuation,
             recipe=recipe,
             overrides=overrides,
+            constraint=constraint,
             model=model,
             logprobs=logprobs,
         ),

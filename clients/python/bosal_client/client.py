@@ -87,6 +87,7 @@ class ChannelClient:
         *,
         recipe: str | Mapping[str, Any] = "",
         overrides: Iterable[Mapping[str, Any]] = (),
+        constraint: Mapping[str, Any] | None = None,
         model: str = "",
         logprobs: int = 0,
         timeout: float | None = None,
@@ -97,6 +98,7 @@ class ChannelClient:
             continuation,
             recipe=recipe,
             overrides=overrides,
+            constraint=constraint,
             model=model,
             logprobs=logprobs,
         )

@@ -1,4 +1,4 @@
-"""The flags of `bosal generate` that hold an answer to a language."""
+"""The flags of `bosal generate`, `explain` and `score` that hold an answer to a language."""
 
 from pathlib import Path
 from typing import Annotated, Any

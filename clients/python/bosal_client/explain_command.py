@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from bosal_client import explanation_page, explanation_view, render, replay
+from bosal_client import constraint_flags, explanation_page, explanation_view, render, replay
 from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.constraint_flags import Choices, Grammar, PythonType, Regex, Schema
 from bosal_client.invocation import (
     AsJson,
     Assignments,
@@ -33,6 +34,11 @@ def explain(
     assignments: Assignments = None,
     max_tokens: MaxTokens = None,
     seed: Seed = None,
+    schema: Schema = None,
+    regex: Regex = None,
+    choice: Choices = None,
+    grammar: Grammar = None,
+    python_type: PythonType = None,
     page: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write a page that needs nothing else."),
@@ -51,10 +57,13 @@ def explain(
 
       bosal explain "Name a river."\n
       bosal explain "Name a river." --recipe rules --html river.html\n
+      bosal explain "Is the sky blue?" --choice yes --choice no\n
       bosal explain "Name a river." | grep eos_ramp
     """
     asked = prompt_text(prompt)
     options = GenerationOptions(recipe=recipe, model=model, explain=True, logprobs=0)
+    if constraint := constraint_flags.document(schema, regex, choice, grammar, python_type):
+        options["constraint"] = constraint
     if assignments:
         options["overrides"] = overrides(assignments)
     if max_tokens is not None:

@@ -9,6 +9,7 @@ from bosal_client.explanation_view import (
     HEADER,
     LEGEND,
     ExplainedToken,
+    constrained,
     probability,
     row,
     rule_rows,
@@ -32,7 +33,7 @@ h1 { font-size: 1.3rem; margin-bottom: 0; } h2 { font-size: 1.05rem; margin-top:
 .t { position: relative; border-radius: 3px; cursor: help; }
 .marginal { background: var(--marginal); } .shifted { background: var(--shifted); }
 .changed { text-decoration: underline 2px; text-underline-offset: 4px; }
-.forced { color: var(--quiet); }
+.forced { color: var(--quiet); } .dictated { border-bottom: 2px dotted var(--quiet); }
 .t:focus { outline: 2px solid var(--quiet); }
 .tip { display: none; position: absolute; left: 0; top: 100%; z-index: 1; width: max-content;
   max-width: 24rem; font-size: .85rem; line-height: 1.45; white-space: normal; padding: .5rem .7rem;
@@ -75,6 +76,9 @@ def page(asked: str, generation: results.Generation) -> str:
             f'<p class="key">{key}{changed}</p>',
             f'<p class="quiet">{summary.mean_divergence:.3g} nats of control a token: the mean of '
             "KL(controlled || raw).</p>",
+            f'<p class="quiet">{_text(constrained(choice).capitalize())}.</p>'
+            if constrained(choice)
+            else "",
             "<h2>Rules</h2>",
             _table(("rule", "acted on", "flipped"), list(rule_rows(choice))),
             "<h2>Changed tokens</h2>" if changed_rows else "",
@@ -88,6 +92,8 @@ def page(asked: str, generation: results.Generation) -> str:
 def _token(one: ExplainedToken) -> str:
     explanation = one.explanation
     classes = ["t", explanation.shift or "forced"]
+    if one.is_forced:
+        classes.append("dictated")
     if one.is_changed:
         classes.append("changed")
     if not one.text:
@@ -109,6 +115,10 @@ def _lines(one: ExplainedToken) -> list[str]:
         f"{probability(explanation.controlled_logprob)}"
     )
     lines.append(f"entropy {explanation.entropy:.3g}, divergence {explanation.divergence:.3g} nats")
+    if explanation.forbidden_mass:
+        lines.append(f"the constraint forbids {explanation.forbidden_mass:.3g} of the probability")
+    if one.is_forced:
+        lines.append("forced by the constraint")
     if explanation.raw_argmax != one.token:
         lines.append(f"the model prefers {_text(quoted(explanation.raw_argmax_bytes))}")
     if one.is_changed:

@@ -33,6 +33,8 @@ class ExplainedToken:
     spelling: bytes
     text: str
     explanation: Explanation
+    # Dictated by the constraint, whatever the model wanted.
+    is_forced: bool = False
 
     @property
     def is_changed(self) -> bool:
@@ -55,7 +57,9 @@ def tokens(choice: results.Choice) -> list[ExplainedToken]:
     assert choice.logprobs is not None
     spellings = choice.logprobs.token_bytes
     return [
-        ExplainedToken(position, token, spelling, text, explanation)
+        ExplainedToken(
+            position, token, spelling, text, explanation, position in choice.forced_positions
+        )
         for position, (token, spelling, text, explanation) in enumerate(
             zip(choice.token_ids, spellings, texts(spellings), choice.explanations, strict=True)
         )
@@ -84,22 +88,25 @@ def show(generation: results.Generation) -> None:
     console.print(_rules(choice))
 
 
-HEADER = ("position", "token", "without rules", "rule", "shift", "rank", "p raw", "p ruled")
+HEADER = (
+    "position", "token", "without rules", "rule", "shift", "rank", "p raw", "p ruled", "forbidden",
+)  # fmt: skip
 
 
 def row(one: ExplainedToken) -> tuple[str, ...]:
     explanation = one.explanation
     place = (str(one.position), quoted(one.spelling))
     if not explanation.shift:
-        return (*place, "", "", "forced", "", "", "")
+        return (*place, "", "", "forced", "", "", "", "")
     return (
         *place,
         quoted(explanation.uncontrolled_bytes) if one.is_changed else "",
         one.cause,
-        explanation.shift,
+        f"{explanation.shift} forced" if one.is_forced else explanation.shift,
         str(explanation.raw_rank),
         probability(explanation.raw_logprob),
         probability(explanation.controlled_logprob),
+        f"{explanation.forbidden_mass:.3g}" if explanation.forbidden_mass else "",
     )
 
 
@@ -122,7 +129,21 @@ def _legend(choice: results.Choice) -> Text:
         text.append(f" {meaning} · ", "dim")
     text.append(f"changed {summary.changed_tokens}", "underline")
     text.append(f" by rules · {summary.mean_divergence:.3g} nats of control a token", "dim")
+    if constrained(choice):
+        text.append(f" · {constrained(choice)}", "dim")
     return text
+
+
+def constrained(choice: results.Choice) -> str:
+    """What the constraint did to a choice; nothing where there is none."""
+    summary = choice.explanation
+    assert summary is not None
+    if not summary.mean_forbidden_mass and not choice.forced_positions:
+        return ""
+    return (
+        f"the constraint forbids {summary.mean_forbidden_mass:.3g} of the probability at a token, "
+        f"and forced {len(choice.forced_positions)}"
+    )
 
 
 def _rules(choice: results.Choice) -> Table:

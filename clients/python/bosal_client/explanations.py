@@ -57,6 +57,8 @@ class Explanation:
     shift: str
     # The rules that did something here, in the recipe's order.
     rules: tuple[RuleEffect, ...]
+    # Probability that the model gives to the tokens the constraint forbids; 0 without one.
+    forbidden_mass: float = 0.0
 
     def deciding_rules(self, token: int) -> tuple[str, ...]:
         """The rules without which the token would have been another."""
@@ -77,6 +79,8 @@ class ExplanationSummary:
     # By rule: tokens where it did something, and tokens that removing it would give back.
     activations: Mapping[str, int]
     flips: Mapping[str, int]
+    # Mean of forbidden_mass over the tokens.
+    mean_forbidden_mass: float = 0.0
 
 
 def read(message: pb.Explanation) -> Explanation:
@@ -105,6 +109,7 @@ def read(message: pb.Explanation) -> Explanation:
             )
             for effect in message.rules
         ),
+        forbidden_mass=message.forbidden_mass,
     )
 
 
@@ -117,6 +122,7 @@ def read_summary(message: pb.ExplanationSummary) -> ExplanationSummary:
         mean_divergence=message.mean_divergence,
         activations={rule.rule: rule.activations for rule in message.rules},
         flips={rule.rule: rule.flips for rule in message.rules},
+        mean_forbidden_mass=message.mean_forbidden_mass,
     )
 
 

@@ -133,6 +133,7 @@ def score_request(
     *,
     recipe: str | Mapping[str, Any] = "",
     overrides: Iterable[Mapping[str, Any]] = (),
+    constraint: Mapping[str, Any] | None = None,
     model: str = "",
     logprobs: int = 0,
 ) -> pb.ScoreRequest:
@@ -142,6 +143,8 @@ def score_request(
     with _holding("model"):
         request.model = model
     request.overrides.extend(rule_messages(overrides, "overrides"))
+    if constraint:
+        request.constraint.CopyFrom(constraint_message(constraint, "constraint"))
     with _holding("logprobs.top"):
         request.logprobs.top = logprobs
     if isinstance(continuation, str):

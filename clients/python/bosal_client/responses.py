@@ -280,6 +280,17 @@ def score(message: pb.ScoreResponse) -> results.Score:
         raw_logprob=message.raw_logprob,
         controlled_logprob=message.controlled_logprob,
         usage=_usage(message.usage),
+        constraint=_constraint_score(message.constraint)
+        if message.HasField("constraint")
+        else None,
+    )
+
+
+def _constraint_score(message: pb.ConstraintScore) -> results.ConstraintScore:
+    is_forbidden = message.HasField("forbidden_position")
+    return results.ConstraintScore(
+        forbidden_position=message.forbidden_position if is_forbidden else None,
+        is_complete=message.is_complete,
     )
 
 

@@ -211,6 +211,16 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConstraintScore:
+    """How a given answer stands to a constraint."""
+
+    # Of the first token that it forbids; behind that one the answer is scored without it.
+    forbidden_position: int | None
+    # The answer satisfies it as a whole.
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """The log-probabilities of a given answer; the sums are over its tokens."""
 
@@ -225,6 +235,8 @@ class Score:
     raw_logprob: float
     controlled_logprob: float
     usage: Usage
+    # None: it was held to none.
+    constraint: ConstraintScore | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from bosal_client import results
+from bosal_client import constraint_flags, results
 from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.constraint_flags import Choices, Grammar, PythonType, Regex, Schema
 from bosal_client.invocation import (
     AsJson,
     Assignments,
@@ -31,6 +32,11 @@ def score(
     recipe: Recipe = "",
     model: Model = "",
     assignments: Assignments = None,
+    schema: Schema = None,
+    regex: Regex = None,
+    choice: Choices = None,
+    grammar: Grammar = None,
+    python_type: PythonType = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
@@ -40,6 +46,7 @@ def score(
     [bold]Examples[/bold]
 
       bosal score "Name a river." "The Rhine."\n
+      bosal score "Is the sky blue?" "yes" --choice yes --choice no\n
       bosal score "Name a river." "The Rhine." --recipe plain --json
     """
     with connected(server) as client:
@@ -49,12 +56,21 @@ def score(
             recipe=recipe,
             model=model,
             overrides=overrides(assignments or ()),
+            constraint=constraint_flags.document(schema, regex, choice, grammar, python_type),
             timeout=timeout,
         )
     if as_json:
         show(plain(asdict(found)))
         return
     table(("token", "raw", "rank", "controlled", "rank"), _rows(found))
+    if found.constraint is not None:
+        typer.echo(_said(found.constraint))
+
+
+def _said(found: results.ConstraintScore) -> str:
+    if found.forbidden_position is not None:
+        return f"the constraint forbids the token at {found.forbidden_position}"
+    return "the constraint holds" if found.is_complete else "the constraint wants more"
 
 
 def _rows(found: results.Score) -> list[tuple[str, ...]]:

@@ -1,7 +1,8 @@
 """Finds a short way to complete a text: greedily, byte by byte, every byte checked.
 
-Not always the shortest, but what is found is legal. Two searches, because each has texts it never
-leaves: one prefers what closes brackets and strings, one prefers the byte it has used least.
+Not always the shortest, but what is found is legal. Three searches, because each has texts it never
+leaves: one prefers what closes brackets and strings, one prefers a byte that was not legal before,
+which is a way out of a repetition, and one prefers the byte it has used least.
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ from bosal_decoding.constraints.limits import MAX_CLOSE_BYTES
 # What ends something stands before what begins something.
 _CLOSING: Final = b'}])",:0ntf[{-.1a 9A@+e'
 _IN_TEXT: Final = b'"a0.,:@}])\n[{tfn-1 9A+e'
+_RANKS: Final = {byte: place for place, byte in enumerate(_CLOSING)}
 # A search that writes one byte so often in a row is in a text it does not leave.
 _MAX_RUN: Final = 12
 
@@ -42,7 +44,7 @@ class Walker(Protocol):
 
 def completion(walker: Walker, *, max_bytes: int = MAX_CLOSE_BYTES) -> bytes | None:
     """Return the bytes of one completion from here; None if none was found."""
-    for choose in (_closing_byte, _novel_byte):
+    for choose in (_closing_byte, _FreshByte(), _novel_byte):
         found = _walk(walker.fork(), choose, max_bytes)
         if found is not None:
             return found
@@ -88,8 +90,24 @@ def _closing_byte(walker: Walker, used: Counter[int]) -> Iterator[int]:
     yield from walker.legal()
 
 
+class _FreshByte:
+    """Prefers bytes that were not legal one byte earlier; used for one search."""
+
+    def __init__(self) -> None:
+        self._before: frozenset[int] = frozenset()
+
+    def __call__(self, walker: Walker, used: Counter[int], /) -> Iterator[int]:
+        legal = walker.legal()
+        fresh = [byte for byte in legal if byte not in self._before]
+        self._before = frozenset(legal)
+        yield from sorted(fresh, key=_rank) if len(fresh) < len(legal) else ()
+        yield from sorted(legal, key=_rank)
+
+
 def _novel_byte(walker: Walker, used: Counter[int]) -> Iterator[int]:
-    rank = {byte: place for place, byte in enumerate(_CLOSING)}
-    yield from sorted(
-        walker.legal(), key=lambda byte: (used[byte], rank.get(byte, len(rank)), byte)
-    )
+    yield from sorted(walker.legal(), key=lambda byte: (used[byte], *_rank(byte)))
+
+
+def _rank(byte: int) -> tuple[int, int]:
+    """What closes first, then by value."""
+    return _RANKS.get(byte, len(_RANKS)), byte

@@ -60,7 +60,7 @@ class ConstraintNeedsTokens(InvalidConstraint):
 
     def __init__(self, needed: int, max_tokens: int) -> None:
         super().__init__(
-            f"is {max_tokens}, but the shortest completion of the constraint has {needed} tokens",
+            f"is {max_tokens}, but the shortest text found for the constraint has {needed} tokens",
             field="max_tokens",
             metadata={"needed": str(needed), "max_tokens": str(max_tokens)},
         )

@@ -273,6 +273,15 @@ class ConstraintSlots:
             return Verdict.TOO_SLOW
         return Verdict.GO_ON if self._rows[slot].any() else Verdict.DEAD_END
 
+    def is_legal(self, slot: int, token: int) -> bool:
+        """Whether a slot's mask, which is filled, allows a token; True without a constraint."""
+        return slot not in self._slots or bool(self._rows[slot][token >> 5] & bit_of(token))
+
+    def is_accepting(self, slot: int) -> bool:
+        """Whether the text of a constrained slot is complete."""
+        self._join()
+        return slot in self._slots and self._slots[slot].state.is_accepting
+
     def close(self) -> None:
         """End the helper thread."""
         if self._helper is not None:

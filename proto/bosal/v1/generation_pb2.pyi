@@ -759,6 +759,7 @@ class Explanation(_message.Message):
     UNCONTROLLED_BYTES_FIELD_NUMBER: _builtins.int
     SHIFT_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    FORBIDDEN_MASS_FIELD_NUMBER: _builtins.int
     raw_logprob: _builtins.float
     """As in Logprobs."""
     raw_rank: _builtins.int
@@ -777,6 +778,10 @@ class Explanation(_message.Message):
     """
     uncontrolled_bytes: _builtins.bytes
     shift: Global___Shift.ValueType
+    forbidden_mass: _builtins.float
+    """Probability that the base stream's row gives to the tokens that the constraint forbids; near 1
+    where it wanted none of what is legal, 0 without a constraint.
+    """
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleEffect]:
         """The rules that did something here, in the recipe's order; one that is not listed did not
@@ -798,10 +803,11 @@ class Explanation(_message.Message):
         uncontrolled_bytes: _builtins.bytes = ...,
         shift: Global___Shift.ValueType = ...,
         rules: _abc.Iterable[Global___RuleEffect] | None = ...,
+        forbidden_mass: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controlled_logprob", b"controlled_logprob", "controlled_rank", b"controlled_rank", "divergence", b"divergence", "entropy", b"entropy", "raw_argmax", b"raw_argmax", "raw_argmax_bytes", b"raw_argmax_bytes", "raw_logprob", b"raw_logprob", "raw_rank", b"raw_rank", "rules", b"rules", "shift", b"shift", "uncontrolled_bytes", b"uncontrolled_bytes", "uncontrolled_token", b"uncontrolled_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controlled_logprob", b"controlled_logprob", "controlled_rank", b"controlled_rank", "divergence", b"divergence", "entropy", b"entropy", "forbidden_mass", b"forbidden_mass", "raw_argmax", b"raw_argmax", "raw_argmax_bytes", b"raw_argmax_bytes", "raw_logprob", b"raw_logprob", "raw_rank", b"raw_rank", "rules", b"rules", "shift", b"shift", "uncontrolled_bytes", b"uncontrolled_bytes", "uncontrolled_token", b"uncontrolled_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1054,6 +1060,7 @@ class ExplanationSummary(_message.Message):
     CHANGED_TOKENS_FIELD_NUMBER: _builtins.int
     MEAN_DIVERGENCE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    MEAN_FORBIDDEN_MASS_FIELD_NUMBER: _builtins.int
     unshifted_tokens: _builtins.int
     """Tokens by shift class."""
     marginal_tokens: _builtins.int
@@ -1062,6 +1069,8 @@ class ExplanationSummary(_message.Message):
     """Tokens that differ from the uncontrolled draw."""
     mean_divergence: _builtins.float
     """Mean of KL(controlled || raw) over the tokens, in nats."""
+    mean_forbidden_mass: _builtins.float
+    """Mean of forbidden_mass over the tokens."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleSummary]: ...
     def __init__(
@@ -1073,10 +1082,11 @@ class ExplanationSummary(_message.Message):
         changed_tokens: _builtins.int = ...,
         mean_divergence: _builtins.float = ...,
         rules: _abc.Iterable[Global___RuleSummary] | None = ...,
+        mean_forbidden_mass: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_tokens", b"changed_tokens", "marginal_tokens", b"marginal_tokens", "mean_divergence", b"mean_divergence", "rules", b"rules", "shifted_tokens", b"shifted_tokens", "unshifted_tokens", b"unshifted_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_tokens", b"changed_tokens", "marginal_tokens", b"marginal_tokens", "mean_divergence", b"mean_divergence", "mean_forbidden_mass", b"mean_forbidden_mass", "rules", b"rules", "shifted_tokens", b"shifted_tokens", "unshifted_tokens", b"unshifted_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1580,6 +1590,7 @@ class ScoreRequest(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Empty: the server's default model."""
     text: _builtins.str
@@ -1598,6 +1609,10 @@ class ScoreRequest(_message.Message):
     def logprobs(self) -> Global___LogprobOptions:
         """Unset: the given tokens alone."""
 
+    @_builtins.property
+    def constraint(self) -> _recipe_pb2.Constraint:
+        """As in GenerationSpec."""
+
     def __init__(
         self,
         *,
@@ -1608,10 +1623,11 @@ class ScoreRequest(_message.Message):
         token_ids: _recipe_pb2.TokenIds | None = ...,
         logprobs: Global___LogprobOptions | None = ...,
         request_id: _builtins.str = ...,
+        constraint: _recipe_pb2.Constraint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "logprobs", b"logprobs", "prompt", b"prompt", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "continuation", b"continuation", "logprobs", b"logprobs", "prompt", b"prompt", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "logprobs", b"logprobs", "model", b"model", "overrides", b"overrides", "prompt", b"prompt", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "continuation", b"continuation", "logprobs", b"logprobs", "model", b"model", "overrides", b"overrides", "prompt", b"prompt", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_continuation: _TypeAlias = _typing.Literal["text", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_continuation: _TypeAlias = _typing.Literal["continuation", b"continuation"]  # noqa: Y015
@@ -1633,6 +1649,7 @@ class ScoreResponse(_message.Message):
     RAW_LOGPROB_FIELD_NUMBER: _builtins.int
     CONTROLLED_LOGPROB_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     model_digest: _builtins.str
@@ -1649,6 +1666,10 @@ class ScoreResponse(_message.Message):
 
     @_builtins.property
     def usage(self) -> Global___Usage: ...
+    @_builtins.property
+    def constraint(self) -> Global___ConstraintScore:
+        """Set if the answer was held to a constraint."""
+
     def __init__(
         self,
         *,
@@ -1662,11 +1683,42 @@ class ScoreResponse(_message.Message):
         raw_logprob: _builtins.float = ...,
         controlled_logprob: _builtins.float = ...,
         usage: Global___Usage | None = ...,
+        constraint: Global___ConstraintScore | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "logprobs", b"logprobs", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controlled_logprob", b"controlled_logprob", "logprobs", b"logprobs", "model", b"model", "model_digest", b"model_digest", "raw_logprob", b"raw_logprob", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "controlled_logprob", b"controlled_logprob", "logprobs", b"logprobs", "model", b"model", "model_digest", b"model_digest", "raw_logprob", b"raw_logprob", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
+
+@_typing.final
+class ConstraintScore(_message.Message):
+    """ConstraintScore says how an answer stands to a constraint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORBIDDEN_POSITION_FIELD_NUMBER: _builtins.int
+    IS_COMPLETE_FIELD_NUMBER: _builtins.int
+    forbidden_position: _builtins.int
+    """Position of the first token that the constraint forbids, whose controlled log-probability is
+    -infinity; what follows is scored as if there were no constraint. Unset: it allows all of them.
+    """
+    is_complete: _builtins.bool
+    """The answer satisfies the constraint as a whole."""
+    def __init__(
+        self,
+        *,
+        forbidden_position: _builtins.int | None = ...,
+        is_complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_forbidden_position", b"_forbidden_position", "forbidden_position", b"forbidden_position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_forbidden_position", b"_forbidden_position", "forbidden_position", b"forbidden_position", "is_complete", b"is_complete"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__forbidden_position: _TypeAlias = _typing.Literal["forbidden_position"]  # noqa: Y015
+    _WhichOneofArgType__forbidden_position: _TypeAlias = _typing.Literal["_forbidden_position", b"_forbidden_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forbidden_position) -> _WhichOneofReturnType__forbidden_position | None: ...
+
+Global___ConstraintScore: _TypeAlias = ConstraintScore  # noqa: Y015

@@ -2,13 +2,14 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bosal_decoding.detokenizer import Detokenizer
 from bosal_decoding.explanation import Explanation, ExplanationSummary
 from bosal_decoding.plan import Plan
 from bosal_decoding.stopping import BanMatch, StopMatch
 from bosal_server.engine.request import (
+    Adherence,
     ChoiceEnding,
     FinishReason,
     PositionLogprobs,
@@ -135,6 +136,11 @@ class ChoiceOutput:
         """End the choice because no token could be drawn, and say which rules left none."""
         self._conflicting = tuple(conflicting_rules)
         self._end(reason)
+
+    def note_adherence(self, adherence: Adherence) -> None:
+        """Say of a given text, which has ended, how it stands to its constraint."""
+        assert self.ending is not None
+        self.ending = replace(self.ending, adherence=adherence)
 
     def take(self) -> TokensEvent | None:
         """Return what became final since the last call; everything, once the choice has ended."""

@@ -145,6 +145,15 @@ class TokensEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Adherence:
+    """How a given text stands to its constraint."""
+
+    # Of the first token that the constraint forbids.
+    forbidden_position: int | None
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceEnding:
     """Why and how one choice ended."""
 
@@ -160,6 +169,8 @@ class ChoiceEnding:
     schema_valid: bool | None = None
     # Rules that never yield, and left no legal token together.
     conflicting_rules: tuple[str, ...] = ()
+    # Of a given text that was scored under a constraint.
+    adherence: Adherence | None = None
 
 
 @dataclass(frozen=True, slots=True)

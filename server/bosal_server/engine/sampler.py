@@ -98,6 +98,7 @@ class Sampler:
         Rules act position by position, as if the tokens had been drawn.
         """
         group = step.ready[member]
+        assert group.scoring is not None
         pipeline = self._pipelines[group.streams[0].model]
         found = TokenLogprobs()
         for place, token in enumerate(tokens):
@@ -109,6 +110,10 @@ class Sampler:
                 return None
             (one,) = _by_row(pipeline.score(controlled, [token])).values()
             found.append(one)
+            if not pipeline.is_legal(group.slot, token):
+                # What comes behind it belongs to no text of the language.
+                group.scoring.forbidden_position = group.scoring.num_scored + place
+                pipeline.lift_constraint(group.slot)
             pipeline.commit([group.slot], [[token]])
         return found
 

@@ -18,6 +18,8 @@ class Scoring:
         """Score at least one token."""
         self._tokens = tuple(tokens)
         self.num_scored = 0
+        # Of the first token that the constraint forbids.
+        self.forbidden_position: int | None = None
 
     @property
     def is_done(self) -> bool:

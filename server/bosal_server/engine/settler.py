@@ -13,7 +13,7 @@ from bosal_decoding.nudging import End
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.choice import Rollback
 from bosal_server.engine.group import StreamGroup
-from bosal_server.engine.request import FinishReason, TokensEvent
+from bosal_server.engine.request import Adherence, FinishReason, TokensEvent
 from bosal_server.engine.roster import Roster
 from bosal_server.engine.sampler import Draw, Sampler
 from bosal_server.engine.scheduler_step import SchedulerStep
@@ -124,6 +124,11 @@ class Settler:
             group.num_rows = len(feed)
             if not feed:
                 output.end_without_token(FinishReason.MAX_TOKENS)
+                if active.request.program is not None:
+                    pipeline = self._pipelines[group.streams[0].model]
+                    output.note_adherence(
+                        Adherence(scoring.forbidden_position, pipeline.is_whole(group.slot))
+                    )
                 self._roster.end(active, group, now)
 
     def _take(self, active: ActiveRequest, group: StreamGroup, drawn: Draw, now: float) -> None:

@@ -34,6 +34,7 @@ def _explanation(one: Explanation, vocabulary: Vocabulary) -> pb.Explanation:
         uncontrolled_bytes=uncontrolled_bytes,
         shift=_SHIFTS[one.shift],
         rules=[_effect(effect, vocabulary) for effect in one.effects],
+        forbidden_mass=one.forbidden_mass,
     )
 
 
@@ -59,6 +60,7 @@ def summary(found: ExplanationSummary) -> pb.ExplanationSummary:
         shifted_tokens=found.shifts[Shift.SHIFTED],
         changed_tokens=found.num_changed,
         mean_divergence=found.mean_divergence,
+        mean_forbidden_mass=found.mean_forbidden_mass,
         rules=[
             pb.RuleSummary(rule=rule, activations=count, flips=found.flips[rule])
             for rule, count in found.activations.items()

@@ -11,6 +11,7 @@ from bosal_server.errors import ServerError
 from bosal_server.generate_command import GenerateCommand
 from bosal_server.request_errors import MissingField, located
 from bosal_server.rpc import convert
+from bosal_server.rpc.constraints import constraint_document
 from bosal_server.rpc.documents import rule_documents
 from bosal_server.security.caller import current_caller
 from bosal_server.started import Started
@@ -35,6 +36,9 @@ def score_command(
         prompt=prompt,
         model=request.model,
         overrides=rule_documents(request.overrides, "overrides"),
+        constraint=(
+            constraint_document(request.constraint) if request.HasField("constraint") else None
+        ),
         logprobs=request.logprobs.top,
         seed=0,
         continuation=continuation,
@@ -71,6 +75,11 @@ def score_response(
     for event in events:
         # Merging concatenates the parallel lists.
         response.logprobs.MergeFrom(convert.token_batch(event, started.model.vocabulary).logprobs)
+    adherence = finished.endings[0].adherence
+    if adherence is not None:
+        response.constraint.is_complete = adherence.is_complete
+        if adherence.forbidden_position is not None:
+            response.constraint.forbidden_position = adherence.forbidden_position
     response.raw_logprob = sum(response.logprobs.raw)
     response.controlled_logprob = sum(response.logprobs.controlled)
     return response

@@ -47,6 +47,7 @@ class Guess:
         max_tokens: int,
         seed: int,
         head: int | None = None,
+        logprobs: int = -1,
         **fields: Any,
     ) -> None:
         self.vocabulary = vocabulary
@@ -56,7 +57,14 @@ class Guess:
         self.size = head or vocabulary.size + 5
         self.pipeline = Pipeline(self.size, 2)
         self.pipeline.add(
-            1, plan, history=[], seed=seed, choice=0, program=program, max_tokens=max_tokens
+            1,
+            plan,
+            history=[],
+            seed=seed,
+            choice=0,
+            logprobs=logprobs,
+            program=program,
+            max_tokens=max_tokens,
         )
         self.max_tokens = max_tokens
         self.generator = torch.Generator().manual_seed(seed)
@@ -233,3 +241,35 @@ def test_rules_stand_down_in_structure_and_act_in_strings_if_told_to(
     inside = [place in (2, 3, 4, 7) for place in range(len(text))]
     assert weighed[3:5] == [rules_in_strings] * 2
     assert not any(value for value, is_text in zip(weighed, inside, strict=True) if not is_text)
+
+
+@pytest.mark.parametrize("rules", [[], [{"rule": "allowed_tokens", "strings": ["a", "b", " "]}]])
+def test_raw_logprobs_and_ranks_are_those_of_the_unmasked_row(
+    compiler: ConstraintCompiler, byte_level_vocabulary: Vocabulary, rules: list[dict[str, Any]]
+) -> None:
+    words = byte_level_vocabulary
+    guess = Guess(compiler, words, *rules, max_tokens=20, seed=4, logprobs=3, regex="[ab]+ [ab]+")
+    for _ in range(5):
+        logits = torch.randn(1, guess.size, generator=guess.generator) * 3
+        row = logits[0, : words.size].double()
+        controlled = guess.pipeline.apply(logits.clone(), [1])
+        selection = guess.pipeline.sample(controlled)
+        token = int(selection.tokens[0])
+        reported = selection.logprobs
+        assert reported is not None
+        expected = torch.log_softmax(row, 0)[token]
+        assert float(reported.raw_logprob[0]) == pytest.approx(float(expected), abs=1e-5)
+        assert int(reported.raw_rank[0]) == 1 + int((row > row[token]).sum())
+        assert reported.top_raw.ids[0].tolist() == row.topk(3).indices.tolist()
+        illegal = words.token_bytes.index(b"z")
+        given = guess.pipeline.score(controlled, [illegal])
+        assert float(given.controlled_logprob[0]) == -torch.inf
+        raw = torch.log_softmax(row, 0)[illegal]
+        assert float(given.raw_logprob[0]) == pytest.approx(float(raw), abs=1e-5)
+        guess.pipeline.commit([1], [[token]])
+
+
+def test_a_text_is_closed_along_a_short_way_out_of_a_repetition(compiled: Compile) -> None:
+    program = compiled(regex="[a-z]+( [a-z]+){2,4}@[a-z]+[.](com|org)")
+    assert program.close is not None
+    assert len(program.close) <= len("a a a a a@a.com")

@@ -57,6 +57,53 @@ def test_a_forbidden_token_scores_minus_infinity(client: Client) -> None:
     assert score.controlled_logprob == -math.inf
 
 
+HELD: dict[str, Any] = {"regex": "[a-z]+( [a-z]+){2,4}"}
+
+
+def test_an_answer_under_a_constraint_scores_as_its_generation_reported(client: Client) -> None:
+    for recipe in (RULES, QA):
+        drawn = client.generate(
+            WORDS, recipe=recipe, constraint=HELD, seed=2, max_tokens=20, logprobs=0
+        )
+        choice = drawn.choices[0]
+        assert choice.logprobs is not None
+        score = client.score(WORDS, choice.token_ids, recipe=recipe, constraint=HELD)
+        assert score.logprobs.raw == pytest.approx(choice.logprobs.raw, abs=1e-3)
+        # Tokens that closed the text were the only ones legal, whatever the budget of a score.
+        for place, value in enumerate(choice.logprobs.controlled):
+            if place not in choice.forced_positions:
+                assert score.logprobs.controlled[place] == pytest.approx(value, abs=5e-3)
+        assert score.constraint is not None
+        assert score.constraint.is_complete
+        assert score.constraint.forbidden_position is None
+
+
+def test_what_a_constraint_forbids_scores_minus_infinity_and_is_named(client: Client) -> None:
+    recipe = {"constraint": {"regex": "the dog[a-z ]*"}, "rules": []}
+    whole = client.score(WORDS, "the dog ran", recipe=recipe)
+    assert whole.constraint is not None
+    assert whole.constraint.is_complete
+    assert all(map(math.isfinite, whole.logprobs.controlled))
+    part = client.score(WORDS, "the d", recipe=recipe)
+    assert part.constraint is not None
+    assert (part.constraint.forbidden_position, part.constraint.is_complete) == (None, False)
+    wrong = client.score(WORDS, "the dog R an", recipe=recipe)
+    assert wrong.constraint is not None
+    place = wrong.constraint.forbidden_position
+    assert place is not None
+    spelled = b"".join(wrong.logprobs.token_bytes[: place + 1])
+    assert b"R" in spelled
+    assert b"R" not in b"".join(wrong.logprobs.token_bytes[:place])
+    assert wrong.logprobs.controlled[place] == -math.inf
+    assert all(map(math.isfinite, wrong.logprobs.controlled[place + 1 :]))
+    assert all(map(math.isfinite, wrong.logprobs.raw))
+    assert wrong.controlled_logprob == -math.inf
+    assert not wrong.constraint.is_complete
+    free = client.score(WORDS, "the dog ran", recipe={"rules": []})
+    assert free.constraint is None
+    assert free.logprobs.raw == pytest.approx(whole.logprobs.raw, abs=1e-3)
+
+
 def test_the_asyncio_client_scores_the_same(server: LiveServer, client: Client) -> None:
     async def ask() -> Score:
         async with AsyncClient(server.address) as asking:
@@ -85,6 +132,13 @@ def test_the_asyncio_client_scores_the_same(server: LiveServer, client: Client) 
         ("a", {"overrides": [{"rule": "top_k", "k": -1}]}, InvalidRequest, "overrides[0].k"),
         ("a", {"logprobs": 500}, InvalidRequest, "logprobs.top"),
         ("a", {"model": "tinny"}, NotFound, "model"),
+        ("a", {"constraint": {"regex": "(a"}}, InvalidRequest, "constraint.regex"),
+        (
+            "a",
+            {"recipe": {"constraint": {"regex": "(a"}}},
+            InvalidRequest,
+            "prompt.inline_recipe.constraint.regex",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_refused_by_field(
