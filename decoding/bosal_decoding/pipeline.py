@@ -12,8 +12,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from bosal_decoding.constraints.constrained_slot import Verdict
 from bosal_decoding.constraints.program import Program
-from bosal_decoding.constraints.slots import ConstraintSlots, Verdict
+from bosal_decoding.constraints.slots import ConstraintSlots
 from bosal_decoding.dictation import Dictation
 from bosal_decoding.errors import PluginFault, VocabularyMismatch
 from bosal_decoding.fused_draw import Backend, FusedDraw, backend_of

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from bosal_decoding.continuation import continuation_ids
 from bosal_decoding.errors import DecodingError, UnknownTokenId
 from bosal_decoding.plan import Plan, Prompt
-from bosal_server.request_errors import MissingField, OutOfRange
+from bosal_server.request_errors import MissingField, NotServed, OutOfRange
 
 
 def given_tokens(

@@ -7,6 +7,7 @@ which is a way out of a repetition, and one prefers the byte it has used least.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from time import thread_time
 from typing import Final, Protocol
 
 from bosal_decoding.constraints.limits import MAX_CLOSE_BYTES
@@ -42,10 +43,11 @@ class Walker(Protocol):
     def fork(self) -> "Walker": ...
 
 
-def completion(walker: Walker, *, max_bytes: int = MAX_CLOSE_BYTES) -> bytes | None:
-    """Return the bytes of one completion from here; None if none was found."""
+def completion(walker: Walker, seconds: float, *, max_bytes: int = MAX_CLOSE_BYTES) -> bytes | None:
+    """Return the bytes of one completion from here; None if none was found in processor time."""
+    deadline = thread_time() + seconds
     for choose in (_closing_byte, _FreshByte(), _novel_byte):
-        found = _walk(walker.fork(), choose, max_bytes)
+        found = _walk(walker.fork(), choose, max_bytes, deadline)
         if found is not None:
             return found
     return None
@@ -57,10 +59,10 @@ def shortest(options: Sequence[bytes], written: bytes) -> bytes | None:
     return min(rests, key=len, default=None)
 
 
-def _walk(walker: Walker, choose: "_Choice", max_bytes: int) -> bytes | None:
+def _walk(walker: Walker, choose: "_Choice", max_bytes: int, deadline: float) -> bytes | None:
     written = bytearray()
     used: Counter[int] = Counter()
-    while len(written) < max_bytes:
+    while len(written) < max_bytes and thread_time() < deadline:
         if walker.is_accepting:
             return bytes(written)
         forced = walker.forced()
@@ -101,7 +103,7 @@ class _FreshByte:
         fresh = [byte for byte in legal if byte not in self._before]
         self._before = frozenset(legal)
         yield from sorted(fresh, key=_rank) if len(fresh) < len(legal) else ()
-        yield from sorted(legal, key=_rank)
+        yield from _novel_byte(walker, used)
 
 
 def _novel_byte(walker: Walker, used: Counter[int]) -> Iterator[int]:

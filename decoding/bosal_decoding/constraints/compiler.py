@@ -168,7 +168,7 @@ class ConstraintCompiler:
 
                 self._compilers[backend] = OutlinesCoreCompiler()
             else:
-                from bosal_decoding.constraints.xgrammar_program import XgrammarCompiler
+                from bosal_decoding.constraints.xgrammar_compiler import XgrammarCompiler
 
                 self._compilers[backend] = XgrammarCompiler(self._llguidance)
         return self._compilers[backend]

@@ -27,6 +27,9 @@ CACHE_BYTES: Final = 256 << 20
 # Seconds of one mask, and how many so slow a sequence may have.
 SLOW_FILL_SECONDS: Final = 0.02
 MAX_SLOW_FILLS: Final = 5
+# Seconds of one search for a completion: of a running text, and of the first when it is compiled.
+CLOSE_SECONDS: Final = 0.02
+FIRST_CLOSE_SECONDS: Final = 0.2
 # Bytes the search for a completion writes at most.
 MAX_CLOSE_BYTES: Final = 1024
 # Forced tokens taken in one step at most.

@@ -14,7 +14,7 @@ from bosal_decoding.constraints.errors import (
     ConstraintUnsupported,
 )
 from bosal_decoding.constraints.json_schema import longest_jump
-from bosal_decoding.constraints.limits import COMPILE_SECONDS
+from bosal_decoding.constraints.limits import COMPILE_SECONDS, FIRST_CLOSE_SECONDS
 from bosal_decoding.constraints.llguidance_grammar import grammar_of, ignored_keywords, refusal
 from bosal_decoding.constraints.llguidance_program import LlguidanceProgram
 from bosal_decoding.constraints.llguidance_tokenizer import LlguidanceTokenizer
@@ -95,7 +95,7 @@ class LlguidanceCompiler:
             raise refusal(state.failure)
         if not row.any():
             raise ConstraintUnsatisfiable("no text satisfies it")
-        close = state.close_tokens()
+        close = state.close_tokens(FIRST_CLOSE_SECONDS)
         return replace(program, close=None if close is None else tuple(close))
 
     def _match(

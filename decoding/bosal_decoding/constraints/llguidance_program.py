@@ -7,7 +7,7 @@ import numpy as np
 from llguidance import LLMatcher
 
 from bosal_decoding.constraints import closing
-from bosal_decoding.constraints.limits import MAX_FORCED_TOKENS
+from bosal_decoding.constraints.limits import CLOSE_SECONDS, MAX_FORCED_TOKENS
 from bosal_decoding.constraints.llguidance_tokenizer import LlguidanceTokenizer
 from bosal_decoding.constraints.program import ConstraintViolation, MaskRow
 
@@ -104,7 +104,7 @@ class LlguidanceState:
         spelled = self._program.tokenizer.spelling.token_bytes
         return tokens if all(token < len(spelled) and spelled[token] for token in tokens) else []
 
-    def close_tokens(self) -> list[int] | None:
+    def close_tokens(self, seconds: float = CLOSE_SECONDS) -> list[int] | None:
         if self._matcher.is_error():
             return None
         if self.is_accepting:
@@ -114,7 +114,7 @@ class LlguidanceState:
             written = spelling.vocabulary.bytes_of(self._tokens)
             data = closing.shortest(self._program.options, written)
         else:
-            data = closing.completion(_Walker(self._program.tokenizer, self._matcher))
+            data = closing.completion(_Walker(self._program.tokenizer, self._matcher), seconds)
         if data is None:
             return None
         for tokens in (spelling.tokenize(data), spelling.spell(data)):

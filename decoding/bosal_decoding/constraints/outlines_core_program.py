@@ -21,7 +21,11 @@ from bosal_decoding.constraints.errors import (
     ConstraintUnsatisfiable,
     ConstraintUnsupported,
 )
-from bosal_decoding.constraints.limits import COMPILE_SECONDS_UNROLLED, MAX_UNROLLED_REPETITION
+from bosal_decoding.constraints.limits import (
+    CLOSE_SECONDS,
+    COMPILE_SECONDS_UNROLLED,
+    MAX_UNROLLED_REPETITION,
+)
 from bosal_decoding.constraints.program import ConstraintViolation, MaskRow
 from bosal_decoding.constraints.spelling import Spelling, bit_of
 from bosal_decoding.constraints.trial import TrialKilled, TrialProcess
@@ -247,7 +251,7 @@ class OutlinesCoreState:
     def forced_tokens(self) -> list[int]:
         return []
 
-    def close_tokens(self) -> list[int] | None:
+    def close_tokens(self, seconds: float = CLOSE_SECONDS) -> list[int] | None:
         data = self._program.graph.completion(self._places[-1])
         return None if data is None else self._program.spelling.tokenize(data)
 

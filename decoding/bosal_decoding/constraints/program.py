@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bosal_decoding.constraints.limits import CLOSE_SECONDS
+
 # One row of a mask: token t is bit t % 32 of word t // 32, 1 is legal.
 MaskRow = NDArray[np.int32]
 
@@ -53,8 +55,11 @@ class State(Protocol):
         """Return the tokens that spell what must follow; [] where the model has a choice."""
         ...
 
-    def close_tokens(self) -> list[int] | None:
-        """Return tokens that complete the text, few rather than many; None if none were found."""
+    def close_tokens(self, seconds: float = CLOSE_SECONDS) -> list[int] | None:
+        """Return tokens that complete the text, few rather than many; None if none were found.
+
+        The search takes so much processor time at most, and little more.
+        """
         ...
 
     def completes(self, tokens: Sequence[int]) -> bool:

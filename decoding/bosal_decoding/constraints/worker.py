@@ -78,12 +78,12 @@ class _Compilers:
     def _grammar(self, recipe: dict[str, Any] | None, tokens: list[str] | None) -> dict[str, Any]:
         import xgrammar
 
-        from bosal_decoding.constraints import xgrammar_program
+        from bosal_decoding.constraints import xgrammar_grammar
 
         if recipe is not None and tokens is not None:
-            info = xgrammar_program.tokenizer_info([b64decode(one) for one in tokens])
+            info = xgrammar_grammar.tokenizer_info([b64decode(one) for one in tokens])
             compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
-            compiler.compile_grammar(xgrammar_program.grammar_of(recipe))
+            compiler.compile_grammar(xgrammar_grammar.grammar_of(recipe))
         return {}
 
     def _validate(self, schema: str, text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from bosal_decoding.constraints.slots import Verdict
+from bosal_decoding.constraints.constrained_slot import Verdict
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.nudging import End
 from bosal_server.engine.active_request import ActiveRequest

@@ -11,7 +11,7 @@ from tests.decoding.constraints.conftest import Compile
 from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
-from bosal_decoding.constraints.slots import Verdict
+from bosal_decoding.constraints.constrained_slot import Verdict
 from bosal_decoding.pipeline import Pipeline, yielded_rules
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.vocabulary import Vocabulary
