@@ -108,6 +108,7 @@ def context(options: Namespace) -> dict[str, object]:
     """Return command, machine and versions."""
 
     module = getattr(sys.modules["__main__"].__spec__, "name", "benchmarks")
+    module = module.removesuffix(".__main__")
     return {
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from bosal_decoding.constraints.backends import Compiler
 from bosal_decoding.constraints.constraint import Constraint
+from bosal_decoding.constraints.cost import is_cheap
 from bosal_decoding.constraints.errors import CompileQueueFull, InvalidConstraint
 from bosal_decoding.constraints.limits import CACHE_BYTES, MAX_WAITING
 from bosal_decoding.constraints.llguidance_compiler import LlguidanceCompiler
@@ -54,13 +55,14 @@ class ConstraintCompiler:
         # Of the backends that somebody has named.
         self._compilers: dict[str, Compiler] = {"llguidance": self._llguidance}
         self._spellings: dict[str, Spelling] = {}
-        # One thread each: compilations queue behind one another, validations do not.
+        # One thread each: what is known to be cheap never waits for what may take seconds.
+        self._quick = ThreadPoolExecutor(1, thread_name_prefix="bosal-constraints-quick")
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="bosal-constraints")
         self._validating = ThreadPoolExecutor(1, thread_name_prefix="bosal-validate")
 
     def close(self) -> None:
         """Stop compiling; what waits is cancelled."""
-        for pool in (self._compiling, self._validating):
+        for pool in (self._quick, self._compiling, self._validating):
             pool.shutdown(wait=False, cancel_futures=True)
         holders: list[Compiler | TrialProcess] = [*self._compilers.values(), self._validate_trial]
         for holder in holders:
@@ -104,8 +106,10 @@ class ConstraintCompiler:
             if len(self._pending) >= self._max_waiting:
                 raise CompileQueueFull(self._max_waiting)
             self._pending[key] = future
+        is_quick = constraint.backend == "llguidance" and is_cheap(constraint)
+        pool = self._quick if is_quick else self._compiling
         try:
-            self._compiling.submit(self._run, key, constraint, vocabulary, lead)
+            pool.submit(self._run, key, constraint, vocabulary, lead)
         except RuntimeError:  # closed
             with self._lock:
                 del self._pending[key]

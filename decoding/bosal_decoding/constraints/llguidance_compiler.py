@@ -1,6 +1,7 @@
 """Compiles constraints for llguidance, first on trial where that may take long."""
 
 from dataclasses import replace
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -37,18 +38,20 @@ _BYTES_PER_SPEC_BYTE: Final = 64
 
 
 class LlguidanceCompiler:
-    """Compiles constraints; used by one thread."""
+    """Compiles constraints; safe to share between threads."""
 
     def __init__(self) -> None:
         self._trial = TrialProcess()
         self._tokenizers: dict[str, LlguidanceTokenizer] = {}
+        self._preparing = Lock()
 
     def prepare(self, spelling: Spelling) -> LlguidanceTokenizer:
         """Build the vocabulary's tokenizer, or return the one built before."""
         digest = spelling.vocabulary.digest
-        if digest not in self._tokenizers:
-            self._tokenizers[digest] = LlguidanceTokenizer(spelling)
-        return self._tokenizers[digest]
+        with self._preparing:
+            if digest not in self._tokenizers:
+                self._tokenizers[digest] = LlguidanceTokenizer(spelling)
+            return self._tokenizers[digest]
 
     def close(self) -> None:
         self._trial.close()

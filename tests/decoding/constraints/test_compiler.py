@@ -146,7 +146,7 @@ def test_one_constraint_is_compiled_once_and_the_queue_is_bounded(
     compiler = ConstraintCompiler(max_waiting=2)
     gate = Event()
     try:
-        compiler._compiling.submit(gate.wait)
+        compiler._quick.submit(gate.wait)
         first = compiler.submit(constraint(regex="a"), byte_level_vocabulary)
         assert compiler.submit(constraint(regex="a"), byte_level_vocabulary) is first
         compiler.submit(constraint(regex="b"), byte_level_vocabulary)
@@ -155,6 +155,21 @@ def test_one_constraint_is_compiled_once_and_the_queue_is_bounded(
         gate.set()
         assert first.result().backend == "llguidance"
         compiler.compile(constraint(regex="c"), byte_level_vocabulary)
+    finally:
+        gate.set()
+        compiler.close()
+
+
+def test_what_is_cheap_does_not_wait_for_what_may_take_long(
+    byte_level_vocabulary: Vocabulary,
+) -> None:
+    compiler = ConstraintCompiler()
+    gate = Event()
+    try:
+        compiler._compiling.submit(gate.wait)
+        slow = compiler.submit(constraint(regex="a{9000}"), byte_level_vocabulary)
+        compiler.compile(constraint(regex="a"), byte_level_vocabulary)
+        assert not slow.done()
     finally:
         gate.set()
         compiler.close()
