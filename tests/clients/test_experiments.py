@@ -119,7 +119,12 @@ def test_pages_and_tables_show_doses_shadows_and_divergences(
     experiments.start("held")
     for index in range(6):
         client.generate("Name a river.", experiment="held", unit=f"u{index}", max_tokens=3)
-    assert eventually(lambda: experiments.report("held").shadows[0].pairs > 0)
+
+    def is_whole() -> bool:
+        report = experiments.report("held")
+        return report.shadows[0].pairs > 0 and sum(one.requests for one in report.doses) == 6
+
+    assert eventually(is_whole)
     found = experiments.report("held", with_distributions=True)
     assert [one.variant for one in found.divergences] == ["cold", "unlit"]
     assert found.doses[0].requests == 6
