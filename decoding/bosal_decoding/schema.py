@@ -109,7 +109,8 @@ def _violations(model: type[Schema], error: ValidationError, field: str) -> Iter
         elif detail["type"] == "value_error":
             message = str(detail["ctx"]["error"])
         else:
-            message = detail["msg"][0].lower() + detail["msg"][1:].replace("tuple", "list")
+            text = detail["msg"].replace("Tuple", "List").replace("tuple", "list")
+            message = text[0].lower() + text[1:]
         yield Violation(field=join_field(field, *path), message=message)
 
 

@@ -136,6 +136,7 @@ class GenerationCore:
         # The client's id may repeat while a call it retries is still being cancelled.
         engine_id = f"{started.request_id}#{next(self._numbers)}"
         mailbox = Mailbox()
+        metrics = self._metrics.bind(started.model.name, started.recipe_name, started.variant_label)
         request = MeteredRequest(
             request_id=engine_id,
             model=started.model.name,
@@ -154,9 +155,8 @@ class GenerationCore:
             cache_salt=command.caller.cache_salt,
             shares_scaffold=started.recipe_name in self._shared_scaffolds,
             arrival=started.arrival,
-            metrics=self._metrics.bind(
-                started.model.name, started.recipe_name, started.variant_label
-            ),
+            metrics=metrics,
+            label=metrics.recipe,
         )
         is_over = False
         num_tokens = sum(len(prompt.token_ids) for prompt in started.prompts)

@@ -35,9 +35,13 @@ class EngineMetrics:
             return Gauge(f"bosal_{name}", text, labels, registry=registry)
 
         self._bound: dict[str, _ModelMetrics] = {}
-        self._bound_rules: dict[tuple[str, str], Counter] = {}
+        self._bound_rules: dict[tuple[str, str, str], Counter] = {}
         self._rule_seconds = counter(
-            "rule_seconds_total", "Control, shared among the rules that acted.", "model", "rule"
+            "rule_seconds_total",
+            "Control, shared among the rules that acted.",
+            "model",
+            "recipe",
+            "rule",
         )
         self._step = Histogram(
             "bosal_step_seconds",
@@ -88,11 +92,11 @@ class EngineMetrics:
         bound.control.observe(report.control_s)
         bound.rest.observe(report.rest_s)
         bound.batch_rows.observe(report.rows)
-        for rule, seconds in report.rule_s.items():
-            counter = self._bound_rules.get((report.model, rule))
+        for (recipe, rule), seconds in report.rule_s.items():
+            labels = (report.model, recipe, rule)
+            counter = self._bound_rules.get(labels)
             if counter is None:
-                counter = self._rule_seconds.labels(report.model, rule)
-                self._bound_rules[report.model, rule] = counter
+                counter = self._bound_rules[labels] = self._rule_seconds.labels(*labels)
             counter.inc(seconds)
 
     def prefix(self, model: str, queried_tokens: int, hit_tokens: int) -> None:

@@ -115,6 +115,11 @@ class BoundRequestMetrics:
         self._explanations: BoundExplanationMetrics | None = None
 
     @property
+    def recipe(self) -> str:
+        """The label of its recipe, which is one of a bounded number."""
+        return self._labels[1]
+
+    @property
     def explanations(self) -> BoundExplanationMetrics:
         if self._explanations is None:
             self._explanations = self._metrics.explanations.bind(*self._labels)

@@ -377,3 +377,9 @@ def test_a_giant_token_id_is_no_integer(num_digits: int) -> None:
     assert failure.value.field is not None
     assert failure.value.field.startswith("rules[0].ids[")
     assert len(failure.value.field) < 100
+
+
+def test_lists_are_called_lists() -> None:
+    rules = [{"rule": "banned_strings", "values": [f"w{i}" for i in range(10_000)]}]
+    with pytest.raises(InvalidRecipe, match=r"values: list should have at most 64 items"):
+        Recipe.parse({"rules": rules})

@@ -33,7 +33,7 @@ REPORT = StepReport(
     waiting=0,
     blocks_used=3,
     blocks_total=9,
-    rule_s={"eos_ramp": 0.25},
+    rule_s={("steered", "eos_ramp"): 0.25},
 )
 
 

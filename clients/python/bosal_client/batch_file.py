@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -75,6 +75,10 @@ def _request(where: str, number: int, line: bytes, defaults: GenerationOptions) 
     identity = fields.get("id")
     if not (identity is None or isinstance(identity, str | int)) or isinstance(identity, bool):
         raise BatchError(f"{where}: 'id' must be a string or a whole number")
+    if not isinstance(fields.get("prompt", ""), str):
+        raise BatchError(f"{where}: 'prompt' must be a string")
+    if not isinstance(fields.get("messages", []), list):
+        raise BatchError(f"{where}: 'messages' must be a list")
     options = defaults.copy()
     options.update({name: fields[name] for name in fields if name in _OPTIONS})  # type: ignore[typeddict-item]
     try:
@@ -88,11 +92,15 @@ def _request(where: str, number: int, line: bytes, defaults: GenerationOptions) 
     return BatchRequest(line=number, id=identity, prompt=prompt, options=options, digest=digest)
 
 
-def _messages(turns: list[Mapping[str, str]]) -> list[Message]:
+def _messages(turns: list[Any]) -> list[Message]:
     for turn in turns:
-        if turn.keys() != {"role", "text"} or turn["role"] not in ("user", "assistant"):
+        if (
+            not isinstance(turn, dict)
+            or turn.keys() != {"role", "text"}
+            or turn["role"] not in ("user", "assistant")
+        ):
             raise ValueError("a message is {'role': 'user' or 'assistant', 'text': …}")
-    return [Message(**turn) for turn in turns]  # type: ignore[arg-type]
+    return [Message(**turn) for turn in turns]
 
 
 class Answers:

@@ -43,6 +43,7 @@ class ActiveRequest:
                 request.plan.rules,
                 priority=request.priority,
                 key_id=request.key_id,
+                label=request.label,
             )
             for choice in range(request.num_choices)
         ]

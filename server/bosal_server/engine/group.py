@@ -156,6 +156,7 @@ class StreamGroup:
         "is_guiding",
         "nudger",
         "key_id",
+        "label",
         "max_tokens",
         "models",
         "num_rows",
@@ -181,6 +182,7 @@ class StreamGroup:
         *,
         priority: int = 1,
         key_id: str = "",
+        label: str = "",
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -196,6 +198,7 @@ class StreamGroup:
         self.scoring = scoring
         # Of its recipe, for the clock.
         self.rules = rules
+        self.label = label
         last = self.streams[-1]
         self.guide = last if isinstance(last, GuideStream) else None
         self.nudger: Nudger | None = None

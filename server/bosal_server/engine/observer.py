@@ -22,7 +22,7 @@ class StepReport:
     waiting: int
     blocks_used: int
     blocks_total: int
-    rule_s: Mapping[str, float]  # of control, by rule
+    rule_s: Mapping[tuple[str, str], float]  # of control, by the request's label and rule
 
 
 @dataclass(frozen=True, slots=True)

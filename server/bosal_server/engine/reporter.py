@@ -9,6 +9,7 @@ from bosal_server.engine.blocks import BlockAllocator
 from bosal_server.engine.group import GroupState
 from bosal_server.engine.observer import EngineObserver, StepReport
 from bosal_server.engine.request import FailedEvent, FinishedEvent
+from bosal_server.engine.rule_clock import RuleOf
 from bosal_server.engine.scheduler import Scheduler
 from bosal_server.engine.scheduler_step import SchedulerStep
 
@@ -43,7 +44,7 @@ class Reporter:
         step: SchedulerStep,
         forward_seconds: Mapping[str, float],
         control_seconds: Mapping[str, float],
-        rule_seconds: Mapping[str, Mapping[str, float]],
+        rule_seconds: Mapping[str, Mapping[RuleOf, float]],
         seconds: float,
     ) -> None:
         """Report each model's part; what was neither forward nor control is shared evenly."""

@@ -48,6 +48,7 @@ class EngineRequest:
     # Whose turn it is when requests wait: a higher number's first, then each key its fair part.
     priority: int = 1
     key_id: str = ""
+    label: str = ""  # what the time of its rules is counted under
     # Keeps the prefix cache of different callers apart; empty: shared by all who have none.
     cache_salt: bytes = b""
     # The scaffold's part of the prompts is no secret: whatever the salt, it is shared.

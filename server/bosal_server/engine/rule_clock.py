@@ -14,6 +14,9 @@ _CALLS: Final = (
     frozenset({RuleStage.TRUNCATE.value}),
 )
 
+# What a choice is counted under, and a rule of it.
+RuleOf = tuple[str, str]
+
 
 class RuleClock:
     """Shares the time of each call among the rules that act in it, evenly over the choices.
@@ -23,36 +26,41 @@ class RuleClock:
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
+        self._seconds: Counter[RuleOf] = Counter()
 
     def add(
         self,
-        choices: Iterable[Sequence[CompiledRule]],
+        choices: Iterable[tuple[str, Sequence[CompiledRule]]],
         seconds: Sequence[float],
         measured: Mapping[str, float],
     ) -> None:
-        """Note a batch: the rules of each of its choices, and the seconds of each call.
+        """Note a batch: label and rules of each of its choices, and the seconds of each call.
 
         `measured` is what some rules took of the second call by themselves.
         """
-        for name, spent in measured.items():
-            self._seconds[name] = self._seconds.get(name, 0.0) + spent
         combining, shaping, drawing = seconds
-        seconds = (combining, shaping - sum(measured.values()), drawing)
-        counts: tuple[Counter[str], ...] = tuple(Counter() for _ in _CALLS)
-        for rules in choices:
+        shared = (combining, shaping - sum(measured.values()), drawing)
+        counts: tuple[Counter[RuleOf], ...] = tuple(Counter() for _ in _CALLS)
+        own: dict[str, Counter[RuleOf]] = {name: Counter() for name in measured}
+        for label, rules in choices:
             for rule in rules:
-                if rule.rule in measured:
+                if rule.rule in own:
+                    own[rule.rule][label, rule.rule] += 1
                     continue
                 for stages, count in zip(_CALLS, counts, strict=True):
                     if rule.stage in stages:
-                        count[rule.rule] += 1
-        for count, spent in zip(counts, seconds, strict=True):
-            share = spent / max(count.total(), 1)
-            for name, number in count.items():
-                self._seconds[name] = self._seconds.get(name, 0.0) + share * number
+                        count[label, rule.rule] += 1
+        for name, count in own.items():
+            self._share(count, measured[name])
+        for count, spent in zip(counts, shared, strict=True):
+            self._share(count, spent)
 
-    def take(self) -> dict[str, float]:
-        """Return the seconds by rule since the last call."""
-        seconds, self._seconds = self._seconds, {}
+    def take(self) -> Mapping[RuleOf, float]:
+        """Return the seconds by label and rule since the last call."""
+        seconds, self._seconds = self._seconds, Counter()
         return seconds
+
+    def _share(self, count: Counter[RuleOf], seconds: float) -> None:
+        share = seconds / max(count.total(), 1)
+        for key, number in count.items():
+            self._seconds[key] += share * number  # type: ignore[assignment]  # counts may be floats

@@ -19,7 +19,7 @@ from bosal_kernels import TopTokens as TopTable
 from bosal_server.engine.forwarding import Forwarding
 from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import PositionLogprobs, TokenLogprobs, TopTokens
-from bosal_server.engine.rule_clock import RuleClock
+from bosal_server.engine.rule_clock import RuleClock, RuleOf
 from bosal_server.engine.scheduler_step import SchedulerStep
 
 _LOG = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ class Sampler:
         self._pipelines = pipelines
         self._clocks = {name: RuleClock() for name in pipelines}
 
-    def take_rule_seconds(self) -> dict[str, dict[str, float]]:
-        """Return the seconds of control by model and rule since the last call."""
+    def take_rule_seconds(self) -> dict[str, Mapping[RuleOf, float]]:
+        """Return the seconds of control by model, label and rule since the last call."""
         return {name: clock.take() for name, clock in self._clocks.items()}
 
     def draw(
@@ -167,8 +167,8 @@ def _select(
         if clock is not None:
             # The rules share two launches: plug-ins alone have seconds of their own.
             plugins = pipeline.take_plugin_seconds()
-            rules = [group.rules for group in groups]
-            clock.add(rules, [0.0, sum(plugins.values()), 0.0], plugins)
+            labelled = [(group.label, group.rules) for group in groups]
+            clock.add(labelled, [0.0, sum(plugins.values()), 0.0], plugins)
     else:
         times = [perf_counter()]
         combined = pipeline.combine(rows, slots)
@@ -182,7 +182,8 @@ def _select(
         acted = selection.invalid if combined.acted is None else combined.acted
         if clock is not None:
             seconds = [end - begin for begin, end in pairwise(times)]
-            clock.add([group.rules for group in groups], seconds, pipeline.take_plugin_seconds())
+            labelled = [(group.label, group.rules) for group in groups]
+            clock.add(labelled, seconds, pipeline.take_plugin_seconds())
     faults = pipeline.take_faults()
     tokens, yielded, invalid, acts = torch.stack(
         (selection.tokens, selection.yielded, selection.invalid.long(), acted.long())

@@ -15,10 +15,17 @@ def test_a_stage_is_shared_by_the_rules_that_act_in_it(make_plan: Callable[..., 
     shaped = make_plan({"rule": "presence_penalty", "value": 1.0}, {"rule": "top_k", "k": 3})
     both = make_plan({"rule": "presence_penalty", "value": 1.0}, {"rule": "min_tokens", "value": 1})
     clock = RuleClock()
-    clock.add([shaped.rules, both.rules], [1.0, 6.0, 9.0], {})
+    clock.add([("mine", shaped.rules), ("yours", both.rules)], [1.0, 6.0, 9.0], {})
     # Temperature 0 is in both; combining had nobody.
     assert clock.take() == pytest.approx(
-        {"presence_penalty": 4.0, "min_tokens": 2.0, "temperature": 6.0, "top_k": 3.0}
+        {
+            ("mine", "presence_penalty"): 2.0,
+            ("yours", "presence_penalty"): 2.0,
+            ("yours", "min_tokens"): 2.0,
+            ("mine", "temperature"): 3.0,
+            ("yours", "temperature"): 3.0,
+            ("mine", "top_k"): 3.0,
+        }
     )
     assert clock.take() == {}
 
@@ -28,9 +35,9 @@ def test_a_rule_that_is_timed_by_itself_shares_nothing(make_plan: Callable[..., 
         {"rule": "presence_penalty", "value": 1.0}, {"rule": "min_tokens", "value": 1}
     )
     clock = RuleClock()
-    clock.add([rules.rules], [0.0, 6.0, 0.0], {"min_tokens": 5.0})
+    clock.add([("", rules.rules)], [0.0, 6.0, 0.0], {"min_tokens": 5.0})
     found = clock.take()
-    assert (found["min_tokens"], found["presence_penalty"]) == (5.0, 1.0)
+    assert (found["", "min_tokens"], found["", "presence_penalty"]) == (5.0, 1.0)
 
 
 def test_steps_report_the_seconds_of_their_rules(
@@ -47,5 +54,5 @@ def test_steps_report_the_seconds_of_their_rules(
     bench.run()
     assert len(reports) == 4
     for report in reports:
-        assert set(report.rule_s) == {"presence_penalty", "temperature"}
+        assert set(report.rule_s) == {("", "presence_penalty"), ("", "temperature")}
         assert 0 < sum(report.rule_s.values()) <= report.control_s

@@ -77,7 +77,9 @@ def test_a_faulty_one_fails_its_request_by_name(
         plugged_client.generate("Hello", recipe={"rules": [{"rule": "lipogram", "letter": "e"}]})
     assert wrong.value.field == "spec.inline_recipe.rules[0].letter"
     assert plugged_client.generate("Hello", max_tokens=3).usage.output_tokens
-    seconds = plugged.metric("bosal_rule_seconds_total", model="tiny", rule="faulty")
+    seconds = plugged.metric(
+        "bosal_rule_seconds_total", model="tiny", recipe="inline", rule="faulty"
+    )
     assert seconds > 0
 
 
