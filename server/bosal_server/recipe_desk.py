@@ -11,7 +11,8 @@ from bosal_server.config import InvalidConfig
 from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.errors import ServerError
 from bosal_server.preparation import Preparation
-from bosal_server.recipe_store import RecipeEntry, RecipeStore
+from bosal_server.recipe_entry import RecipeEntry
+from bosal_server.recipe_store import RecipeStore
 from bosal_server.rule_cost import control_seconds
 from bosal_server.served_models import ServedModel, ServedModels
 

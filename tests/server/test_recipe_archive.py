@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from bosal_decoding.recipe import Recipe
 from bosal_server.database import Database
 from bosal_server.recipe_archive import require
+from bosal_server.recipe_entry import RecipeSource
 from bosal_server.recipe_errors import (
     RecipeArchived,
     RecipeInUse,
@@ -19,7 +20,7 @@ from bosal_server.recipe_errors import (
     UnknownRecipe,
     UnknownRecipeVersion,
 )
-from bosal_server.recipe_store import RecipeSource, RecipeStore
+from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import InvalidRequest
 
 

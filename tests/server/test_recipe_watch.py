@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tests.live_server import eventually
 
-from bosal_server.recipe_store import RecipeSource, RecipeStore
+from bosal_server.recipe_entry import RecipeSource
+from bosal_server.recipe_store import RecipeStore
 from bosal_server.recipe_watch import RecipeWatch
 
 _PERIOD = 0.02

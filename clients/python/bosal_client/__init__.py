@@ -1,8 +1,9 @@
 """Python clients of a Bosal server: `Client` blocks, `AsyncClient` awaits."""
 
 from bosal_client.aio import AsyncClient, AsyncComparisonStream, AsyncStream
-from bosal_client.client import Client, ComparisonStream, Stream
+from bosal_client.client import Client
 from bosal_client.comparisons import ComparedRecipe, Comparison, Divergence, RecipeTokens
+from bosal_client.descriptions import Model, Recipe, Rule, ServerInfo, Validation
 from bosal_client.errors import (
     BosalError,
     Cancelled,
@@ -23,19 +24,15 @@ from bosal_client.results import (
     Choice,
     Generation,
     Logprobs,
-    Model,
-    Recipe,
-    Rule,
     Score,
-    ServerInfo,
     Started,
     Timings,
     TokenBatch,
     TokenSequence,
     TopLogprobs,
     Usage,
-    Validation,
 )
+from bosal_client.streams import ComparisonStream, Stream
 
 __all__ = [
     "AsyncClient",

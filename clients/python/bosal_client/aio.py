@@ -10,7 +10,7 @@ import grpc.aio
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
-from bosal_client import calls, comparisons, requests, results
+from bosal_client import calls, comparisons, descriptions, requests, results
 from bosal_client.aio_experiments import AsyncExperiments
 from bosal_client.aio_streams import AsyncComparisonStream, AsyncStream
 from bosal_client.constraints import Answer, constraint_of, parsed
@@ -134,7 +134,7 @@ class AsyncClient:
 
     async def recipes(
         self, *, versions_of: str = "", timeout: float | None = None
-    ) -> tuple[results.Recipe, ...]:
+    ) -> tuple[descriptions.Recipe, ...]:
         """Return every recipe in force, by name, or every version of one, the newest first."""
         recipes, token = await self._run(calls.list_recipes(versions_of), timeout)
         while token:
@@ -142,37 +142,37 @@ class AsyncClient:
             recipes.extend(page)
         return tuple(recipes)
 
-    async def recipe(self, name: str, *, timeout: float | None = None) -> results.Recipe:
+    async def recipe(self, name: str, *, timeout: float | None = None) -> descriptions.Recipe:
         """Return one recipe by `name` or `name@version`."""
         return await self._run(calls.get_recipe(name), timeout)
 
     async def create_recipe(
         self, document: calls.Document, *, timeout: float | None = None
-    ) -> results.Recipe:
+    ) -> descriptions.Recipe:
         """Keep a recipe (a mapping, or YAML or JSON text), in force under its name."""
         return await self._run(calls.create_recipe(document), timeout)
 
     async def archive_recipe(
         self, name: str, *, timeout: float | None = None
-    ) -> tuple[results.Recipe, ...]:
+    ) -> tuple[descriptions.Recipe, ...]:
         """Take `name`, or `name@version`, out of service; return the versions that went."""
         return await self._run(calls.archive_recipe(name), timeout)
 
     async def validate(
         self, document: calls.Document, *, model: str = "", timeout: float | None = None
-    ) -> results.Validation:
+    ) -> descriptions.Validation:
         """Compile a recipe (a mapping, or YAML or JSON text) for a model without running it."""
         return await self._run(calls.validate(document, model), timeout)
 
-    async def rules(self, *, timeout: float | None = None) -> tuple[results.Rule, ...]:
+    async def rules(self, *, timeout: float | None = None) -> tuple[descriptions.Rule, ...]:
         """Return the server's catalogue of rules."""
         return await self._run(calls.list_rules(), timeout)
 
-    async def models(self, *, timeout: float | None = None) -> tuple[results.Model, ...]:
+    async def models(self, *, timeout: float | None = None) -> tuple[descriptions.Model, ...]:
         """Return the served models, the default first."""
         return await self._run(calls.list_models(), timeout)
 
-    async def server_info(self, *, timeout: float | None = None) -> results.ServerInfo:
+    async def server_info(self, *, timeout: float | None = None) -> descriptions.ServerInfo:
         """Return the server's versions, defaults and limits."""
         return await self._run(calls.server_info(), timeout)
 

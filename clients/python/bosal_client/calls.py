@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import model_pb2, recipe_pb2
-from bosal_client import requests, responses, results
+from bosal_client import descriptions, requests, responses, results
 from bosal_client.documents import recipe_message
 from bosal_client.errors import InvalidRequest
 from bosal_client.requests import GenerationOptions, Prompt
@@ -151,83 +151,85 @@ def tokenize(
     )
 
 
-def get_recipe(name: str) -> Call[results.Recipe]:
+def get_recipe(name: str) -> Call[descriptions.Recipe]:
     return Call(
         "/bosal.v1.RecipeService/GetRecipe",
         recipe_pb2.GetRecipeRequest(name=name),
         recipe_pb2.GetRecipeResponse,
-        lambda response: responses.recipe(response.recipe),
+        lambda response: descriptions.recipe(response.recipe),
     )
 
 
-def create_recipe(document: Document) -> Call[results.Recipe]:
+def create_recipe(document: Document) -> Call[descriptions.Recipe]:
     request = recipe_pb2.CreateRecipeRequest()
     _set_document(request, document)
     return Call(
         "/bosal.v1.RecipeService/CreateRecipe",
         request,
         recipe_pb2.CreateRecipeResponse,
-        lambda response: responses.recipe(response.recipe),
+        lambda response: descriptions.recipe(response.recipe),
     )
 
 
-def archive_recipe(name: str) -> Call[tuple[results.Recipe, ...]]:
+def archive_recipe(name: str) -> Call[tuple[descriptions.Recipe, ...]]:
     return Call(
         "/bosal.v1.RecipeService/ArchiveRecipe",
         recipe_pb2.ArchiveRecipeRequest(name=name),
         recipe_pb2.ArchiveRecipeResponse,
-        lambda response: tuple(responses.recipe(one) for one in response.recipes),
+        lambda response: tuple(descriptions.recipe(one) for one in response.recipes),
     )
 
 
-def list_recipes(name: str = "", page_token: str = "") -> Call[tuple[list[results.Recipe], str]]:
+def list_recipes(
+    name: str = "", page_token: str = ""
+) -> Call[tuple[list[descriptions.Recipe], str]]:
     """One page, and the token of the next or ""; of a `name`, all versions."""
     return Call(
         "/bosal.v1.RecipeService/ListRecipes",
         recipe_pb2.ListRecipesRequest(name=name, page_token=page_token),
         recipe_pb2.ListRecipesResponse,
         lambda response: (
-            [responses.recipe(one) for one in response.recipes],
+            [descriptions.recipe(one) for one in response.recipes],
             response.next_page_token,
         ),
     )
 
 
-def validate(document: Document, model: str) -> Call[results.Validation]:
+def validate(document: Document, model: str) -> Call[descriptions.Validation]:
     request = recipe_pb2.ValidateRecipeRequest(model=model)
     _set_document(request, document)
     return Call(
         "/bosal.v1.RecipeService/ValidateRecipe",
         request,
         recipe_pb2.ValidateRecipeResponse,
-        responses.validation,
+        descriptions.validation,
     )
 
 
-def list_rules() -> Call[tuple[results.Rule, ...]]:
+def list_rules() -> Call[tuple[descriptions.Rule, ...]]:
     return Call(
         "/bosal.v1.RecipeService/ListRules",
         recipe_pb2.ListRulesRequest(),
         recipe_pb2.ListRulesResponse,
-        lambda response: tuple(responses.rule(one) for one in response.rules),
+        lambda response: tuple(descriptions.rule(one) for one in response.rules),
     )
 
 
-def list_models() -> Call[tuple[results.Model, ...]]:
+def list_models() -> Call[tuple[descriptions.Model, ...]]:
     return Call(
         "/bosal.v1.ModelService/ListModels",
         model_pb2.ListModelsRequest(),
         model_pb2.ListModelsResponse,
-        lambda response: tuple(responses.model(one) for one in response.models),
+        lambda response: tuple(descriptions.model(one) for one in response.models),
     )
 
 
-def server_info() -> Call[results.ServerInfo]:
+def server_info() -> Call[descriptions.ServerInfo]:
     return Call(
         "/bosal.v1.ModelService/GetServerInfo",
         model_pb2.GetServerInfoRequest(),
         model_pb2.GetServerInfoResponse,
-        responses.server_info,
+        descriptions.server_info,
     )
 
 

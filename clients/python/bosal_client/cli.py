@@ -3,14 +3,13 @@
 from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bosal_client import (
     batch_command,
     constraint_flags,
-    errors,
     experiment_commands,
     recipe_commands,
     render,
@@ -40,6 +39,7 @@ from bosal_client.invocation import (
     show,
 )
 from bosal_client.requests import GenerationOptions
+from bosal_client.rules_command import rules
 from bosal_client.score_command import score
 
 __all__ = ["application", "main"]
@@ -178,34 +178,6 @@ def _streamed(
             if not ends_line:
                 render.text("\n")
         return stream.result()
-
-
-def rules(
-    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
-    as_json: AsJson = False,
-    server: Server = DEFAULT_SERVER,
-) -> None:
-    """List the rules recipes are made of, or show one with its parameters.
-
-    [bold]Examples[/bold]
-
-      bosal rules\n
-      bosal rules eos_ramp
-    """
-    with connected(server) as client:
-        every = {one.rule: one for one in client.rules()}
-        if name is not None and name not in every:
-            raise errors.NotFound(f"no rule is named '{name}'; the rules are {', '.join(every)}")
-    if name is not None:
-        show(_named(every[name])) if as_json else render.rule(every[name])
-        return
-    show([_named(one) for one in every.values()]) if as_json else render.rules(every.values())
-
-
-def _named(rule: results.Rule) -> dict[str, Any]:
-    """Return a rule for programs, under the name every listing gives its things."""
-    fields = asdict(rule)
-    return {"name": fields.pop("rule"), **fields}
 
 
 def models(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:

@@ -7,14 +7,15 @@ import grpc
 
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
-from bosal_client import calls, comparisons, requests, responses, results
+from bosal_client import calls, comparisons, descriptions, requests, results
 from bosal_client.constraints import Answer, constraint_of, parsed
-from bosal_client.errors import Cancelled, InternalError, from_rpc_error
+from bosal_client.errors import from_rpc_error
 from bosal_client.experiment_calls import StreamCall
 from bosal_client.experiments import Experiments
 from bosal_client.requests import GenerationOptions, Prompt
+from bosal_client.streams import ComparisonStream, Stream
 
-__all__ = ["ChannelClient", "Client", "ComparisonStream", "Stream"]
+__all__ = ["ChannelClient", "Client"]
 
 Result = TypeVar("Result")
 
@@ -56,7 +57,7 @@ class ChannelClient:
 
     def stream(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
-    ) -> "Stream":
+    ) -> Stream:
         """Return an iterator over token batches as they come."""
         spec = requests.generation_spec(prompt, options)
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
@@ -72,7 +73,7 @@ class ChannelClient:
         *,
         timeout: float | None = None,
         **options: Unpack[GenerationOptions],
-    ) -> "ComparisonStream":
+    ) -> ComparisonStream:
         """Run one prompt through 2 to 8 recipes under the same noise."""
         request = comparisons.request(prompt, recipes, options)
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
@@ -119,7 +120,7 @@ class ChannelClient:
 
     def recipes(
         self, *, versions_of: str = "", timeout: float | None = None
-    ) -> tuple[results.Recipe, ...]:
+    ) -> tuple[descriptions.Recipe, ...]:
         """Return every recipe in force, by name, or every version of one, the newest first."""
         recipes, token = self._run(calls.list_recipes(versions_of), timeout)
         while token:
@@ -127,37 +128,37 @@ class ChannelClient:
             recipes.extend(page)
         return tuple(recipes)
 
-    def recipe(self, name: str, *, timeout: float | None = None) -> results.Recipe:
+    def recipe(self, name: str, *, timeout: float | None = None) -> descriptions.Recipe:
         """Return one recipe by `name` or `name@version`."""
         return self._run(calls.get_recipe(name), timeout)
 
     def create_recipe(
         self, document: calls.Document, *, timeout: float | None = None
-    ) -> results.Recipe:
+    ) -> descriptions.Recipe:
         """Keep a recipe (a mapping, or YAML or JSON text), in force under its name."""
         return self._run(calls.create_recipe(document), timeout)
 
     def archive_recipe(
         self, name: str, *, timeout: float | None = None
-    ) -> tuple[results.Recipe, ...]:
+    ) -> tuple[descriptions.Recipe, ...]:
         """Take `name`, or `name@version`, out of service; return the versions that went."""
         return self._run(calls.archive_recipe(name), timeout)
 
     def validate(
         self, document: calls.Document, *, model: str = "", timeout: float | None = None
-    ) -> results.Validation:
+    ) -> descriptions.Validation:
         """Compile a recipe (a mapping, or YAML or JSON text) for a model without running it."""
         return self._run(calls.validate(document, model), timeout)
 
-    def rules(self, *, timeout: float | None = None) -> tuple[results.Rule, ...]:
+    def rules(self, *, timeout: float | None = None) -> tuple[descriptions.Rule, ...]:
         """Return the server's catalogue of rules."""
         return self._run(calls.list_rules(), timeout)
 
-    def models(self, *, timeout: float | None = None) -> tuple[results.Model, ...]:
+    def models(self, *, timeout: float | None = None) -> tuple[descriptions.Model, ...]:
         """Return the served models, the default first."""
         return self._run(calls.list_models(), timeout)
 
-    def server_info(self, *, timeout: float | None = None) -> results.ServerInfo:
+    def server_info(self, *, timeout: float | None = None) -> descriptions.ServerInfo:
         """Return the server's versions, defaults and limits."""
         return self._run(calls.server_info(), timeout)
 
@@ -211,101 +212,3 @@ class Client(ChannelClient):
         else:
             channel = grpc.secure_channel(server, credentials, options)
         super().__init__(channel, api_key=api_key)
-
-
-class Stream:
-    """A generation under way: iterate over its token batches, or ask for `result()`.
-
-    In `with`, leaving early cancels it.
-    """
-
-    def __init__(self, call: Any, request_id: str) -> None:
-        self._call = call
-        self._transcript = responses.Transcript()
-        self._is_cancelled = False
-        self.request_id = request_id
-
-    @property
-    def started(self) -> results.Started:
-        """What the server made of the request; waits for it if need be."""
-        while self._transcript.started is None:
-            self._receive()
-        return self._transcript.started
-
-    def __iter__(self) -> Iterator[results.TokenBatch]:
-        while self._transcript.finished is None:
-            item = self._receive()
-            if isinstance(item, results.TokenBatch):
-                yield item
-
-    def result(self) -> results.Generation:
-        """Wait for the end and return everything, what was iterated over included."""
-        while self._transcript.finished is None:
-            self._receive()
-        return self._transcript.result()
-
-    def cancel(self) -> None:
-        """Stop generating; further reads raise Cancelled."""
-        self._is_cancelled = self._transcript.finished is None
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
-
-    def _receive(self) -> results.Started | results.TokenBatch | results.Finished | None:
-        if self._is_cancelled:
-            raise Cancelled("the call was cancelled")
-        try:
-            item = responses.event(next(self._call))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        except StopIteration:
-            raise InternalError("the server ended the stream early") from None
-        if item is not None:
-            self._transcript.add(item)
-        if isinstance(item, results.Finished):
-            # The status follows at once; reading it ends the call on both sides.
-            for _ in self._call:
-                pass
-        return item
-
-
-class ComparisonStream:
-    """A comparison under way: iterate over tokens and divergences, or ask for `result()`.
-
-    In `with`, leaving early cancels it.
-    """
-
-    def __init__(self, call: Any, num_recipes: int) -> None:
-        self._call = call
-        self._transcript = comparisons.Transcript(num_recipes)
-
-    def __iter__(self) -> Iterator[comparisons.RecipeTokens | comparisons.Divergence]:
-        try:
-            for message in self._call:
-                item = self._transcript.add(message)
-                if item is not None:
-                    yield item
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        if not self._transcript.is_over:
-            raise InternalError("the server ended the comparison early")
-
-    def result(self) -> comparisons.Comparison:
-        """Wait for the end and return everything, what was iterated over included."""
-        for _ in self:
-            pass
-        return self._transcript.result()
-
-    def cancel(self) -> None:
-        """Stop generating; further reads raise Cancelled."""
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()

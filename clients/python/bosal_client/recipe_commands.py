@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bosal_client import errors, render, results
+from bosal_client import descriptions, errors, render
 from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.client import Client
 from bosal_client.invocation import AsJson, Server, connected, recipe_file, show
@@ -91,7 +91,7 @@ def lint(
     with connected(server) as client:
         for file, text in [(file, _text(file)) for file in files]:
             try:
-                outcome: results.Validation | errors.BosalError
+                outcome: descriptions.Validation | errors.BosalError
                 outcome = client.validate(text, model=model)
             except (errors.InvalidRequest, errors.NotFound, errors.Unimplemented) as error:
                 if error.field == "model":
@@ -192,8 +192,8 @@ def _side(client: Client, argument: str) -> tuple[str, list[str]]:
     return f"{argument} ({read.version})", render.recipe_lines(read.document)
 
 
-def _linted(file: str, outcome: results.Validation | errors.BosalError) -> dict[str, object]:
-    if isinstance(outcome, results.Validation):
+def _linted(file: str, outcome: descriptions.Validation | errors.BosalError) -> dict[str, object]:
+    if isinstance(outcome, descriptions.Validation):
         return {"file": file, "is_valid": True, **asdict(outcome)}
     return {
         "file": file,

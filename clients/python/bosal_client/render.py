@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bosal_client import results
+from bosal_client import descriptions, results
 from bosal_client.errors import BosalError, Unavailable
 
 __all__ = [
@@ -93,7 +93,7 @@ def footer(generation: results.Generation) -> None:
     Console(stderr=True, highlight=False).print(Text(" · ".join(parts), "dim"))
 
 
-def recipes(found: Iterable[results.Recipe]) -> None:
+def recipes(found: Iterable[descriptions.Recipe]) -> None:
     table(
         ("recipe", "version", "", "description"),
         [
@@ -103,7 +103,7 @@ def recipes(found: Iterable[results.Recipe]) -> None:
     )
 
 
-def recipe_versions(found: Iterable[results.Recipe]) -> None:
+def recipe_versions(found: Iterable[descriptions.Recipe]) -> None:
     """Show versions of recipes, archived ones too."""
     table(
         ("recipe", "source", "created", "archived", "description"),
@@ -124,7 +124,7 @@ def _moment(time: datetime | None) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S}Z" if time is not None else ""
 
 
-def recipe(found: results.Recipe) -> None:
+def recipe(found: descriptions.Recipe) -> None:
     """Print a recipe as a document that a server's recipe folder takes."""
     lines = [f"# {found.name}@{found.version}", *recipe_lines(found.document)]
     sys.stdout.write("\n".join(lines) + "\n")
@@ -158,7 +158,7 @@ def difference(lines: Iterable[str]) -> None:
         console.print(Text(line.translate(_CONTROL), colours.get(line[:1], "")))
 
 
-def validation(file: str, outcome: results.Validation | BosalError) -> None:
+def validation(file: str, outcome: descriptions.Validation | BosalError) -> None:
     """Say of one recipe file what is wrong with it, or what it became."""
     if isinstance(outcome, BosalError):
         sys.stdout.write(f"{file}: error: {outcome}\n")
@@ -188,18 +188,18 @@ def _flow(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def rules(found: Iterable[results.Rule]) -> None:
+def rules(found: Iterable[descriptions.Rule]) -> None:
     table(
         ("rule", "stage", "parameters", "summary"),
         [(one.rule, one.stage, ", ".join(_own_params(one)), _with_package(one)) for one in found],
     )
 
 
-def _with_package(found: results.Rule) -> str:
+def _with_package(found: descriptions.Rule) -> str:
     return f"{found.summary} (plug-in, {found.package})" if found.package else found.summary
 
 
-def rule(found: results.Rule) -> None:
+def rule(found: descriptions.Rule) -> None:
     """Print all that the catalogue says about a rule."""
     lines = [
         found.rule,
@@ -220,12 +220,12 @@ def rule(found: results.Rule) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _params(found: results.Rule) -> Mapping[str, Any]:
+def _params(found: descriptions.Rule) -> Mapping[str, Any]:
     properties: Mapping[str, Any] = found.params_schema.get("properties", {})
     return properties
 
 
-def _own_params(found: results.Rule) -> list[str]:
+def _own_params(found: descriptions.Rule) -> list[str]:
     """Name the parameters that not every rule takes."""
     return [name for name in _params(found) if name not in ("scope", "when")]
 
@@ -247,7 +247,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
     return " ".join([str(schema.get("type", "any")), *limits])
 
 
-def models(found: Iterable[results.Model]) -> None:
+def models(found: Iterable[descriptions.Model]) -> None:
     table(
         ("model", "", "architecture", "parameters", "context", "runner", "cache tokens"),
         [

@@ -1,14 +1,10 @@
 """What the server answered, as plain values; shared by both clients."""
 
-from datetime import UTC, datetime
-from typing import Final, Literal
-
-from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf import duration_pb2
 
 from bosal.v1 import generation_pb2 as pb
-from bosal.v1 import model_pb2, recipe_pb2
 from bosal_client import explanations, results
-from bosal_client.documents import plain, recipe_document, rule_document
+from bosal_client.documents import recipe_document, rule_document
 from bosal_client.experiment_results import Assignment
 from bosal_client.mirror import read
 
@@ -17,22 +13,11 @@ __all__ = [
     "event",
     "finished",
     "generation",
-    "model",
-    "recipe",
-    "rule",
     "score",
-    "server_info",
     "started",
     "token_batch",
     "token_sequence",
-    "validation",
 ]
-
-_RECIPE_SOURCES: Final = {
-    recipe_pb2.RECIPE_SOURCE_SHIPPED: "shipped",
-    recipe_pb2.RECIPE_SOURCE_FOLDER: "folder",
-    recipe_pb2.RECIPE_SOURCE_CREATED: "created",
-}
 
 
 def event(
@@ -299,85 +284,4 @@ def token_sequence(message: pb.TokenSequence) -> results.TokenSequence:
         token_ids=tuple(message.token_ids),
         token_bytes=tuple(message.token_bytes),
         text=message.text,
-    )
-
-
-def recipe(message: recipe_pb2.RecipeVersion) -> results.Recipe:
-    return results.Recipe(
-        name=message.recipe.name,
-        version=message.version,
-        is_default=message.is_default,
-        description=message.recipe.description,
-        document=recipe_document(message.recipe),
-        source=_RECIPE_SOURCES.get(message.source, ""),
-        created_at=_time(message, "create_time"),
-        archived_at=_time(message, "archive_time"),
-    )
-
-
-def _time(
-    message: recipe_pb2.RecipeVersion, field: Literal["create_time", "archive_time"]
-) -> datetime | None:
-    if not message.HasField(field):
-        return None
-    found: timestamp_pb2.Timestamp = getattr(message, field)
-    return found.ToDatetime(tzinfo=UTC)
-
-
-def rule(message: recipe_pb2.RuleDescription) -> results.Rule:
-    return results.Rule(
-        rule=message.rule,
-        summary=message.summary,
-        stage=message.stage,
-        formula=message.formula,
-        source=message.source,
-        params_schema=plain(message.params_schema),
-        package=message.package,
-    )
-
-
-def validation(message: recipe_pb2.ValidateRecipeResponse) -> results.Validation:
-    return results.Validation(
-        version=message.version,
-        num_streams=message.num_streams,
-        scaffold_tokens=message.scaffold_tokens,
-        rules=tuple(
-            results.CompiledRule(
-                rule=compiled.rule,
-                stage=compiled.stage,
-                params=plain(compiled.params),
-                token_ids={text: tuple(ids.ids) for text, ids in compiled.token_ids.items()},
-            )
-            for compiled in message.rules
-        ),
-        notes=tuple(message.notes),
-        document=recipe_document(message.recipe),
-        shared_tokens=message.shared_tokens,
-        control_seconds=_seconds(message.control) if message.HasField("control") else None,
-    )
-
-
-def model(message: model_pb2.Model) -> results.Model:
-    names = results.Model.__dataclass_fields__
-    return results.Model(**{name: getattr(message, name) for name in names})
-
-
-def server_info(message: model_pb2.GetServerInfoResponse) -> results.ServerInfo:
-    names = results.Limits.__dataclass_fields__
-    return results.ServerInfo(
-        version=message.version,
-        versions=dict(message.versions),
-        default_model=message.default_model,
-        default_recipe=message.default_recipe,
-        limits=results.Limits(**{name: getattr(message.limits, name) for name in names}),
-        kernels=results.KernelSupport(
-            backend=message.kernels.backend,
-            fused_rules=tuple(message.kernels.fused_rules),
-        ),
-        constraints=results.ConstraintSupport(
-            kinds=tuple(message.constraints.kinds),
-            backends=tuple(message.constraints.backends),
-            python_types=tuple(message.constraints.python_types),
-        ),
-        models=tuple(model(one) for one in message.models),
     )

@@ -1,8 +1,7 @@
 """What calls return: plain, immutable Python values that mirror the wire contract."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any
 
 from bosal_client.experiment_results import Assignment
@@ -11,26 +10,17 @@ from bosal_client.explanations import Explanation, ExplanationSummary
 __all__ = [
     "Choice",
     "CompiledConstraint",
-    "ConstraintSupport",
-    "CompiledRule",
     "Ending",
     "Finished",
     "Generation",
-    "KernelSupport",
-    "Limits",
     "Logprobs",
-    "Model",
-    "Recipe",
-    "Rule",
     "Score",
-    "ServerInfo",
     "Started",
     "Timings",
     "TokenBatch",
     "TokenSequence",
     "TopLogprobs",
     "Usage",
-    "Validation",
 ]
 
 
@@ -246,123 +236,3 @@ class TokenSequence:
     token_ids: tuple[int, ...]
     token_bytes: tuple[bytes, ...]
     text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """A recipe the server knows."""
-
-    name: str
-    version: str
-    is_default: bool
-    description: str
-    document: Mapping[str, Any]
-    # `shipped`, `folder` or `created`; "" from a server that does not say.
-    source: str = ""
-    # In UTC; of created and of archived recipes.
-    created_at: datetime | None = None
-    archived_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompiledRule:
-    """What a rule became for one tokenizer."""
-
-    rule: str
-    stage: str
-    params: Mapping[str, Any]
-    token_ids: Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validation:
-    """The outcome of compiling a recipe for a model."""
-
-    version: str
-    num_streams: int
-    scaffold_tokens: int
-    rules: tuple[CompiledRule, ...]
-    notes: tuple[str, ...]
-    # The recipe as the server read it.
-    document: Mapping[str, Any] = field(default_factory=dict)
-    # Of the scaffold's tokens, those that are computed once for all requests.
-    shared_tokens: int = 0
-    # What the rules take per token of one choice, in seconds; None if the server cannot say.
-    control_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One rule of the server's catalogue."""
-
-    rule: str
-    summary: str
-    stage: str
-    formula: str
-    source: str
-    params_schema: Mapping[str, Any]
-    # Name and version of the installed package that brings it; "" for a built-in rule.
-    package: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    name: str
-    is_default: bool
-    architecture: str
-    digest: str
-    num_parameters: int
-    vocabulary_size: int
-    context_tokens: int
-    dtype: str
-    runner: str
-    runner_reason: str
-    device: str
-    cache_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    max_request_bytes: int
-    max_choices: int
-    max_top_logprobs: int
-    max_rules: int
-    max_stop_strings: int
-    max_messages: int
-    max_running_choices: int
-    max_waiting_requests: int
-    max_compared_recipes: int
-    max_scored_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConstraintSupport:
-    """What a constraint may be."""
-
-    kinds: tuple[str, ...]
-    # Installed matchers, the default first.
-    backends: tuple[str, ...]
-    # Names that `python_type` takes.
-    python_types: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelSupport:
-    """What executes control and draws."""
-
-    # `torch` or `triton`.
-    backend: str
-    # Rules that fused kernels execute; the torch path executes the others.
-    fused_rules: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerInfo:
-    version: str
-    versions: Mapping[str, str]
-    default_model: str
-    default_recipe: str
-    limits: Limits
-    kernels: KernelSupport
-    constraints: ConstraintSupport
-    models: tuple[Model, ...]

@@ -6,9 +6,6 @@ from typing import Literal
 from google.protobuf import duration_pb2
 
 from bosal.v1 import generation_pb2 as pb
-from bosal.v1 import model_pb2, recipe_pb2
-from bosal_decoding.plan import CompiledRule
-from bosal_decoding.rules.catalogue import RuleDescription
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.config import Limits
@@ -23,7 +20,6 @@ from bosal_server.engine.request import (
     Usage,
 )
 from bosal_server.generate_command import ExperimentCommand, GenerateCommand, PromptCommand
-from bosal_server.recipe_desk import Validation
 from bosal_server.request_errors import InvalidRequest, OutOfRange, located
 from bosal_server.rpc import experiments, explanations
 from bosal_server.rpc.constraints import compiled_constraint, constraint_document
@@ -32,11 +28,9 @@ from bosal_server.rpc.documents import (
     recipe_message,
     rule_documents,
     rule_message,
-    struct,
 )
 from bosal_server.rpc.spelling import token_bytes
 from bosal_server.security.caller import Priority, current_caller
-from bosal_server.served_models import ServedModel
 from bosal_server.started import Started
 
 _ROLES: dict[int, Literal["user", "assistant"]] = {
@@ -264,58 +258,4 @@ def _top_logprobs(top: TopTokens, vocabulary: Vocabulary) -> pb.TopLogprobs:
 def token_sequence(token_ids: Sequence[int], text: str, vocabulary: Vocabulary) -> pb.TokenSequence:
     return pb.TokenSequence(
         token_ids=token_ids, token_bytes=token_bytes(token_ids, vocabulary), text=text
-    )
-
-
-def validation(outcome: Validation) -> recipe_pb2.ValidateRecipeResponse:
-    plan = outcome.plan
-    message = recipe_pb2.ValidateRecipeResponse(
-        version=plan.version,
-        num_streams=plan.num_streams,
-        scaffold_tokens=plan.scaffold_tokens,
-        rules=[_compiled_rule(rule) for rule in plan.rules],
-        notes=plan.notes,
-        recipe=recipe_message(plan.recipe.document()),
-        shared_tokens=len(plan.pinned_ids),
-    )
-    if outcome.control_seconds is not None:
-        message.control.FromNanoseconds(round(outcome.control_seconds * 1e9))
-    return message
-
-
-def _compiled_rule(rule: CompiledRule) -> recipe_pb2.CompiledRule:
-    return recipe_pb2.CompiledRule(
-        rule=rule.rule,
-        stage=rule.stage,
-        params=struct(rule.params),
-        token_ids={text: recipe_pb2.TokenIds(ids=ids) for text, ids in rule.token_ids.items()},
-    )
-
-
-def rule_description(rule: RuleDescription) -> recipe_pb2.RuleDescription:
-    return recipe_pb2.RuleDescription(
-        rule=rule.rule,
-        summary=rule.summary,
-        stage=rule.stage,
-        formula=rule.formula,
-        source=rule.source,
-        params_schema=struct(rule.params_schema),
-        package=rule.package,
-    )
-
-
-def model(served: ServedModel, *, is_default: bool) -> model_pb2.Model:
-    return model_pb2.Model(
-        name=served.name,
-        is_default=is_default,
-        architecture=served.architecture,
-        digest=served.digest,
-        num_parameters=served.num_parameters,
-        vocabulary_size=served.vocabulary.size,
-        context_tokens=served.context_tokens,
-        dtype=served.dtype,
-        runner=served.runner,
-        runner_reason=served.runner_reason,
-        device=served.device,
-        cache_tokens=served.cache_tokens,
     )

@@ -7,7 +7,7 @@ from google.protobuf import struct_pb2
 
 from bosal.v1 import recipe_pb2
 from bosal_decoding.limits import MAX_DOCUMENT_BYTES, MAX_RULES
-from bosal_server.recipe_store import RecipeEntry, RecipeSource
+from bosal_server.recipe_entry import RecipeEntry, RecipeSource
 from bosal_server.request_errors import InvalidRequest, MissingField
 from bosal_server.rpc.constraints import constraint_document, constraint_message
 

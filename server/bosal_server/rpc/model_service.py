@@ -11,7 +11,7 @@ from bosal_decoding.fused_draw import FUSED_RULES, backend_of
 from bosal_server.comparison import MAX_RECIPES
 from bosal_server.config import ServerConfig
 from bosal_server.core import GenerationCore
-from bosal_server.rpc import constraints, convert
+from bosal_server.rpc import constraints, descriptions
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -66,6 +66,6 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
 
     def _models(self) -> list[pb.Model]:
         return [
-            convert.model(served, is_default=served.name == self._core.models.default)
+            descriptions.model(served, is_default=served.name == self._core.models.default)
             for served in self._core.models
         ]

@@ -10,9 +10,9 @@ from bosal.v1 import recipe_pb2 as pb
 from bosal.v1 import recipe_pb2_grpc
 from bosal_decoding.rules.catalogue import describe
 from bosal_server.core import GenerationCore
-from bosal_server.recipe_store import RecipeEntry
+from bosal_server.recipe_entry import RecipeEntry
 from bosal_server.request_errors import InvalidRequest, MissingField, OutOfRange, located
-from bosal_server.rpc import convert
+from bosal_server.rpc import descriptions
 from bosal_server.rpc.documents import given_document, recipe_version
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -82,12 +82,14 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
         model = self._models.find(request.model)
         with located(_source(request)):
             validation = await self._desk.validate(given_document(request), model)
-        return convert.validation(validation)
+        return descriptions.validation(validation)
 
     async def ListRules(
         self, request: pb.ListRulesRequest, context: Context
     ) -> pb.ListRulesResponse:
-        return pb.ListRulesResponse(rules=[convert.rule_description(rule) for rule in describe()])
+        return pb.ListRulesResponse(
+            rules=[descriptions.rule_description(rule) for rule in describe()]
+        )
 
     def _version(self, entry: RecipeEntry) -> pb.RecipeVersion:
         in_force = self._desk.default_version
