@@ -16,7 +16,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("bosal", "torch", "transformers", "grpcio")
+PACKAGES: tuple[str, ...] = ("bosal", "torch", "transformers", "grpcio")
+# Which exists on Linux only.
+if sys.platform == "linux":
+    PACKAGES = (*PACKAGES, "triton")
 
 
 def arguments(description: str) -> ArgumentParser:
