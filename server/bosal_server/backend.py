@@ -7,13 +7,13 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.constraints.frontend import load_types
 from bosal_decoding.rules import installed
-from bosal_server.config import ServerConfig
+from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.database import Database
 from bosal_server.delivery_filter import DeliveryFilter
@@ -26,6 +26,9 @@ from bosal_server.metrics import Metrics
 from bosal_server.prepared_models import PreparedModels
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.recipe_watch import RecipeWatch
+
+if TYPE_CHECKING:
+    from bosal_server.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ class Backend:
         types: Mapping[str, Constraint],
         threads: int,
         delivery_filter: DeliveryFilter | None,
+        tracing: "Tracing | None",
     ) -> None:
         self.metrics = Metrics()
         self._config = config
@@ -67,6 +71,7 @@ class Backend:
         self._types = types
         self._threads = threads
         self._filter = delivery_filter
+        self._tracing = tracing
 
     @classmethod
     @contextmanager
@@ -79,6 +84,7 @@ class Backend:
         """
         types = load_types(config.python_types)
         judge = DeliveryFilter.load(config.delivery_filter) if config.delivery_filter else None
+        tracing = _tracing(config)
         for name, rule in installed().items():
             log.info("rule %s comes from %s", name, rule.package)
         threads = config.threads or max((os.cpu_count() or 1) - 1, 1)
@@ -101,6 +107,7 @@ class Backend:
                 types=types,
                 threads=threads,
                 delivery_filter=judge,
+                tracing=tracing,
             )
 
     @asynccontextmanager
@@ -122,6 +129,8 @@ class Backend:
                 await asyncio.to_thread(engine.stop)
                 core.close()
                 await self._experiments.close()
+                if self._tracing is not None:
+                    await asyncio.to_thread(self._tracing.close)
 
     def _engine(self, on_crash: Callable[[], None] | None) -> EngineLoop:
         config, metrics = self._config, self.metrics
@@ -161,7 +170,20 @@ class Backend:
             shared_scaffolds=self._config.shared_scaffolds,
             constraints=constraints,
             delivery_filter=self._filter,
+            trace=None if self._tracing is None else self._tracing.record,
         )
+
+
+def _tracing(config: ServerConfig) -> "Tracing | None":
+    if config.trace_endpoint is None:
+        return None
+    try:
+        from bosal_server.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise InvalidConfig(
+            f"trace_endpoint needs {error.name}: pip install 'bosal[otel]'"
+        ) from None
+    return Tracing.to(config.trace_endpoint)
 
 
 def _versions() -> Mapping[str, str]:

@@ -246,6 +246,12 @@ class ServerConfig:
     cache_tokens: int | None = setting(
         None, "Key-value cache of each model, in tokens. Default: sized by the loader.", minimum=1
     )
+    trace_endpoint: str | None = setting(
+        None,
+        "A collector of OpenTelemetry traces, by OTLP over gRPC: http://127.0.0.1:4317, say. Needs "
+        "bosal[otel].",
+        metavar="URL",
+    )
     explain_share: float = setting(
         0.0,
         "Share of requests whose draws are explained for the metrics, from 0 to 1; requests that "

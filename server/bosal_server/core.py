@@ -1,7 +1,7 @@
 """What the server does with a request, free of any transport."""
 
 import random
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from itertools import count
@@ -57,6 +57,7 @@ class GenerationCore:
         shared_scaffolds: Collection[str] = (),
         constraints: ConstraintCompiler | None = None,
         delivery_filter: DeliveryFilter | None = None,
+        trace: Callable[[Started, FinishedEvent | BaseException | None], None] | None = None,
     ) -> None:
         """Serve; a share of requests that do not ask for it is explained for the metrics."""
         self.models = ServedModels(models)
@@ -91,6 +92,8 @@ class GenerationCore:
         self._explain_share = explain_share
         self._quotas = QuotaLedger()
         self._filter = delivery_filter
+        # Told of every request that ran, with its end; None: it was cancelled.
+        self._trace = trace
         self._numbers = count()
         self._traffic = LiveTraffic()
         self._shadowing = Shadowing(
@@ -159,6 +162,7 @@ class GenerationCore:
             label=metrics.recipe,
         )
         is_over = False
+        outcome: FinishedEvent | BaseException | None = None
         num_tokens = sum(len(prompt.token_ids) for prompt in started.prompts)
         lease = self._quotas.lease(
             command.caller,
@@ -182,7 +186,8 @@ class GenerationCore:
                         raise event.error
                     if isinstance(event, TokensEvent):
                         num_tokens += len(event.token_ids)
-                    is_over = isinstance(event, FinishedEvent)
+                    if isinstance(event, FinishedEvent):
+                        is_over, outcome = True, event
                     if judge is not None and isinstance(event, TokensEvent):
                         judge.note(event)
                     elif judge is not None and isinstance(event, FinishedEvent):
@@ -190,11 +195,16 @@ class GenerationCore:
                     if filtered is not None:
                         await filtered.check(event)
                     yield event
+        except Exception as error:
+            outcome = error
+            raise
         finally:
             if not is_over:
                 self._engine.cancel(engine_id)
             live.close()
             lease.end(num_tokens)
+            if self._trace is not None:
+                self._trace(started, outcome)
 
     async def tokenize_text(self, text: str, model: ServedModel) -> list[int]:
         """Tokenise a text as it stands."""

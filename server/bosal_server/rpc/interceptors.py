@@ -19,6 +19,7 @@ from bosal_server.rpc.reader import reader
 from bosal_server.rpc.status import describe
 from bosal_server.security.access import Access
 from bosal_server.security.caller import Caller, current_caller
+from bosal_server.trace_context import current_trace, trace_headers
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         ) -> Message:
             self._enter()
             current_caller.set(caller)
+            current_trace.set(trace_headers(context.invocation_metadata() or ()))
             try:
                 return await behavior(self._accepted(request), context)
             except (Exception, asyncio.CancelledError) as error:
@@ -122,6 +124,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         ) -> None:
             self._enter()
             current_caller.set(caller)
+            current_trace.set(trace_headers(context.invocation_metadata() or ()))
             try:
                 # Closed here and now, so that a cancelled call stops its generation at once.
                 async with aclosing(behavior(self._accepted(request), context)) as messages:
