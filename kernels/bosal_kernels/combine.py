@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bosal_kernels.groups import GroupedRows, group_max
 from bosal_kernels.layout import SlotState
-from bosal_kernels.logprobs import log_normalizer
 from bosal_kernels.resolve import certainty
 from bosal_kernels.scope import Region
 from bosal_kernels.streams import Combined, CombineParams, CombineState, Space
@@ -16,6 +14,8 @@ from bosal_kernels.streams import Combined, CombineParams, CombineState, Space
 _NUCLEUS_GUESSES = (32, 512)
 # What a guide gains when the base, too, gives its first choice some probability (BlendIn).
 _AGREEMENT = 0.1
+# Logits summed in one call; see `_log_mass`.
+_PIECE = 32_704
 
 
 def combine(
@@ -59,15 +59,12 @@ def combine(
         return Combined(rows=rows, acted=None, streams=rows, base=base, masked=())
     own = [slots[i] for i in coupled]
     groups = _Groups(rows, coupling, state, own, [starts[i] for i in coupled])
-    z, acts = groups.run(is_masking=is_masking)
+    out = rows.new_empty((len(slots), rows.shape[1]))
+    for place, count in enumerate(counts):
+        if count == 1:
+            out[place].copy_(rows[starts[place]])
     acted = torch.zeros(len(slots), dtype=torch.bool, device=rows.device)
-    if len(coupled) == len(slots):
-        out, acted = z, acts
-    else:
-        out = rows.index_select(0, base)
-        where = _index(coupled, rows)
-        out[where] = z
-        acted[where] = acts
+    acted[_index(coupled, rows)] = groups.write([out[i] for i in coupled], is_masking=is_masking)
     masked = [i for i in coupled if is_masking and _params(coupling, slots[i]).is_masking]
     return Combined(rows=out, acted=acted, streams=rows, base=base, masked=masked)
 
@@ -88,31 +85,42 @@ class _Groups:
         self.state = state
         self.params = [_params(coupling, slot) for slot in slots]
         self.slots = _index(slots, rows)
+        self.starts = starts
         self.base = _index(starts, rows)
         self.depth = max(one.num_streams for one in self.params)
+        self.row_max = rows.amax(1)
+        self._scratch = rows.new_empty(rows.shape[1])
 
-    def run(self, *, is_masking: bool) -> tuple[Tensor, Tensor]:
-        """Return the combined rows [G, V], and where the streams had a say [G]."""
-        rows = self.rows
-        base_rows = rows.index_select(0, self.base)
-        grouped = GroupedRows(rows, group_max(rows))
-        row_max = grouped.maxima.amax(1)
-        best = row_max[self.base]
-        normalizer = self._normalizers(grouped, row_max)
+    def write(self, out: Sequence[Tensor], *, is_masking: bool) -> Tensor:
+        """Fill a row [V] for each group; return where the streams had a say [G]."""
+        best = self.row_max.take(self.base)
+        normalizer = self._normalizers()
         of_base = normalizer[:, 0]
         if any(one.by_confidence or one.nucleus < 1 for one in self.params):
-            plain = torch.ones(len(self.params), dtype=torch.float32, device=rows.device)
-            of_base = log_normalizer(grouped, self.base, plain, best)
+            of_base = self._log_masses(self.starts, torch.ones_like(best))
         acts = self._acts()
-        weights = self._weights(base_rows, best, of_base, row_max, normalizer)
-        z = self._sum(base_rows, weights, normalizer)
-        if is_masking:
-            self._mask(z, base_rows, best, of_base)
-        z.masked_fill_(base_rows == -torch.inf, -torch.inf)
-        z.masked_fill_(self._is_faulty(row_max)[:, None], torch.nan)
-        if all(one.scope.is_always for one in self.params):
-            return z, acts
-        return torch.where(acts[:, None], z, base_rows), acts
+        weights = self._weights(best, of_base, normalizer)
+        floor = self._floor(best, of_base) if is_masking else None
+        # Where no base's row lacks a token, none need be looked for.
+        lacks = (self._row_min() == -torch.inf).tolist()
+        # One group at a time: its rows stay in the cache from step to step.
+        for group, one in enumerate(self.params):
+            base, z = self.rows[self.starts[group]], out[group]
+            mix = self._mix if one.space is Space.PROBABILITIES else self._add
+            mix(z, group, one, weights[group], normalizer[group])
+            if floor is not None and one.is_masking:
+                z.masked_fill_(base < floor[group], -torch.inf)
+            if lacks[group]:
+                z.masked_fill_(base == -torch.inf, -torch.inf)
+            if not one.scope.is_always:
+                torch.where(acts[group], z, base, out=z)
+        for group in self._is_faulty().nonzero().squeeze(1).tolist():
+            out[group].fill_(torch.nan)
+        return acts
+
+    def _row_min(self) -> Tensor:
+        """Return the least logits of the bases, [G]."""
+        return torch.stack([self.rows[start].amin() for start in self.starts])
 
     def _acts(self) -> Tensor:
         """Say where each group's scope holds, [G]."""
@@ -128,7 +136,7 @@ class _Groups:
             acts &= (entropy > above) | (above == -torch.inf)
         return acts
 
-    def _normalizers(self, grouped: GroupedRows, row_max: Tensor) -> Tensor:
+    def _normalizers(self) -> Tensor:
         """Return every stream's logsumexp, float64 [G, depth]; 0 where nothing is normalised."""
         found = self.rows.new_zeros((len(self.slots), self.depth), dtype=torch.float64)
         pairs = [
@@ -138,21 +146,28 @@ class _Groups:
             for stream in range(one.num_streams)
         ]
         if pairs:
-            group = _index([group for group, _ in pairs], self.rows)
-            stream = _index([stream for _, stream in pairs], self.rows)
-            which = self.base[group] + stream
-            inverse = self.coupling.inverse[self.slots[group], stream]
-            found[group, stream] = log_normalizer(grouped, which, inverse, row_max[which])
+            group, stream = _index(pairs, self.rows).unbind(1)
+            places = [self.starts[group] + stream for group, stream in pairs]
+            inverse = self.coupling.inverse[self.slots.take(group), stream]
+            found[group, stream] = self._log_masses(places, inverse)
         return found
 
-    def _weights(
-        self,
-        base_rows: Tensor,
-        best: Tensor,
-        of_base: Tensor,
-        row_max: Tensor,
-        normalizer: Tensor,
-    ) -> Tensor:
+    def _log_masses(self, places: Sequence[int], inverse: Tensor) -> Tensor:
+        """Return the logsumexps of rows times their inverse temperatures [n], float64 [n]."""
+        is_warm = any(one.temperatures for one in self.params)
+        sums = []
+        for place, factor in zip(places, inverse, strict=True):
+            # Piece by piece: torch would split more over threads, and round where it splits.
+            for piece in torch.split(self.rows[place], _PIECE):
+                scaled = torch.sub(piece, self.row_max[place], out=self._scratch[: len(piece)])
+                if is_warm:
+                    scaled.mul_(factor)
+                sums.append(scaled.exp_().sum())
+        mass = torch.stack(sums).view(len(places), -1).double().sum(1)
+        best = self.row_max.take(_index(places, self.rows)).double()
+        return mass.log() + best * inverse.double()
+
+    def _weights(self, best: Tensor, of_base: Tensor, normalizer: Tensor) -> Tensor:
         """Return every stream's weight, float64 [G, depth]."""
         state, slots = self.coupling, self.slots
         over = state.over[slots]
@@ -162,85 +177,58 @@ class _Groups:
         if any(one.by_confidence for one in self.params):
             guide = self.base + 1
             inverse = state.inverse[slots, 1].double()
-            sure = (row_max[guide].double() * inverse - normalizer[:, 1]).exp()
+            sure = (self.row_max[guide].double() * inverse - normalizer[:, 1]).exp()
             choice = self.rows.index_select(0, guide).argmax(1)
-            agrees = (base_rows.gather(1, choice[:, None])[:, 0].double() - of_base).exp()
+            agrees = (self.rows[self.base, choice].double() - of_base).exp()
             share = sure / (sure + (best.double() - of_base).exp()) + _AGREEMENT * agrees
             confident = state.by_confidence[slots]
             strength = torch.where(confident, strength * share.clamp(max=1), strength)
         weights = state.weights[slots] + strength[:, None] * state.slopes[slots]
         return weights[:, : self.depth]
 
-    def _sum(self, base_rows: Tensor, weights: Tensor, normalizer: Tensor) -> Tensor:
-        is_mixture = [one.space is Space.PROBABILITIES for one in self.params]
-        if not any(is_mixture):
-            return self._linear(base_rows, weights, normalizer)
-        if all(is_mixture):
-            return self._mixture(base_rows, weights, normalizer)
-        which = torch.tensor(is_mixture, device=base_rows.device)[:, None]
-        linear = self._linear(base_rows, weights, normalizer)
-        return torch.where(which, self._mixture(base_rows, weights, normalizer), linear)
+    def _stream(self, group: int, stream: int, normalizer: Tensor, out: Tensor) -> Tensor:
+        """Write a stream's scaled and normalised row to `out`, and return that."""
+        row, one = self.rows[self.starts[group] + stream], self.params[group]
+        if one.temperatures:
+            row = torch.mul(row, self.coupling.inverse[self.slots[group], stream], out=out)
+        if one.space is not Space.LOGITS:
+            return torch.sub(row, normalizer[stream], out=out)
+        return row if one.temperatures else out.copy_(row)
 
-    def _stream(
-        self, stream: int, base_rows: Tensor, normalizer: Tensor
-    ) -> tuple[Tensor | slice, Tensor]:
-        """Return which groups have a stream, and its scaled and normalised rows, a copy."""
-        having = [i for i, one in enumerate(self.params) if one.num_streams > stream]
-        which: Tensor | slice = slice(None)
-        if len(having) < len(self.params):
-            which = _index(having, self.rows)
-        place = self.base[which] + stream
-        y = base_rows.clone() if stream == 0 else self.rows.index_select(0, place)
-        if any(one.temperatures for one in self.params):
-            y *= self.coupling.inverse[self.slots[which], stream, None]
-        if any(one.space is not Space.LOGITS for one in self.params):
-            is_plain = (self.coupling.space[self.slots[which]] == Space.LOGITS)[:, None]
-            y -= normalizer[which, stream, None].masked_fill(is_plain, 0).float()
-        return which, y
-
-    def _linear(self, base_rows: Tensor, weights: Tensor, normalizer: Tensor) -> Tensor:
+    def _add(
+        self, z: Tensor, group: int, one: CombineParams, weights: Tensor, normalizer: Tensor
+    ) -> None:
         # Products and sums apart: a fused one rounds by where an element lies in its tensor.
-        _, z = self._stream(0, base_rows, normalizer)
-        z *= weights[:, 0, None].float()
-        for stream in range(1, self.depth):
-            which, y = self._stream(stream, base_rows, normalizer)
-            y *= weights[which, stream, None].float()
-            z[which] += y
-        return z
+        self._stream(group, 0, normalizer, z).mul_(weights[0])
+        for stream in range(1, one.num_streams):
+            z += self._stream(group, stream, normalizer, self._scratch).mul_(weights[stream])
 
-    def _mixture(self, base_rows: Tensor, weights: Tensor, normalizer: Tensor) -> Tensor:
+    def _mix(
+        self, z: Tensor, group: int, one: CombineParams, weights: Tensor, normalizer: Tensor
+    ) -> None:
         # In float64, whose errors vanish when the result is rounded.
-        total = torch.zeros(base_rows.shape, dtype=torch.float64, device=base_rows.device)
-        for stream in range(self.depth):
-            which, y = self._stream(stream, base_rows, normalizer)
-            total[which] += weights[which, stream, None] * y.double().exp_()
-        return total.log_().float()
+        total = torch.zeros_like(z, dtype=torch.float64)
+        for stream in range(one.num_streams):
+            y = self._stream(group, stream, normalizer, self._scratch).double().exp_()
+            total += y.mul_(weights[stream])
+        z.copy_(total.log_())
 
-    def _is_faulty(self, row_max: Tensor) -> Tensor:
+    def _is_faulty(self) -> Tensor:
         """Say which groups have a stream with NaN or +inf in it, which a sum might hide."""
-        faulty = torch.zeros(len(self.slots), dtype=torch.bool, device=row_max.device)
-        for stream in range(self.depth):
-            having = _index(
-                [i for i, one in enumerate(self.params) if one.num_streams > stream], row_max
-            )
-            faulty[having] |= ~(row_max[self.base[having] + stream] < torch.inf)
-        return faulty
+        is_bad = ~(self.row_max < torch.inf)
+        spans = zip(self.starts, self.params, strict=True)
+        return torch.stack([is_bad[start : start + one.num_streams].any() for start, one in spans])
 
-    def _mask(self, z: Tensor, base_rows: Tensor, best: Tensor, of_base: Tensor) -> None:
-        floor = None
-        if any(one.plausibility > 0 for one in self.params):
-            floor = best + self.coupling.log_plausibility[self.slots]
+    def _floor(self, best: Tensor, of_base: Tensor) -> Tensor:
+        """Return below which logit of its base each group's row is masked, [G]."""
+        floor = best + self.coupling.log_plausibility[self.slots]
         narrow = [i for i, one in enumerate(self.params) if one.nucleus < 1]
         if narrow:
             which = _index(narrow, self.rows)
-            edge = _nucleus_edge(
-                base_rows[which], of_base[which], self.coupling.nucleus[self.slots[which]]
-            )
-            if floor is None:
-                floor = torch.full_like(best, -torch.inf)
-            floor[which] = torch.maximum(floor[which], edge)
-        if floor is not None:
-            z.masked_fill_(base_rows < floor[:, None], -torch.inf)
+            rows = self.rows.index_select(0, self.base[which])
+            mass = self.coupling.nucleus[self.slots[which]]
+            floor[which] = torch.maximum(floor[which], _nucleus_edge(rows, of_base[which], mass))
+        return floor
 
 
 def _nucleus_edge(rows: Tensor, normalizer: Tensor, mass: Tensor) -> Tensor:
@@ -270,5 +258,5 @@ def _params(state: CombineState, slot: int) -> CombineParams:
     return params
 
 
-def _index(numbers: Sequence[int], like: Tensor) -> Tensor:
+def _index(numbers: Sequence[int] | Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64, device=like.device)
