@@ -61,7 +61,8 @@ scopes are disjoint by position or by region; gates alone do not make them so.
 _PEERS_HEAD: Final = """## The same elsewhere
 
 What the parameters are called in other engines, and where their meaning differs from ours. An empty
-cell: we know of none. A rule that is not listed has no counterpart in any of the three.
+cell: we know of none. A rule that is not listed has no counterpart in any of the three. The other
+way round, parameter by parameter and with SGLang: [coming from another engine](peers.md).
 """
 
 _SCAFFOLD_HEAD: Final = """## Scaffolds

@@ -45,3 +45,15 @@ def test_only_rules_have_peers_and_only_the_papers_own_have_none() -> None:
     }
     assert RULES.keys() - PEERS.keys() == own | coupled
     assert PEERS.keys() <= RULES.keys()
+
+
+def test_every_parameter_of_transformers_is_on_the_page_for_newcomers() -> None:
+    page = (PAGE.parent / "peers.md").read_text()
+    listed = set(re.findall(r"`(\w+)`", page))
+    about_other_things = re.compile(
+        r".*(cache|assistant|lookbehind|speculation|compile|prompt_lookup|max_matching|mtp|chunk).*|"
+        r"output_(attentions|hidden_states)|return_dict_.*|(pad|bos)_token_id|low_memory|"
+        r"continuous_batching_config|constraints|_from_model_config|transformers_version"
+    )
+    missing = GenerationConfig().to_dict().keys() - listed
+    assert [name for name in sorted(missing) if not about_other_things.fullmatch(name)] == []
