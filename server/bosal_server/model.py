@@ -62,7 +62,9 @@ class LoadedModel:
 
     def release_weights(self) -> None:
         """Give their memory back; nothing can be computed with this object any more."""
-        self.model.to(device="meta")
+        for weight in self.model.parameters():
+            # Not by moving it: a trace of the model may still know the parameter.
+            weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
 
     def runner(self, *, cache_tokens: int | None = None) -> TorchRunner:
         """Build the torch runner with room for so many tokens; unset: 65,536 or 4 GiB."""

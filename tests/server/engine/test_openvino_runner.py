@@ -106,7 +106,8 @@ class Traffic:
             st.lists(st.integers(0, self._vocab_size - 1), min_size=size, max_size=size)
         )
         row.token_ids = row.token_ids + tokens
-        return Chunk(tokens, past_len, list(row.blocks), self._draw(st.booleans()))
+        num_logits = self._draw(st.integers(0, min(3, size)))
+        return Chunk(tokens, past_len, list(row.blocks), num_logits)
 
 
 @settings(

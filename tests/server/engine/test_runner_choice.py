@@ -127,7 +127,7 @@ def test_the_torch_weights_can_go_once_the_conversion_is_on_disk(
     plan = StepPlan.pack([Chunk([5, 6, 7], 0, [3], True)], choice.runner.block_size)
     expected = choice.runner.forward(plan).clone()
     model.release_weights()
-    assert all(weight.device.type == "meta" for weight in model.model.parameters())
+    assert not any(weight.numel() for weight in model.model.parameters())
     assert torch.equal(choice.runner.forward(plan), expected)
 
 
