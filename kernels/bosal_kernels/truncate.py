@@ -1,6 +1,7 @@
 """Runs truncation chains, vectorised over rows: one call per place and stage."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -22,29 +23,33 @@ _INDIFFERENT: Final = frozenset(
 )
 
 _Apply = Callable[[Truncation, Tensor, Tensor, Tensor], None]
-_APPLY: Final[dict[int, _Apply]] = {
-    Stage.TEMPERATURE: stages.temperature,
-    Stage.TOP_K: stages.top_k,
-    Stage.TOP_P: stages.top_p,
-    Stage.MIN_P: stages.min_p,
-    Stage.TYPICAL: stages.typical,
-    Stage.TOP_N_SIGMA: stages.top_n_sigma,
-    Stage.EPSILON: stages.epsilon,
-    Stage.ETA: stages.eta,
-    Stage.XTC: stages.xtc,
-    Stage.DYNAMIC_TEMPERATURE: stages.dynamic_temperature,
-    Stage.MIROSTAT: stages.mirostat,
-}
+_APPLY: Final[Mapping[int, _Apply]] = MappingProxyType(
+    {
+        Stage.TEMPERATURE: stages.temperature,
+        Stage.TOP_K: stages.top_k,
+        Stage.TOP_P: stages.top_p,
+        Stage.MIN_P: stages.min_p,
+        Stage.TYPICAL: stages.typical,
+        Stage.TOP_N_SIGMA: stages.top_n_sigma,
+        Stage.EPSILON: stages.epsilon,
+        Stage.ETA: stages.eta,
+        Stage.XTC: stages.xtc,
+        Stage.DYNAMIC_TEMPERATURE: stages.dynamic_temperature,
+        Stage.MIROSTAT: stages.mirostat,
+    }
+)
 # Whether a stage does anything, by its number and the size of the vocabulary; others always do.
-_IS_ON: Final[dict[int, Callable[[float, int], bool]]] = {
-    Stage.TOP_K: lambda k, vocab_size: 1 <= k < vocab_size,
-    Stage.TOP_P: lambda p, _: p < 1,
-    Stage.TYPICAL: lambda mass, _: mass < 1,
-    Stage.MIN_P: lambda p, _: p > 0,
-    Stage.TOP_N_SIGMA: lambda n, _: n >= 0,
-    Stage.EPSILON: lambda eps, _: 0 < eps < 1,
-    Stage.ETA: lambda eps, _: 0 < eps < 1,
-}
+_IS_ON: Final[Mapping[int, Callable[[float, int], bool]]] = MappingProxyType(
+    {
+        Stage.TOP_K: lambda k, vocab_size: 1 <= k < vocab_size,
+        Stage.TOP_P: lambda p, _: p < 1,
+        Stage.TYPICAL: lambda mass, _: mass < 1,
+        Stage.MIN_P: lambda p, _: p > 0,
+        Stage.TOP_N_SIGMA: lambda n, _: n >= 0,
+        Stage.EPSILON: lambda eps, _: 0 < eps < 1,
+        Stage.ETA: lambda eps, _: 0 < eps < 1,
+    }
+)
 
 
 def truncate(left: Truncation, chain: Tensor, values: Tensor, seconds: Tensor) -> None:
