@@ -154,6 +154,9 @@ class _Context:
         self._deadline = None if timeout is None else monotonic() + timeout
         self._write = write
 
+    def invocation_metadata(self) -> tuple[Any, ...]:
+        return ()
+
     def time_remaining(self) -> float | None:
         return None if self._deadline is None else max(self._deadline - monotonic(), 0.0)
 
