@@ -1,12 +1,20 @@
 """One live server, shared by the tests of the wire and of the clients."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tests.live_server import LiveServer, serving
 
 from bosal_client import Client
+
+# The same examples every time, however slow the machine: near a float's last digit a new one may
+# prove nothing. HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,10 @@
 import json
 
 import pytest
-from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
 from bosal_decoding.vocabulary import Vocabulary
-
-# A deadline would make the tests depend on the machine's load.
-settings.register_profile("decoding", deadline=None)
-settings.load_profile("decoding")
 
 SENTENCES = [
     "I think that we should go to the river, and I know the way.",

@@ -23,7 +23,6 @@ from bosal_decoding.vocabulary import Vocabulary
 SLOW = settings(
     max_examples=20,
     phases=[Phase.generate],
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
 

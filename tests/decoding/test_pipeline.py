@@ -89,7 +89,9 @@ def test_a_mixed_batch_follows_the_formulas_row_by_row(
             expected = controlled(logits[index].double().numpy(), choice)
             row = state.logits[index].double().numpy()
             np.testing.assert_allclose(row, expected, atol=TOLERANCE, rtol=1e-5)
-            check_token(tokens[index], scores(row, choice))
+            # The oracle knows mirostat before its first draw; test_mirostat.py follows it further.
+            if step == 0 or all(rule["rule"] != "mirostat" for rule in choice.rules):
+                check_token(tokens[index], scores(row, choice))
             choice.output.append(tokens[index])
         pipeline.commit(slots, [[token] for token in tokens])
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from hypothesis import settings
 from tests.kernels.oracle import Array, Chain
 
 from bosal_kernels import (
@@ -17,9 +16,6 @@ from bosal_kernels import (
     control,
     select,
 )
-
-# The same examples every time: near a float's last digit a new one may prove nothing.
-STEADY = settings(deadline=None, derandomize=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ def params_of(draw: st.DrawFn) -> CombineParams | None:
     )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     many=st.lists(st.tuples(params_of(), st.integers(0, 12)), min_size=1, max_size=6),
     seed=st.integers(0, 999),

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.kernels import rows
-from tests.kernels.batch import STEADY
 from tests.kernels.oracle import Array
 
 from bosal_kernels import (
@@ -179,7 +178,7 @@ def test_a_ban_holds_at_its_position_only(z: Array) -> None:
     used=st.floats(-5, 5),
     ramp=st.floats(-20, 20),
 )
-@settings(STEADY, max_examples=60)
+@settings(max_examples=60)
 def test_all_rules_together_follow_the_formula(
     seed: int,
     kind: str,

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.kernels.batch import STEADY
 
 from bosal_kernels.history import HistoryTable, suffix_runs
 
@@ -21,7 +20,6 @@ def brute_runs(history: list[int]) -> list[int]:
     return runs
 
 
-@STEADY
 @given(st.lists(st.integers(0, 2), max_size=40))
 def test_runs_are_the_common_suffixes(history: list[int]) -> None:
     assert suffix_runs(history) == brute_runs(history)

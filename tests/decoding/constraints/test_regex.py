@@ -73,7 +73,7 @@ def test_the_language_is_that_of_fullmatch(compile_for: Compile, words: Vocabula
 @pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
 @pytest.mark.parametrize("pattern", PATTERNS)
 @given(data=st.data())
-@settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 def test_every_match_stays_reachable(
     compiled: Compile, byte_level_vocabulary: Vocabulary, pattern: str, data: st.DataObject
 ) -> None:
@@ -114,7 +114,7 @@ def test_what_other_matchers_lose_is_kept(
     ),
     text=st.text("ab1é\n", max_size=6),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_translation_matches_what_the_pattern_matches(pattern: str, text: str) -> None:
     translated = re.sub(r"\\x\{([0-9A-F]+)\}", _python_escape, regex.translate(pattern))
     assert bool(re.fullmatch(translated, text)) == bool(re.fullmatch(pattern, text, re.ASCII))

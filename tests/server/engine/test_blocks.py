@@ -162,7 +162,7 @@ def test_pins_are_bounded() -> None:
     assert survivors == [0, 0, 0, 0, 0, 0, 2, 2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), num_blocks=st.integers(4, 40))
 def test_random_use_leaks_nothing_and_never_mixes_content(seed: int, num_blocks: int) -> None:
     chance = random.Random(seed)

@@ -111,7 +111,7 @@ def test_held_text_is_given_out_when_the_choice_ends_otherwise(
     assert sum(len(event.token_ids) for event in events) == 4
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     text=st.text(alphabet="abé🙂", max_size=12),
     stops=st.lists(st.text(alphabet="abé🙂", min_size=1, max_size=3), min_size=1, max_size=3),

@@ -139,7 +139,7 @@ class Crowd:
             group.rollback(chance.randrange(1, len(group.output) + 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32))
 def test_nobody_starves_and_nothing_leaks(seed: int) -> None:
     """Some sixty arrivals in each example, thousands in all."""

@@ -112,8 +112,6 @@ class Traffic:
 
 @settings(
     max_examples=50,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
 )
 @given(data=st.data())

@@ -336,7 +336,7 @@ def test_what_can_never_fit_is_refused_with_the_numbers(
     assert str(needed) in str(caught.value)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), num_streams=st.integers(1, 3), num_models=st.integers(1, 3))
 def test_random_traffic_is_exact_and_leaves_nothing_behind(
     seed: int, num_streams: int, num_models: int
