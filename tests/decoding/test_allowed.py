@@ -8,10 +8,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from bosal_decoding.compile import compile
 from bosal_decoding.errors import DecodingError, RuleConflict, RuleUnsupported, UnknownTokenString
+from bosal_decoding.pieces import byte_alphabet
 from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan
 from bosal_decoding.recipe import Recipe
-from bosal_decoding.vocabulary import Vocabulary, byte_alphabet
+from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import LegalTokens, SlotParams, SlotState, TouchedTokens, control, packed
 
 
