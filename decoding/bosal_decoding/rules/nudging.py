@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from bosal_decoding.rules.combination import ModelName, ScaffoldEntry, in_scaffold
 from bosal_decoding.rules.draft import Draft
 from bosal_decoding.rules.rule import Rule, RuleStage
-from bosal_decoding.rules.streams import ModelName, ScaffoldEntry, in_scaffold
 from bosal_decoding.schema import whole
 from bosal_decoding.streams import StreamSpec
 

@@ -1,16 +1,23 @@
 """Rules that decode one text with several streams: other prompts, other models."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from bosal_decoding.errors import DecodingError
-from bosal_decoding.limits import MAX_EXAMPLE_BYTES, MAX_NAME_CHARS, MAX_TOKENS
+from bosal_decoding.limits import MAX_TOKENS
+from bosal_decoding.rules.combination import (
+    Combination,
+    Mass,
+    ModelName,
+    PromptText,
+    ScaffoldEntry,
+    Share,
+    Strength,
+    in_scaffold,
+)
 from bosal_decoding.rules.draft import Draft
-from bosal_decoding.rules.rule import Rule, RuleStage
 from bosal_decoding.rules.scope import RuleGate
-from bosal_decoding.scaffolds import Scaffold, read_scaffold
-from bosal_decoding.schema import Phrase, at_most_bytes, whole
+from bosal_decoding.schema import Phrase, whole
 from bosal_decoding.streams import (
     LastToken,
     OtherInstruction,
@@ -21,76 +28,10 @@ from bosal_decoding.streams import (
     WithoutContext,
     WithoutInstruction,
 )
-from bosal_kernels import CombineParams, Space
+from bosal_kernels import Space
 
 
-def _is_scaffold(entry: dict[str, Any]) -> dict[str, Any]:
-    try:
-        read_scaffold(entry, "")
-    except DecodingError as error:
-        raise ValueError(str(error)) from None
-    return entry
-
-
-ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
-_Prompt = Annotated[str, Field(min_length=1), at_most_bytes(MAX_EXAMPLE_BYTES)]
-ScaffoldEntry = Annotated[dict[str, Any], AfterValidator(_is_scaffold)]
-_Strength = Annotated[float, Field(ge=-100, le=100)]
-_Share = Annotated[float, Field(ge=0, le=1)]
-_Mass = Annotated[float, Field(gt=0, le=1)]
-
-
-# Parameters that name a served model.
-_ROLES = ("amateur", "expert", "anti_expert", "aligned", "guide")
-
-
-class _Combination(Rule):
-    """What rules that combine streams have in common."""
-
-    stage = RuleStage.COMBINE
-
-    plausibility: _Share = 0.0
-    """Keep only tokens that the base finds at least this share as likely as its best one; 0 is all.
-    They come back where nothing else is legal."""
-    prefilter: _Mass = 1.0
-    """Keep only the base's most likely tokens up to this mass; 1 is all."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        given = (getattr(self, role, None) for role in _ROLES)
-        return tuple(name for name in given if name)
-
-    def _params(
-        self,
-        draft: Draft,
-        space: Space,
-        weights: tuple[float, ...],
-        slopes: tuple[float, ...],
-        strength: float,
-        **others: Any,
-    ) -> CombineParams:
-        return CombineParams(
-            space=space,
-            weights=weights,
-            slopes=slopes,
-            strength=strength,
-            scope=draft.scope,
-            plausibility=self.plausibility,
-            nucleus=self.prefilter,
-            **others,
-        )
-
-
-def in_scaffold(entry: dict[str, Any] | None) -> PromptVariant:
-    """The request's prompt in a scaffold of its own, or in the recipe's."""
-    return SamePrompt(None if entry is None else _scaffold(entry))
-
-
-def _scaffold(entry: dict[str, Any]) -> Scaffold:
-    return read_scaffold(entry, "")
-
-
-class Guidance(_Combination):
+class Guidance(Combination):
     name = "guidance"
     summary = "Pushes away from what the model would say without the instruction; 1 is off."
     formula = "z = lp_u + s (lp - lp_u), s from scale to final_scale over the first `over` tokens"
@@ -99,18 +40,18 @@ class Guidance(_Combination):
         "transformers"
     )
 
-    scale: _Strength = 1.5
+    scale: Strength = 1.5
     """How far; 1.25 to 1.5 is usual, up to 3 for assistants."""
-    final_scale: _Strength | None = None
+    final_scale: Strength | None = None
     """Where a schedule ends; unset is `scale` throughout."""
     over: Annotated[int, Field(ge=1, le=MAX_TOKENS), whole] = 64
     """Output tokens the schedule takes."""
     unconditional: Literal["scaffold", "last_token"] = "scaffold"
     """What is pushed away from: the same scaffold without the instruction, or the prompt's last
     token alone. A scaffold that leaves nothing is the last token."""
-    negative: _Prompt | None = None
+    negative: PromptText | None = None
     """An instruction to push away from, in the place of the request's."""
-    negative_prompt: _Prompt | None = None
+    negative_prompt: PromptText | None = None
     """A whole prompt to push away from, as it stands."""
 
     @model_validator(mode="after")
@@ -139,13 +80,13 @@ class Guidance(_Combination):
         draft.couple(self.name, [StreamSpec(role="unconditional", prompt=prompt)], params)
 
 
-class ContextAware(_Combination):
+class ContextAware(Combination):
     name = "context_aware"
     summary = "Trusts the context in the instruction over what the model believes; 0 is off."
     formula = "z = (1 + alpha) z(context, question) - alpha z(question)"
     source = "Shi et al. 2023, arXiv:2305.14739 (context-aware decoding)"
 
-    alpha: _Strength = 0.5
+    alpha: Strength = 0.5
     """How far; the paper's are 0.5 for summaries and 1 for answers that contradict memory."""
     separator: Phrase = "\n\n"
     """What stands between context and question in the last message, at its last occurrence."""
@@ -156,7 +97,7 @@ class ContextAware(_Combination):
         draft.couple(self.name, [stream], params)
 
 
-class Contrastive(_Combination):
+class Contrastive(Combination):
     name = "contrastive"
     summary = "Prefers what the model likes and a weaker one does not; 0 is off."
     formula = (
@@ -171,17 +112,17 @@ class Contrastive(_Combination):
     amateur: ModelName | None = None
     """The weaker model, as the server calls it; unset is the same model under `amateur_prompt` or
     `amateur_instruction`."""
-    beta: _Strength = 1.0
+    beta: Strength = 1.0
     """Weight of the amateur; 0.5 is usual with extrapolation."""
     amateur_temperature: Annotated[float, Field(ge=0.01, le=100)] = 0.5
     """Divides the amateur's logits; 0.5 and 1 in the paper."""
     form: Literal["ratio", "extrapolation"] = "ratio"
     """Whether the weights sum to 1 - beta (Li et al.) or to 1 (O'Brien and Lewis)."""
-    plausibility: _Share = 0.1
+    plausibility: Share = 0.1
     """Keep only tokens that the base finds at least this share as likely as its best one."""
-    amateur_prompt: _Prompt | None = None
+    amateur_prompt: PromptText | None = None
     """The amateur's whole prompt, as it stands."""
-    amateur_instruction: _Prompt | None = None
+    amateur_instruction: PromptText | None = None
     """An instruction for the amateur in the place of the request's."""
     ignore_prompt: bool = False
     """Whether the amateur sees the prompt's last token alone."""
@@ -223,7 +164,7 @@ class Contrastive(_Combination):
         draft.couple(self.name, [stream], params)
 
 
-class ProxyTuning(_Combination):
+class ProxyTuning(Combination):
     name = "proxy_tuning"
     summary = "Adds what tuning changed in a small model to a large one; 0 is off."
     formula = "z + alpha (z_expert - z_anti_expert)"
@@ -233,7 +174,7 @@ class ProxyTuning(_Combination):
     """The small tuned model, as the server calls it."""
     anti_expert: ModelName
     """The same small model untuned, as the server calls it."""
-    alpha: _Strength = 1.0
+    alpha: Strength = 1.0
     """How far; 1 in the paper."""
     expert_scaffold: ScaffoldEntry | None = None
     """The form the expert was tuned on; unset is the recipe's."""
@@ -253,7 +194,7 @@ class ProxyTuning(_Combination):
         draft.couple(self.name, streams, params)
 
 
-class ExpertAntiexpert(_Combination):
+class ExpertAntiexpert(Combination):
     name = "expert_antiexpert"
     summary = "Steers towards an expert model and away from an anti-expert; 0 is off."
     formula = (
@@ -266,9 +207,9 @@ class ExpertAntiexpert(_Combination):
     """The model to steer towards, as the server calls it."""
     anti_expert: ModelName | None = None
     """The model to steer away from, as the server calls it."""
-    alpha: _Strength = 2.0
+    alpha: Strength = 2.0
     """How far; 2 and 3.2 in the paper."""
-    prefilter: _Mass = 0.9
+    prefilter: Mass = 0.9
     """Keep only the base's most likely tokens up to this mass; 1 is all."""
     expert_scaffold: ScaffoldEntry | None = None
     """The form of the expert's prompt; unset is the recipe's."""
@@ -297,7 +238,7 @@ class ExpertAntiexpert(_Combination):
         draft.couple(self.name, streams, params)
 
 
-class Realign(_Combination):
+class Realign(Combination):
     name = "realign"
     summary = "Moves between this model and an aligned one, or beyond; 0 is off."
     formula = "z = (1 - weight) z + weight z_aligned"
@@ -305,7 +246,7 @@ class Realign(_Combination):
 
     aligned: ModelName
     """The aligned model, as the server calls it."""
-    weight: _Strength = 1.0
+    weight: Strength = 1.0
     """How far: 0 is this model, 1 the aligned one, more is beyond it."""
     aligned_scaffold: ScaffoldEntry | None = None
     """The form the aligned model was tuned on; unset is the recipe's."""
@@ -318,7 +259,7 @@ class Realign(_Combination):
         draft.couple(self.name, [stream], params)
 
 
-class Blend(_Combination):
+class Blend(Combination):
     name = "blend"
     summary = "Mixes a guide's probabilities in where the base is unsure, by how sure both are."
     formula = (
@@ -331,7 +272,7 @@ class Blend(_Combination):
     """The guiding model, as the server calls it; unset is the same model in `guide_scaffold`."""
     guide_scaffold: ScaffoldEntry | None = None
     """The form of the guide's prompt; unset is the recipe's."""
-    weight: _Share = 1.0
+    weight: Share = 1.0
     """The guide's share, before its confidence."""
     by_confidence: bool = True
     """Whether the share depends on how sure guide and base are."""
