@@ -258,6 +258,10 @@ class Pipeline:
         """Return what the plug-ins of the batches since the last call took, by rule."""
         return self._plugins.take_seconds()
 
+    def take_fill_seconds(self) -> float:
+        """Return what filling the constraints' masks took since the last call."""
+        return self._constraints.take_fill_seconds()
+
     def _legal(self, slots: Sequence[int]) -> LegalTokens | None:
         """The masks of slots: what is dictated, and what the constraints allow."""
         legal = self._constraints.legal(slots)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
-from uuid import uuid4
 
 from bosal_decoding.constraints import read_constraint
 from bosal_decoding.counterfactuals import Counterfactuals
@@ -16,6 +15,7 @@ from bosal_decoding.plan import Plan, Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.schema import join_field
+from bosal_server import call
 from bosal_server.config import Limits
 from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.experiments.enrolment import Assignment
@@ -24,6 +24,7 @@ from bosal_server.experiments.held_draws import Held
 from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.opposition import oppose
 from bosal_server.preparation import Preparation
+from bosal_server.prompt_log import log_prompt
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import (
     InvalidRequestId,
@@ -53,6 +54,7 @@ class Acceptance:
         limits: Limits,
         constraints: ConstraintDesk,
         preparation: Preparation,
+        log_prompts: bool = False,
     ) -> None:
         self._models = models
         self._recipes = recipes
@@ -60,6 +62,7 @@ class Acceptance:
         self._limits = limits
         self._constraints = constraints
         self._preparation = preparation
+        self._log_prompts = log_prompts
 
     async def accept(
         self, command: GenerateCommand, assignment: Assignment | None = None
@@ -67,7 +70,10 @@ class Acceptance:
         """Resolve, check, compile and tokenise a request; nothing runs yet."""
         arrival = monotonic()
         self._check(command)
+        command = replace(command, request_id=command.request_id or call.request_id())
         started = await self._preparation.run(lambda: self._accept(command, arrival, assignment))
+        if self._log_prompts:
+            log_prompt(started.request_id, self.messages(command.prompt)[0])
         return await self._with_program(started, command)
 
     async def tokenize_text(self, text: str, model: ServedModel) -> list[int]:
@@ -187,7 +193,7 @@ class Acceptance:
                 )
             explain, held = opposition.counterfactuals, opposition.held
         return Started(
-            request_id=command.request_id or uuid4().hex,
+            request_id=command.request_id,
             model=served,
             recipe_name=name,
             base_version=base_version,

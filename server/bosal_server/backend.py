@@ -72,6 +72,7 @@ class Backend:
         self._threads = threads
         self._filter = delivery_filter
         self._tracing = tracing
+        self.trace_refusal = None if tracing is None else tracing.record_refusal
 
     @classmethod
     @contextmanager
@@ -171,6 +172,7 @@ class Backend:
             constraints=constraints,
             delivery_filter=self._filter,
             trace=None if self._tracing is None else self._tracing.record,
+            log_prompts=self._config.log_prompts,
         )
 
 

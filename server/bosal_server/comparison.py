@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from bosal_decoding.errors import DecodingError
+from bosal_server import call
 from bosal_server.core import GenerationCore
 from bosal_server.divergence import Divergence, Divergences, held_together
 from bosal_server.errors import ServerError
@@ -83,7 +84,7 @@ def _of_recipe(shared: GenerateCommand, one: ComparedRecipe, place: int) -> Gene
         prompt=replace(shared.prompt, recipe=one.recipe),
         overrides=one.overrides,
         explain=True,
-        request_id=f"{shared.request_id}.{place}" if shared.request_id else "",
+        request_id=f"{shared.request_id or call.request_id()}.{place}",
     )
 
 

@@ -270,4 +270,7 @@ class ServerConfig:
     )
     log_level: LogLevel = setting(LogLevel.INFO, "What is said on standard error.")
     log_format: LogFormat = setting(LogFormat.TEXT, "json: one object a line.")
+    log_prompts: bool = setting(
+        False, "Log what users write, with each request's id. Otherwise no log holds their text."
+    )
     limits: Limits = field(default_factory=Limits)

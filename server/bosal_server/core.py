@@ -11,6 +11,7 @@ from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.errors import DecodingError
 from bosal_decoding.plan import Prompt
 from bosal_server.acceptance import Acceptance
+from bosal_server.call import current_call
 from bosal_server.config import Limits
 from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.delivery_filter import DeliveryFilter
@@ -58,6 +59,7 @@ class GenerationCore:
         constraints: ConstraintCompiler | None = None,
         delivery_filter: DeliveryFilter | None = None,
         trace: Callable[[Started, FinishedEvent | BaseException | None], None] | None = None,
+        log_prompts: bool = False,
     ) -> None:
         """Serve; a share of requests that do not ask for it is explained for the metrics."""
         self.models = ServedModels(models)
@@ -77,6 +79,7 @@ class GenerationCore:
             limits=limits,
             constraints=self.constraints,
             preparation=self._preparation,
+            log_prompts=log_prompts,
         )
         self.recipe_desk = RecipeDesk(
             models=self.models,
@@ -177,6 +180,8 @@ class GenerationCore:
             live.close()
             lease.end(0)
             raise
+        if (call := current_call.get()) is not None:
+            call.has_run = True
         try:
             yield started
             while not is_over:

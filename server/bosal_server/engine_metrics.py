@@ -22,6 +22,7 @@ class _ModelMetrics:
     control: Histogram
     rest: Histogram
     batch_rows: Histogram
+    fill: Histogram
 
 
 class EngineMetrics:
@@ -57,6 +58,13 @@ class EngineMetrics:
             buckets=_ROWS,
             registry=registry,
         )
+        self._fill = Histogram(
+            "bosal_constraint_fill_seconds",
+            "What a step's constraints took to say which tokens are legal.",
+            ("model",),
+            buckets=_STEP,
+            registry=registry,
+        )
         self._queries = counter(
             "prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", "model"
         )
@@ -87,11 +95,14 @@ class EngineMetrics:
                 control=self._step.labels(report.model, "control"),
                 rest=self._step.labels(report.model, "rest"),
                 batch_rows=self._batch_rows.labels(report.model),
+                fill=self._fill.labels(report.model),
             )
         bound.forward.observe(report.forward_s)
         bound.control.observe(report.control_s)
         bound.rest.observe(report.rest_s)
         bound.batch_rows.observe(report.rows)
+        if report.fill_s:
+            bound.fill.observe(report.fill_s)
         for (recipe, rule), seconds in report.rule_s.items():
             labels = (report.model, recipe, rule)
             counter = self._bound_rules.get(labels)

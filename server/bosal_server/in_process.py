@@ -90,7 +90,12 @@ class Engine(ChannelClient):
     async def _answer(self) -> None:
         """Answer calls until the engine is closed."""
         async with self._backend.running() as running:
-            channel = InProcessChannel(running.core, self._config, self._backend.metrics)
+            channel = InProcessChannel(
+                running.core,
+                self._config,
+                self._backend.metrics,
+                self._backend.trace_refusal,
+            )
             self._channels.set_result(channel)
             await self._is_over.wait()
             channel.close()

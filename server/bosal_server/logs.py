@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from bosal_server.call import current_call
 from bosal_server.config import LogFormat, LogLevel
 
 _PARTS = ("bosal_server", "bosal_decoding", "bosal_kernels")
@@ -16,6 +17,7 @@ _STANDARD = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "
 def set_up(level: LogLevel, form: LogFormat) -> None:
     """Log this project's messages from a level on, and everybody's warnings."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_note_request)
     handler.setFormatter(
         JsonFormatter()
         if form is LogFormat.JSON
@@ -24,6 +26,14 @@ def set_up(level: LogLevel, form: LogFormat) -> None:
     logging.basicConfig(handlers=[handler])
     for part in _PARTS:
         logging.getLogger(part).setLevel(level)
+
+
+def _note_request(record: logging.LogRecord) -> bool:
+    """Give a line the id of the request it is about, unless its writer did."""
+    call = current_call.get()
+    if call is not None and not hasattr(record, "request_id"):
+        record.request_id = call.request_id
+    return True
 
 
 class JsonFormatter(logging.Formatter):

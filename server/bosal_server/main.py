@@ -54,7 +54,7 @@ async def _serve(
         lame_duck_seconds=config.lame_duck_seconds, drain_seconds=config.drain_seconds
     )
     async with backend.running(shutdown.tell_crash) as running:
-        rpc = RpcServer(running.core, config, metrics, access, tls)
+        rpc = RpcServer(running.core, config, metrics, access, tls, backend.trace_refusal)
         with exported(metrics, config) as metrics_address:
             Reloading(access, tls, running.watch)
             try:

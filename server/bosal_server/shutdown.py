@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 
 from bosal_server.rpc.server import RpcServer
@@ -10,6 +11,8 @@ log = logging.getLogger(__name__)
 
 # For a supervisor that restarts on failure: sysexits' EX_SOFTWARE.
 _CRASHED = 70
+# `timeout` and some supervisors signal the process and then its group: that is one SIGTERM, twice.
+_ONE_SIGNAL_SECONDS = 1.0
 
 
 class Shutdown:
@@ -17,7 +20,8 @@ class Shutdown:
 
     SIGTERM: health says NOT_SERVING, calls are still taken for the lame duck's time, so that
     whoever balances load can look elsewhere; then new ones are refused and running ones may end.
-    SIGINT: the same without a lame duck. A second signal ends every wait.
+    SIGINT: the same without a lame duck. A second signal ends every wait; a SIGTERM that follows
+    another within a second is the same one.
     """
 
     def __init__(self, *, lame_duck_seconds: float, drain_seconds: float) -> None:
@@ -27,6 +31,7 @@ class Shutdown:
         self._is_asked = asyncio.Event()
         self._is_urgent = False
         self._has_crashed = False
+        self._last_sigterm = -math.inf
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._ask, number)
 
@@ -64,6 +69,12 @@ class Shutdown:
         return await rpc.drain(self._drain_seconds)
 
     def _ask(self, number: int) -> None:
+        if number == signal.SIGTERM:
+            now = self._loop.time()
+            is_repeated = now - self._last_sigterm < _ONE_SIGNAL_SECONDS
+            self._last_sigterm = now
+            if is_repeated:
+                return
         self._is_urgent = number == signal.SIGINT
         self._is_asked.set()
 

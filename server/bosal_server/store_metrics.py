@@ -1,7 +1,7 @@
 """How the store of experiments keeps up."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -9,11 +9,13 @@ from prometheus_client.registry import Collector
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """Records since the start, and those that wait."""
+    """Records since the start, those that wait, and what they say of running experiments."""
 
     written: int
     lost: int
     waiting: int
+    # By experiment: whether its arms have not the shares they were given.
+    mismatched: Mapping[str, bool] = field(default_factory=dict)
 
 
 class StoreMetrics(Collector):
@@ -37,3 +39,11 @@ class StoreMetrics(Collector):
             "Exposures and outcomes that wait to be written.",
             value=counts.waiting,
         )
+        mismatched = GaugeMetricFamily(
+            "bosal_sample_ratio_mismatch",
+            "1 for a running experiment whose arms have not the shares they were given.",
+            labels=["experiment"],
+        )
+        for experiment, is_mismatched in counts.mismatched.items():
+            mismatched.add_metric([experiment], is_mismatched)
+        yield mismatched

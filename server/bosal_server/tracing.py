@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
 from bosal_decoding.errors import DecodingError
+from bosal_server.call import Call
 from bosal_server.engine.request import FinishedEvent, Timings
 from bosal_server.errors import ServerError
 from bosal_server.started import Started
@@ -21,7 +22,7 @@ Outcome = FinishedEvent | BaseException | None
 
 
 class Tracing:
-    """Makes a span of every request that ran, and of its queue, prefill and decode.
+    """Makes a span of every request, and of the queue, prefill and decode of one that ran.
 
     Spans are made when a request is over, of the times the engine took anyway, so a request costs
     nothing before. Their parent is the span that the call's W3C headers name. No text is in them.
@@ -44,6 +45,23 @@ class Tracing:
     def close(self) -> None:
         """Send what waits."""
         self._provider.shutdown()
+
+    def record_refusal(self, method: str, call: Call, error: BaseException) -> None:
+        """Make the span of a call that failed before its request ran."""
+        now = time_ns()
+        span = self._tracer.start_span(
+            "request",
+            context=extract(current_trace.get()),
+            kind=SpanKind.SERVER,
+            start_time=now - int((monotonic() - call.arrival) * _NANOSECONDS),
+            attributes={
+                "bosal.request_id": call.request_id,
+                "bosal.method": method,
+                "bosal.refusal": getattr(error, "reason", "INTERNAL"),
+            },
+        )
+        span.set_status(Status(StatusCode.ERROR, _code(error)))
+        span.end(now)
 
     def record(self, started: Started, outcome: Outcome) -> None:
         """Make the spans of a request that is over; None: its caller cancelled it."""

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from bosal_decoding.explanation import ExplanationSummary, Shift
 from bosal_server.engine.observer import BlockStats, EngineStats, StepReport
 from bosal_server.metrics import Metrics
+from bosal_server.store_metrics import StoreCounts
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"\| `(bosal_\w+)` \| (\w+) \| ([\w, ]*)\|", re.MULTILINE)
@@ -34,6 +35,7 @@ REPORT = StepReport(
     blocks_used=3,
     blocks_total=9,
     rule_s={("steered", "eos_ramp"): 0.25},
+    fill_s=0.0625,
 )
 
 
@@ -63,6 +65,7 @@ def exported() -> set[tuple[str, str, frozenset[str]]]:
     metrics.count_reload(is_read=True)
     metrics.describe("m", runner="torch", dtype="float32", device="cpu", is_fallback=False)
     metrics.watch(lambda: stats(1), ["m"])
+    metrics.watch_store(lambda: StoreCounts(1, 0, 0, {"exp": True}))
     found = set()
     for family in metrics.registry.collect():
         assert family.samples, family.name
@@ -108,6 +111,8 @@ def test_a_step_is_split_into_its_parts() -> None:
         labels = {"model": "m", "part": part}
         assert metrics.registry.get_sample_value("bosal_step_seconds_sum", labels) == seconds
     assert metrics.registry.get_sample_value("bosal_batch_rows_sum", {"model": "m"}) == 3
+    fill = "bosal_constraint_fill_seconds_sum"
+    assert metrics.registry.get_sample_value(fill, {"model": "m"}) == 0.0625
 
 
 def test_gauges_are_read_when_scraped() -> None:

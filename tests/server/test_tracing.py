@@ -11,8 +11,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from bosal_server.call import Call
 from bosal_server.engine.request import ChoiceEnding, FinishedEvent, FinishReason, Timings, Usage
-from bosal_server.errors import InternalFault
+from bosal_server.errors import InternalFault, UnknownModel
 from bosal_server.trace_context import current_trace, trace_headers
 from bosal_server.tracing import Tracing
 
@@ -86,6 +87,18 @@ def test_a_request_that_failed_says_how(
     assert span.parent is None
     assert span.status.status_code is StatusCode.ERROR
     assert span.status.description == code
+
+
+def test_a_refusal_says_why(tracing: Tracing, exporter: InMemorySpanExporter) -> None:
+    tracing.record_refusal("Generate", Call("r1", monotonic() - 2.0), UnknownModel("a", ["b"]))
+    (span,) = exporter.get_finished_spans()
+    assert seconds(span) == pytest.approx(2.0, abs=0.5)
+    assert span.attributes == {
+        "bosal.request_id": "r1",
+        "bosal.method": "Generate",
+        "bosal.refusal": "UNKNOWN_MODEL",
+    }
+    assert span.status.description == "NOT_FOUND"
 
 
 def test_only_the_headers_of_traces_are_taken() -> None:

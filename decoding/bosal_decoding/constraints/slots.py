@@ -6,6 +6,7 @@ other method waits for it, so a state is never touched by two threads at once.
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from time import perf_counter
 
 import torch
 
@@ -32,6 +33,7 @@ class ConstraintSlots:
         self._brackets: dict[int, tuple[int, int]] = {}
         self._helper: ThreadPoolExecutor | None = None
         self._filling: Future[None] | None = None
+        self._fill_seconds = 0.0
 
     def __contains__(self, slot: int) -> bool:
         return slot in self._slots
@@ -140,16 +142,25 @@ class ConstraintSlots:
         self._join()
         return slot in self._slots and self._slots[slot].state.is_accepting
 
+    def take_fill_seconds(self) -> float:
+        """Return what filling masks took since the last call; what still runs counts later."""
+        if self._filling is not None:
+            return 0.0
+        seconds, self._fill_seconds = self._fill_seconds, 0.0
+        return seconds
+
     def close(self) -> None:
         """End the helper thread."""
         if self._helper is not None:
             self._helper.shutdown()
 
     def _fill(self, slots: Sequence[int]) -> None:
+        begin = perf_counter()
         for slot in slots:
             held = self._slots[slot]
             if not held.is_filled:
                 held.fill(self._rows[slot])
+        self._fill_seconds += perf_counter() - begin
 
     def _join(self) -> None:
         filling, self._filling = self._filling, None

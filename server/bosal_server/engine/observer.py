@@ -23,6 +23,7 @@ class StepReport:
     blocks_used: int
     blocks_total: int
     rule_s: Mapping[tuple[str, str], float]  # of control, by the request's label and rule
+    fill_s: float = 0.0  # of filling constraints' masks, in part while the model runs
 
 
 @dataclass(frozen=True, slots=True)

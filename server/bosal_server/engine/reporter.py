@@ -45,6 +45,7 @@ class Reporter:
         forward_seconds: Mapping[str, float],
         control_seconds: Mapping[str, float],
         rule_seconds: Mapping[str, Mapping[RuleOf, float]],
+        fill_seconds: Mapping[str, float],
         seconds: float,
     ) -> None:
         """Report each model's part; what was neither forward nor control is shared evenly."""
@@ -65,6 +66,7 @@ class Reporter:
                         blocks_used=self._allocators[name].num_held,
                         blocks_total=self._allocators[name].num_blocks,
                         rule_s=rule_seconds.get(name, {}),
+                        fill_s=fill_seconds.get(name, 0.0),
                     )
                 )
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from bosal_decoding.errors import PluginFault
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
+from bosal_server.engine.about import about
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.group import GroupState, StreamGroup
 from bosal_server.engine.reporter import Reporter
@@ -92,7 +93,8 @@ class Roster:
             try:
                 self.fail(active, error)
             except Exception:
-                _LOG.exception("request %s left blocks behind", active.request.request_id)
+                id_ = active.request.request_id
+                _LOG.exception("request %s left blocks behind", id_, extra=about(id_))
                 self._finish(active, FailedEvent(error))
 
     def fail_groups(self, groups: Sequence[StreamGroup]) -> None:
@@ -110,12 +112,14 @@ class Roster:
         except PluginFault as fault:
             self.blame(active, fault)
         except Exception:
-            _LOG.exception("request %s failed", active.request.request_id)
+            id_ = active.request.request_id
+            _LOG.exception("request %s failed", id_, extra=about(id_))
             self.fail(active, InternalFault())
 
     def blame(self, active: ActiveRequest, fault: PluginFault) -> None:
         """End a request on a fault of another package's code."""
-        _LOG.error("request %s: %s", active.request.request_id, fault, exc_info=fault.__cause__)
+        id_ = active.request.request_id
+        _LOG.error("request %s: %s", id_, fault, exc_info=fault.__cause__, extra=about(id_))
         self.fail(active, fault)
 
     def fail(self, active: ActiveRequest, error: ServerError | PluginFault) -> None:

@@ -16,6 +16,7 @@ from bosal_decoding.nudging import Move
 from bosal_decoding.pipeline import yielded_rules
 from bosal_kernels import Combined, Logprobs
 from bosal_kernels import TopTokens as TopTable
+from bosal_server.engine.about import about
 from bosal_server.engine.forwarding import Forwarding
 from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import PositionLogprobs, TokenLogprobs, TopTokens
@@ -62,6 +63,10 @@ class Sampler:
     def take_rule_seconds(self) -> dict[str, Mapping[RuleOf, float]]:
         """Return the seconds of control by model, label and rule since the last call."""
         return {name: clock.take() for name, clock in self._clocks.items()}
+
+    def take_fill_seconds(self) -> dict[str, float]:
+        """Return the seconds of filling constraints' masks by model since the last call."""
+        return {name: pipeline.take_fill_seconds() for name, pipeline in self._pipelines.items()}
 
     def draw(
         self, model: str, step: SchedulerStep, members: Sequence[int], logits: Mapping[str, Tensor]
@@ -141,7 +146,8 @@ class Sampler:
             except PluginFault as fault:
                 draws.append(Draw.failed(fault))
             except Exception:
-                _LOG.exception("request %s: control failed", group.request_id)
+                id_ = group.request_id
+                _LOG.exception("request %s: control failed", id_, extra=about(id_))
                 draws.append(None)
         return draws
 

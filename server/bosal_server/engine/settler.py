@@ -10,6 +10,7 @@ from torch import Tensor
 from bosal_decoding.constraints.constrained_slot import Verdict
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.nudging import End
+from bosal_server.engine.about import about
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.choice import Rollback
 from bosal_server.engine.group import StreamGroup
@@ -58,7 +59,7 @@ class Settler:
             return
         if drawn is None or drawn.is_faulty:
             if drawn is not None:
-                _LOG.error("request %s: the model gave no usable logits", group.request_id)
+                _tell_unusable("model", group.request_id)
             self._roster.fail(active, InternalFault())
             return
         nudger = group.nudger
@@ -86,7 +87,7 @@ class Settler:
         assert plan is not None
         best = row[: plan.stream.vocabulary.size].max(0)
         if not bool(best.values < torch.inf):
-            _LOG.error("request %s: the guide gave no usable logits", group.request_id)
+            _tell_unusable("guide", group.request_id)
             self._roster.fail(active, InternalFault())
             return
         token = int(best.indices)
@@ -109,7 +110,7 @@ class Settler:
             tokens = scoring.scored(group.num_rows)
             logprobs = self._sampler.score(step, member, tokens, logits)
             if logprobs is None:
-                _LOG.error("request %s: the model gave no usable logits", group.request_id)
+                _tell_unusable("model", group.request_id)
                 self._roster.fail(active, InternalFault())
                 return
             now = monotonic()
@@ -255,3 +256,8 @@ class Settler:
             self._roster.emit(active, event)
         if output.ending is not None:
             self._roster.end(active, group, now)
+
+
+def _tell_unusable(whose: str, request_id: str) -> None:
+    text = "request %s: the %s gave no usable logits"
+    _LOG.error(text, request_id, whose, extra=about(request_id))

@@ -97,7 +97,12 @@ class Stepper:
         self._num_steps += 1
         seconds = perf_counter() - started
         self._reporter.step(
-            step, forward_seconds, control_seconds, self._sampler.take_rule_seconds(), seconds
+            step,
+            forward_seconds,
+            control_seconds,
+            self._sampler.take_rule_seconds(),
+            self._sampler.take_fill_seconds(),
+            seconds,
         )
 
     def stats(self, waiting_requests: int) -> EngineStats:

@@ -71,9 +71,9 @@ class ExperimentManager:
         await asyncio.to_thread(self._writer.close)
 
     def store_counts(self) -> StoreCounts:
-        """Return, from any thread, what became of the records so far."""
-        writer = self._writer
-        return StoreCounts(writer.num_written, writer.num_lost, writer.num_waiting)
+        """Return, from any thread, what became of the records, and whose shares are wrong."""
+        writer, wrong = self._writer, self._watcher.mismatched
+        return StoreCounts(writer.num_written, writer.num_lost, writer.num_waiting, wrong)
 
     def assign(self, experiment: str, unit: str, force_variant: str = "") -> Assignment:
         """Return what a request is served; records nothing."""

@@ -1,6 +1,7 @@
 """Puts reports together, and watches over running experiments."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import insert
 
@@ -20,10 +21,19 @@ from bosal_server.experiments.totals import (
     read_totals,
 )
 
-__all__ = ["Reporter"]
+__all__ = ["Look", "Reporter"]
 
 # A snapshot is taken when there are so many times as many units as at the last.
 _GROWTH = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is wrong with a running experiment."""
+
+    harms: tuple[analysis.Harm, ...]
+    # Whether its arms have not the shares they were given.
+    is_mismatched: bool
 
 
 class Reporter:
@@ -84,15 +94,18 @@ class Reporter:
         shares = analysis.check_shares(phase, totals, history)
         return conclusion.blocking(shares, self._changed_recipes(entry.experiment))
 
-    def look(self, entry: Entry, now: float) -> list[analysis.Harm]:
-        """Keep a snapshot of what has grown since the last; return broken guardrails."""
+    def look(self, entry: Entry, now: float) -> Look:
+        """Keep a snapshot of what has grown since the last; return what must not wait."""
         phase = entry.experiment.phase
         totals, history = self.read(entry, phase)
         enough = min((arm.units for arm in totals.arms), default=0) >= entry.experiment.min_units
         last = history[-1].totals.units if history else 0
         if enough and totals.units >= max(last + 1, last * _GROWTH):
             self._keep(entry, phase, totals, now)
-        return analysis.harms(entry.experiment, totals)
+        return Look(
+            tuple(analysis.harms(entry.experiment, totals)),
+            analysis.check_shares(phase, totals, history).is_alarm,
+        )
 
     def read(self, entry: Entry, phase: Phase) -> tuple[Totals, list[Snapshot]]:
         with self._database.read() as connection:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -44,6 +44,8 @@ class Watcher:
         self._clock = clock
         self._failures: dict[tuple[str, str], deque[float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # By name of each experiment that ran at the last look: whether its shares are wrong.
+        self.mismatched: Mapping[str, bool] = {}
 
     def start(self) -> None:
         self._begin(self._watch())
@@ -70,11 +72,14 @@ class Watcher:
     async def look(self) -> None:
         """Bring in what others changed; keep snapshots; pause what breaks a guardrail."""
         await asyncio.to_thread(self._catalogue.refresh)
+        mismatched = {}
         for entry in self._catalogue:
             if entry.experiment.state is State.RUNNING:
-                harms = await asyncio.to_thread(self._reporter.look, entry, self._clock())
-                if harms:
-                    await self._pause(entry.experiment, "; ".join(map(str, harms)))
+                found = await asyncio.to_thread(self._reporter.look, entry, self._clock())
+                mismatched[entry.experiment.name] = found.is_mismatched
+                if found.harms:
+                    await self._pause(entry.experiment, "; ".join(map(str, found.harms)))
+        self.mismatched = mismatched
 
     async def expire(self) -> None:
         """Delete what has been kept for as long as it may be."""

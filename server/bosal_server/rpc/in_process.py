@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from bosal_server.config import ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.metrics import Metrics
-from bosal_server.rpc.interceptors import Boundary
+from bosal_server.rpc.interceptors import Boundary, TraceRefusal
 from bosal_server.rpc.services import add_services
 
 _LATE: Final = "the deadline passed before the request was finished"
@@ -46,9 +46,19 @@ class CallFailed(grpc.RpcError):
 class InProcessChannel(grpc.Channel):
     """Answers calls of any thread on the event loop that it was made on."""
 
-    def __init__(self, core: GenerationCore, config: ServerConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        core: GenerationCore,
+        config: ServerConfig,
+        metrics: Metrics,
+        trace_refusal: TraceRefusal | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._boundary = Boundary(metrics, max_request_bytes=config.limits.max_request_bytes)
+        self._boundary = Boundary(
+            metrics,
+            max_request_bytes=config.limits.max_request_bytes,
+            trace_refusal=trace_refusal,
+        )
         self._handlers = _Handlers()
         add_services(core, config, self._handlers)
         self._running: set[Future[None]] = set()

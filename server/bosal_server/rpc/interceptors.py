@@ -12,6 +12,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from bosal_decoding.errors import DecodingError
+from bosal_server.call import Call, current_call
 from bosal_server.errors import InternalFault, ServerError
 from bosal_server.metrics import Metrics
 from bosal_server.request_errors import InvalidRequest, ReaderStalled, ShuttingDown
@@ -24,6 +25,11 @@ from bosal_server.trace_context import current_trace, trace_headers
 log = logging.getLogger(__name__)
 
 _OURS = "/bosal.v1."
+# Of an id that a client sent; longer ones are refused by the service itself.
+_MAX_LOGGED_ID = 200
+
+# Told of a method, its call and why it failed before its request ran.
+TraceRefusal = Callable[[str, Call, BaseException], None]
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -40,10 +46,12 @@ class Boundary(grpc.aio.ServerInterceptor):
         max_request_bytes: int,
         access: Access | None = None,
         stall_seconds: float | None = None,
+        trace_refusal: TraceRefusal | None = None,
     ) -> None:
         """A stream whose reader takes nothing for `stall_seconds` is ended."""
         self._metrics = metrics
         self._stall_seconds = stall_seconds
+        self._trace_refusal = trace_refusal
         self._access = access or Access()
         self._max_request_bytes = max_request_bytes
         self._num_running = 0
@@ -92,7 +100,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         """Make a handler that answers without waiting for the request."""
 
         async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            self._metrics.count_error(method, error.code)
+            call = self._begin(None, None, context)
+            self._tell(error, method, call)
             code, text, trailers = describe(error, "")
             await context.abort(code, text, trailers)
 
@@ -105,12 +114,11 @@ class Boundary(grpc.aio.ServerInterceptor):
             request: Message | InvalidRequest, context: grpc.aio.ServicerContext[Any, Any]
         ) -> Message:
             self._enter()
-            current_caller.set(caller)
-            current_trace.set(trace_headers(context.invocation_metadata() or ()))
+            call = self._begin(request, caller, context)
             try:
                 return await behavior(self._accepted(request), context)
             except (Exception, asyncio.CancelledError) as error:
-                await self._end(error, method, request, context)
+                await self._end(error, method, call, context)
             finally:
                 self._leave()
 
@@ -123,15 +131,14 @@ class Boundary(grpc.aio.ServerInterceptor):
             request: Message | InvalidRequest, context: grpc.aio.ServicerContext[Any, Any]
         ) -> None:
             self._enter()
-            current_caller.set(caller)
-            current_trace.set(trace_headers(context.invocation_metadata() or ()))
+            call = self._begin(request, caller, context)
             try:
                 # Closed here and now, so that a cancelled call stops its generation at once.
                 async with aclosing(behavior(self._accepted(request), context)) as messages:
                     async for message in messages:
                         await self._write(message, context)
             except (Exception, asyncio.CancelledError) as error:
-                await self._end(error, method, request, context)
+                await self._end(error, method, call, context)
             finally:
                 self._leave()
 
@@ -158,7 +165,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self,
         error: BaseException,
         method: str,
-        request: Message | InvalidRequest,
+        call: Call,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> NoReturn:
         if isinstance(error, asyncio.CancelledError):
@@ -166,15 +173,39 @@ class Boundary(grpc.aio.ServerInterceptor):
             is_late = remaining is not None and remaining <= 0
             self._metrics.count_error(method, "DEADLINE_EXCEEDED" if is_late else "CANCELLED")
             raise error
-        request_id = getattr(getattr(request, "spec", None), "request_id", "") or uuid4().hex
         if not isinstance(error, DecodingError | ServerError):
-            log.error("request %.200r: %s failed", request_id, method, exc_info=error)
+            log.error("request %r: %s failed", call.request_id, method, exc_info=error)
             error = InternalFault()
-        self._metrics.count_error(method, error.code)
         if error.code == "RESOURCE_EXHAUSTED":
             self._metrics.count_refusal(error.reason)
-        code, text, trailers = describe(error, request_id)
+        self._tell(error, method, call)
+        code, text, trailers = describe(error, call.request_id)
         await context.abort(code, text, trailers)
+
+    def _tell(self, error: DecodingError | ServerError, method: str, call: Call) -> None:
+        """Count, log and trace a call that ends with an error; its message may quote a prompt."""
+        self._metrics.count_error(method, error.code)
+        facts = {"method": method, "code": error.code, "reason": error.reason}
+        if error.field:
+            facts["field"] = error.field
+        log.info("request %r: %s", call.request_id, " ".join(map(str, facts.values())), extra=facts)
+        if self._trace_refusal is not None and not call.has_run:
+            self._trace_refusal(method, call, error)
+
+    def _begin(
+        self,
+        request: Message | InvalidRequest | None,
+        caller: Caller | None,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> Call:
+        """Make what whoever works at a call finds in its context."""
+        given = getattr(getattr(request, "spec", None), "request_id", "")
+        call = Call(given[:_MAX_LOGGED_ID] or uuid4().hex)
+        current_call.set(call)
+        if caller is not None:
+            current_caller.set(caller)
+        current_trace.set(trace_headers(context.invocation_metadata() or ()))
+        return call
 
     def _enter(self) -> None:
         self._num_running += 1

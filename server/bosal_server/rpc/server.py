@@ -10,7 +10,7 @@ from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.metrics import Metrics
 from bosal_server.rpc.health import HealthService
-from bosal_server.rpc.interceptors import Boundary
+from bosal_server.rpc.interceptors import Boundary, TraceRefusal
 from bosal_server.rpc.services import SERVICES, add_services
 from bosal_server.security.access import Access
 from bosal_server.security.tls import TlsCredentials
@@ -34,6 +34,7 @@ class RpcServer:
         metrics: Metrics,
         access: Access,
         tls: TlsCredentials | None,
+        trace_refusal: TraceRefusal | None = None,
     ) -> None:
         max_bytes = config.limits.max_request_bytes
         self._config = config
@@ -43,6 +44,7 @@ class RpcServer:
             max_request_bytes=max_bytes,
             access=access,
             stall_seconds=config.write_stall_seconds,
+            trace_refusal=trace_refusal,
         )
         self._health = HealthService(SERVICES)
         self._server = grpc.aio.server(

@@ -157,6 +157,9 @@ def test_a_fault_in_one_requests_rules_fails_it_alone(
     with caplog.at_level(logging.ERROR):
         bench.run()
     assert "row by row" in caplog.text
+    # A line about one request has its id as a field too.
+    (told,) = {id_ for record in caplog.records if (id_ := getattr(record, "request_id", None))}
+    assert str(told) in caplog.text
     assert isinstance(broken.error, InternalFault)
     for answer, prompt in zip(healthy, prompts, strict=True):
         expected = alone(make_bench, plan, prompt, seed=3, logprobs=2)

@@ -81,6 +81,8 @@ def test_lost_units_block_a_promotion(database: Database) -> None:
         await manager.record("exp", [outcome(None, unit="u1", key="k")])
         report = await manager.report("exp", 0)
         assert report.shares.is_alarm
+        # The watcher tells the metrics.
+        await _eventually(manager, lambda _: manager.store_counts().mismatched == {"exp": True})
         assert report.conclusion.startswith("Nothing may be concluded")
         with pytest.raises(PromotionBlocked, match="shares they were given"):
             await manager.promote("exp", "steered", "", WHY)

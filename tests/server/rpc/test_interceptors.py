@@ -12,6 +12,8 @@ import pytest
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
 from bosal_client import errors
+from bosal_server.call import current_call
+from bosal_server.errors import EngineStopped
 from bosal_server.metrics import Metrics
 from bosal_server.request_errors import MissingField
 from bosal_server.rpc.interceptors import Boundary
@@ -30,6 +32,11 @@ class Service(generation_pb2_grpc.GenerationServiceServicer):
         match request.spec.instruction:
             case "fault":
                 raise RuntimeError(SECRET)
+            case "ran":
+                call = current_call.get()
+                assert call is not None
+                call.has_run = True
+                raise EngineStopped
             case "domain":
                 raise MissingField("instruction", "there is nothing to answer")
         return pb.GenerateResponse()
@@ -62,9 +69,9 @@ class Service(generation_pb2_grpc.GenerationServiceServicer):
 
 @asynccontextmanager
 async def running(
-    service: Service, metrics: Metrics
+    service: Service, metrics: Metrics, boundary: Boundary | None = None
 ) -> AsyncIterator[tuple["generation_pb2_grpc.GenerationServiceAsyncStub", Boundary]]:
-    boundary = Boundary(metrics, max_request_bytes=1000)
+    boundary = boundary or Boundary(metrics, max_request_bytes=1000)
     server = grpc.aio.server(interceptors=[boundary])
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -105,6 +112,28 @@ def test_an_unexpected_exception_says_nothing_but_its_request_id(
     assert "request-7" in caplog.text
     assert SECRET in caplog.text
     assert errors_counted(metrics, "Generate", "INTERNAL") == 1
+
+
+def test_a_call_that_is_refused_is_traced_unless_its_request_ran() -> None:
+    refusals: list[tuple[str, str, BaseException]] = []
+
+    async def call(instruction: str) -> None:
+        boundary = Boundary(
+            Metrics(),
+            max_request_bytes=1000,
+            trace_refusal=lambda method, call, error: refusals.append(
+                (method, call.request_id, error)
+            ),
+        )
+        async with running(Service(), Metrics(), boundary) as (stub, _):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.Generate(request(instruction))
+
+    for instruction in ("domain", "ran"):
+        asyncio.run(call(instruction))
+    ((method, request_id, error),) = refusals
+    assert (method, request_id) == ("Generate", "request-7")
+    assert isinstance(error, MissingField)
 
 
 def test_a_stream_that_breaks_ends_with_a_status() -> None:

@@ -49,6 +49,18 @@ def test_a_second_signal_ends_the_wait(tiny_model: Path) -> None:
         assert "Traceback" not in live.errors()
 
 
+def test_a_sigterm_sent_twice_is_one(tiny_model: Path) -> None:
+    """As by `timeout`, which signals the process and then its group."""
+    with LiveServer(f"--model=tiny={tiny_model}") as live, Client(live.address) as client:
+        stream = client.stream("Hi", max_tokens=400, overrides=ENDLESS)
+        assert stream.started
+        live.process.send_signal(signal.SIGTERM)
+        live.process.send_signal(signal.SIGTERM)
+        assert len(stream.result().choices[0].token_ids) == 400
+        assert live.wait() == 0, live.errors()
+        assert "cancelled" not in live.errors()
+
+
 def test_a_lame_duck_still_takes_calls(tiny_model: Path) -> None:
     with (
         LiveServer(f"--model=tiny={tiny_model}", "--lame-duck-seconds=60") as live,
