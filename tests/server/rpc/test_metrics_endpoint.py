@@ -1,6 +1,7 @@
 """What a scrape shows after known requests."""
 
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from tests.live_server import LiveServer
@@ -82,6 +83,14 @@ def test_blocks_are_reported(server: LiveServer, client: Client) -> None:
     blocks = server.metric("bosal_kv_blocks", model="tiny")
     assert blocks > 0
     assert model.cache_tokens % blocks == 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_the_endpoint_is_for_reading_alone(server: LiveServer, method: str) -> None:
+    for url in (server.metrics_url, server.metrics_url.replace("/metrics", "/api/jobs")):
+        with pytest.raises(HTTPError) as failure:
+            urlopen(Request(url, method=method, data=b"{}"), timeout=30)
+        assert failure.value.code in (405, 501)
 
 
 def test_the_endpoint_speaks_the_text_format(server: LiveServer) -> None:

@@ -30,6 +30,17 @@ def test_nothing_here_unpickles_or_loads_code_from_data() -> None:
     assert {name: match[0] for name, match in found.items() if match} == {}
 
 
+def test_every_class_of_the_threat_model_names_its_tests() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "class of" not in line]
+    classes = [line.split("|")[-2] for line in rows if line.count("|") == 5]
+    assert len(classes) >= 15
+    for tests in classes:
+        named = re.findall(r"`(tests/[\w/]+\.py)`", tests)
+        assert named, tests
+        assert [file for file in named if not (ROOT / file).is_file()] == []
+
+
 def test_a_prompt_is_measured_before_it_is_tokenised(client: Client) -> None:
     with pytest.raises(InvalidRequest) as failure:
         client.generate("x" * 300_000)
