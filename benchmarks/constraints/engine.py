@@ -109,6 +109,6 @@ def wide_model(name: str) -> LoadedModel:
         with TemporaryDirectory() as folder:
             models.build(name).save_pretrained(folder)
             models.tokenizer(WIDE).save_pretrained(folder)
-            return load_model(name, folder, dtype="bfloat16")
+            return load_model(name, folder, dtype="auto")
     finally:
         models.VOCABULARY_SIZE = size

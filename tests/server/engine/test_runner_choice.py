@@ -76,6 +76,12 @@ def test_the_cpu_decides_the_type_unless_it_is_stated(
     assert choice.runner.dtype == ("bfloat16" if has_bf16() else "float32")
 
 
+def test_torch_may_be_the_coarser_of_the_two(tiny_llama_folder: Path, folder: Path) -> None:
+    model = load_model("rounded", str(tiny_llama_folder), dtype="bfloat16")
+    choice = choose_runner(model, dtype="float32", cache_tokens=100, threads=1, conversions=folder)
+    assert (choice.runner.kind, choice.runner.dtype) == ("openvino", "float32")
+
+
 def test_what_bfloat16_would_round_is_computed_in_float32(
     tmp_path: Path, save: Callable[..., Path], folder: Path
 ) -> None:
