@@ -35,20 +35,22 @@ class Batch:
         read = instructions or [[] for _ in histories]
         for slot, history in enumerate(histories):
             plan = plans[slot % len(plans)]
-            self._pipeline.add(slot, plan, history=read[slot], seed=slot, choice=0, logprobs=-1)
-            self._pipeline.commit([slot], [history])
+            self._pipeline.slots.add(
+                slot, plan, history=read[slot], seed=slot, choice=0, logprobs=-1
+            )
+            self._pipeline.slots.commit([slot], [history])
 
     def step(self, logits: Tensor) -> list[int]:
         """Return one token per row of [B, V] and commit them."""
         control = self._pipeline.apply(logits, self._slots)
         tokens: list[int] = self._pipeline.sample(control).tokens.tolist()
-        self._pipeline.commit(self._slots, [[token] for token in tokens])
+        self._pipeline.slots.commit(self._slots, [[token] for token in tokens])
         return tokens
 
     def restore(self) -> None:
         """Take the last step back."""
         for slot in self._slots:
-            self._pipeline.rollback(slot, 1)
+            self._pipeline.slots.rollback(slot, 1)
 
 
 def timed_step(batch: Batch, logits: Tensor) -> float:

@@ -51,11 +51,11 @@ class Batch:
         self._pipeline = ExplainingPipeline(models.VOCABULARY_SIZE, ROWS)
         for slot, history in enumerate(models.prompts(ROWS, HISTORY, seed=1)):
             plan = plans[slot % len(plans)]
-            self._pipeline.add(slot, plan, history=(), seed=slot, choice=0)
+            self._pipeline.slots.add(slot, plan, history=(), seed=slot, choice=0)
             if is_explained:
                 counterfactuals = Counterfactuals.of(plan)
                 self._pipeline.explain(slot, counterfactuals, history=(), seed=slot, choice=0)
-            self._pipeline.commit([slot], [history])
+            self._pipeline.slots.commit([slot], [history])
 
     def step(self, logits: Tensor) -> None:
         """Control, draw, explain and commit rows [B, V], which are changed."""
@@ -66,13 +66,13 @@ class Batch:
             found = self._pipeline.explanations(streams, controlled, self._slots, tokens)
             self.num_changed += sum(not one.is_unchanged for one in found)
             self.num_tokens += len(found)
-        self._pipeline.commit(self._slots, [[token] for token in tokens])
+        self._pipeline.slots.commit(self._slots, [[token] for token in tokens])
 
     def timed(self, logits: Tensor) -> float:
         """Return the seconds of one step; the batch stays where it is."""
         elapsed = seconds(lambda: self.step(logits))
         for slot in self._slots:
-            self._pipeline.rollback(slot, 1)
+            self._pipeline.slots.rollback(slot, 1)
         return elapsed
 
 

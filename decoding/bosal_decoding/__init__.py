@@ -1,6 +1,7 @@
 """Decoding control for base models: recipes, rules, scaffolds, and plans compiled from them.
 
-The work happens in `compile.compile` and `pipeline.Pipeline`.
+The work happens in `compile.compile`, in `slots.Slots`, which keeps what choices hold, and in
+`pipeline.Pipeline`, which takes their steps.
 """
 
 from bosal_decoding.errors import DecodingError

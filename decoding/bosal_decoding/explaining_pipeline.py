@@ -16,7 +16,7 @@ from bosal_kernels import Control, LegalTokens
 
 
 class ExplainingPipeline(Pipeline):
-    """Batch state with shadows of the explained choices, which follow wherever they go."""
+    """A pipeline with shadows of the explained choices, which follow wherever their slots go."""
 
     def __init__(
         self,
@@ -26,8 +26,14 @@ class ExplainingPipeline(Pipeline):
         *,
         plugin_seconds: float = PLUGIN_SECONDS,
     ) -> None:
-        super().__init__(vocabulary_size, num_slots, device, plugin_seconds=plugin_seconds)
         self._shadows = Shadows(vocabulary_size, device, plugin_seconds=plugin_seconds)
+        super().__init__(
+            vocabulary_size,
+            num_slots,
+            device,
+            plugin_seconds=plugin_seconds,
+            follower=self._shadows,
+        )
         self._explainer = Explainer(self._shadows)
 
     def explain(
@@ -60,40 +66,20 @@ class ExplainingPipeline(Pipeline):
         """
         slots = controlled.slots[places].tolist()
         counts = [self._shadows[slot].num_streams for slot in slots]
-        masks = _by_place(self._legal(slots))
+        masks = _by_place(self.slots.legal(slots))
         begins = list(accumulate(counts[:-1], initial=0))
-        dictated = self._dictation.within(None, slots, self._outputs)
+        dictated = self.slots.dictated(slots)
         rows = ExplainedRows(
             streams=streams,
             begins=begins,
             masks=masks,
             dictated=_by_place(dictated),
-            limits=self.surprise_limits(slots),
+            limits=self.slots.surprise_limits(slots),
         )
         after = controlled.logits
         if len(places) < len(after):
             after = after.index_select(0, torch.tensor(places, device=after.device))
-        return self._explainer.explain(rows, after, self.temperature(slots), slots, tokens)
-
-    def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None:
-        super().commit(slots, token_lists)
-        self._shadows.commit(slots, token_lists)
-
-    def rollback(self, slot: int, num_tokens: int) -> None:
-        super().rollback(slot, num_tokens)
-        self._shadows.rollback(slot, num_tokens)
-
-    def ban(self, slot: int, position: int, token: int) -> None:
-        super().ban(slot, position, token)
-        self._shadows.ban(slot, position, token)
-
-    def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None:
-        super().set_in_constraint(slots, is_inside)
-        self._shadows.set_in_constraint(slots, is_inside)
-
-    def free(self, slot: int) -> None:
-        super().free(slot)
-        self._shadows.free(slot)
+        return self._explainer.explain(rows, after, self.slots.temperature(slots), slots, tokens)
 
     def close(self) -> None:
         super().close()

@@ -1,55 +1,17 @@
-"""Draws through the fused kernels: which slots they serve, and what a batch asks of them."""
+"""Draws through the fused kernels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Final, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from bosal_kernels import (
-    CombineParams,
-    CombineState,
-    LegalTokens,
-    Logprobs,
-    Region,
-    Selection,
-    SlotParams,
-    SlotState,
-    Stage,
-)
-from bosal_kernels.fusible import is_fusible
+from bosal_decoding.fused_slots import FusedSlots
+from bosal_kernels import CombineState, LegalTokens, Logprobs, Region, Selection, SlotState
 
 # What executes a step's control and draw.
 Backend = Literal["torch", "triton"]
-
-# Rules that the kernels execute, unless under a scope; others go through the torch path.
-FUSED_RULES: Final = (
-    "banned_strings",
-    "context_aware",
-    "dry",
-    "eos_ramp",
-    "epsilon",
-    "eta",
-    "exponential_decay_length",
-    "frequency_penalty",
-    "logit_bias",
-    "min_p",
-    "min_tokens",
-    "no_repeat_ngram",
-    "presence_penalty",
-    "proxy_tuning",
-    "realign",
-    "repetition_penalty",
-    "temperature",
-    "token_weights",
-    "top_k",
-    "top_n_sigma",
-    "top_p",
-    "used_token_weight",
-    "xtc",
-)
 
 
 def backend_of(device: torch.device | str) -> Backend:
@@ -58,44 +20,19 @@ def backend_of(device: torch.device | str) -> Backend:
     return "triton" if is_cuda else "torch"
 
 
-@dataclass(frozen=True, slots=True)
-class _Features:
-    """What one fused slot asks of a launch."""
-
-    has_moments: bool
-    looks_back: bool
-    is_plausible: bool
-    logprobs: int
-
-
 class FusedDraw:
     """Runs control and selection of fused slots in two launches, or three where rules look back."""
 
-    def __init__(self, state: SlotState, coupling: CombineState) -> None:
+    def __init__(self, slots: FusedSlots, state: SlotState, coupling: CombineState) -> None:
         # Triton is on Linux only, and slow to import.
         from bosal_kernels.fused import control_reduce, history_scan, select
 
         self._scan = history_scan.history_scan
         self._reduce = control_reduce.control_reduce
         self._select = select.select
+        self._slots = slots
         self._state = state
         self._coupling = coupling
-        self._features: dict[int, _Features] = {}
-
-    def admit(self, slot: int, params: SlotParams, coupling: CombineParams | None) -> None:
-        """Learn what a slot's new choice needs."""
-        self._features.pop(slot, None)
-        if is_fusible(params, coupling):
-            stages = {stage for stage, _, _ in params.chain}
-            self._features[slot] = _Features(
-                has_moments=bool(stages & {Stage.TOP_N_SIGMA, Stage.ETA}),
-                looks_back=params.keeps_history,
-                is_plausible=coupling is not None and coupling.plausibility > 0,
-                logprobs=params.logprobs,
-            )
-
-    def serves(self, slot: int) -> bool:
-        return slot in self._features
 
     def draw(
         self,
@@ -112,7 +49,7 @@ class FusedDraw:
         Returns the selection, and which rows are left to the torch path: those with nothing left,
         where rules may yield, and those that are no distribution. The rows stay as they are.
         """
-        asked = [self._features[slot] for slot in slots]
+        asked = [self._slots[slot] for slot in slots]
         counts = [self._coupling.num_streams(slot) for slot in slots]
         top_n = max(one.logprobs for one in asked)
         is_plausible = any(one.is_plausible for one in asked)

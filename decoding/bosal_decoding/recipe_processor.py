@@ -17,7 +17,7 @@ from transformers import LogitsProcessor
 from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.detokenizer import Detokenizer
 from bosal_decoding.errors import ProcessorMisused, RuleUnsupported, UnknownName
-from bosal_decoding.pipeline import Pipeline, yielded_rules
+from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan, Prompt
 from bosal_decoding.recipe import Recipe, load_shipped
 from bosal_decoding.rules import RuleStage
@@ -25,6 +25,7 @@ from bosal_decoding.scaffolds import Message
 from bosal_decoding.schema import join_field
 from bosal_decoding.stopping import StopMatch, TextStop
 from bosal_decoding.vocabulary import Vocabulary, end_ids
+from bosal_decoding.yielding import yielded_rules
 
 Conversation = str | Sequence[Message]
 
@@ -168,11 +169,11 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
             tokens, yielded = selection.tokens.tolist(), selection.yielded.tolist()
             for row, token, bits in zip(live, tokens, yielded, strict=True):
                 self._rows[row].yielded.update(dict.fromkeys(yielded_rules(bits)))
-                in_force = pipeline.in_force(row, self.plan.text_scopes)
+                in_force = pipeline.slots.in_force(row, self.plan.text_scopes)
                 if self._takes(self._rows[row], token, position, in_force):
                     drawn[row] = token
             going = [row for row, token in zip(live, tokens, strict=True) if token >= 0]
-            pipeline.commit(going, [[drawn[row]] for row in going])
+            pipeline.slots.commit(going, [[drawn[row]] for row in going])
         chosen = torch.full_like(scores, -torch.inf)
         index = torch.tensor(drawn, device=scores.device)
         return chosen.scatter_(1, index[:, None], 0.0)
@@ -220,7 +221,7 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
         if self._pipeline is None:
             self._pipeline = Pipeline(scores.shape[1], len(self._rows), scores.device)
             for slot, row in enumerate(self._rows):
-                self._pipeline.add(
+                self._pipeline.slots.add(
                     slot,
                     self.plan,
                     history=row.prompt.history_ids,

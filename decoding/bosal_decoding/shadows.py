@@ -10,29 +10,36 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bosal_decoding.constraints.program import Program
 from bosal_decoding.counterfactuals import Counterfactual, Counterfactuals, Other, Without
+from bosal_decoding.legality import Legality
+from bosal_decoding.opening import Opening
 from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan
 from bosal_decoding.plugin_slots import PLUGIN_SECONDS
+from bosal_decoding.slots import Slots
 from bosal_kernels import Control, LegalTokens
 
 _FIRST_CAPACITY = 16
 
 
-class _ShadowPipeline(Pipeline):
-    """Slots of other plans; the choices themselves hold their constraints."""
+class _GivenMasks(Legality):
+    """What is legal for shadows: whatever the rows at hand come with."""
 
-    holds_constraints = False
-    # By slot, for the rows at hand.
+    # By slot.
     masks: Mapping[int, Tensor] = {}
 
-    def _legal(self, slots: Sequence[int]) -> LegalTokens | None:
-        places = [place for place, slot in enumerate(slots) if slot in self.masks]
-        if not places:
+    def admit(
+        self, slot: int, plan: Plan, program: Program | None, max_tokens: int, opening: Opening
+    ) -> None:
+        """Hold nothing: the choices themselves hold their constraints."""
+
+    def legal(self, slots: Sequence[int], outputs: Sequence[Sequence[int]]) -> LegalTokens | None:
+        held = {place: self.masks[slot] for place, slot in enumerate(slots) if slot in self.masks}
+        if not held:
             return None
-        return LegalTokens(
-            self._index(places), torch.stack([self.masks[slots[place]] for place in places])
-        )
+        bits = torch.stack(list(held.values()))
+        return LegalTokens(torch.tensor(list(held), device=bits.device), bits)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,18 +54,18 @@ class Shadow:
     bans: list[tuple[int, int]] = field(default_factory=list)
     is_in_constraint: bool = False
 
-    def begin(self, pipeline: Pipeline, output: Sequence[int]) -> None:
-        pipeline.add(
+    def begin(self, slots: Slots, output: Sequence[int]) -> None:
+        slots.add(
             self.slot,
             self.counterfactual.plan,
             history=self.history,
             seed=self.seed,
             choice=self.choice,
         )
-        pipeline.commit([self.slot], [output])
+        slots.commit([self.slot], [output])
         for position, token in self.bans:
-            pipeline.ban(self.slot, position, token)
-        pipeline.set_in_constraint([self.slot], [self.is_in_constraint])
+            slots.ban(self.slot, position, token)
+        slots.set_in_constraint([self.slot], [self.is_in_constraint])
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +133,7 @@ class Shadows:
         self._explained: dict[int, Explained] = {}
         self._capacity = 0
         self._free: list[int] = []
-        self._pipeline = self._new_pipeline()
+        self._given, self._pipeline = self._open()
 
     def __getitem__(self, slot: int) -> Explained:
         return self._explained[slot]
@@ -163,7 +170,7 @@ class Shadows:
         self._make_room(len(shadows))
         for one in shadows:
             one.slot = self._free.pop()
-            one.begin(self._pipeline, ())
+            one.begin(self._slots, ())
         self._explained[slot] = explained
 
     def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None:
@@ -174,20 +181,20 @@ class Shadows:
             for shadow in self._explained.get(slot, ())
         ]
         if pairs:
-            self._pipeline.commit([slot for slot, _ in pairs], [tokens for _, tokens in pairs])
+            self._slots.commit([slot for slot, _ in pairs], [tokens for _, tokens in pairs])
 
     def rollback(self, slot: int, num_tokens: int) -> None:
         """Take back the last tokens of a choice."""
         for shadow in self._explained.get(slot, ()):
-            self._pipeline.rollback(shadow.slot, num_tokens)
-            end = len(self._pipeline.output(shadow.slot))
+            self._slots.rollback(shadow.slot, num_tokens)
+            end = len(self._slots.output(shadow.slot))
             shadow.bans = [ban for ban in shadow.bans if ban[0] <= end]
 
     def ban(self, slot: int, position: int, token: int) -> None:
         """Make a token illegal at one position, wherever the rule that bans it is in force."""
         for shadow in self._explained.get(slot, ()):
             if shadow.counterfactual.plan.banned_strings:
-                self._pipeline.ban(shadow.slot, position, token)
+                self._slots.ban(shadow.slot, position, token)
                 shadow.bans.append((position, token))
 
     def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None:
@@ -200,14 +207,14 @@ class Shadows:
         for shadow, inside in pairs:
             shadow.is_in_constraint = inside
         if pairs:
-            self._pipeline.set_in_constraint(
+            self._slots.set_in_constraint(
                 [shadow.slot for shadow, _ in pairs], [inside for _, inside in pairs]
             )
 
     def free(self, slot: int) -> None:
         """Let go of a choice."""
         for shadow in self._explained.pop(slot, ()):
-            self._pipeline.free(shadow.slot)
+            self._slots.free(shadow.slot)
             self._free.append(shadow.slot)
 
     def control(self, rows: ExplainedRows, asked: Sequence[tuple[int, Shadow]]) -> Control:
@@ -218,7 +225,7 @@ class Shadows:
             for stream in shadow.counterfactual.streams
         ]
         slots = [shadow.slot for _, shadow in asked]
-        self._pipeline.masks = {
+        self._given.masks = {
             shadow.slot: masks[choice]
             for choice, shadow in asked
             if choice in (masks := rows.masks_of(shadow.counterfactual))
@@ -232,7 +239,7 @@ class Shadows:
             ]
             if own:
                 limits = rows.limits[[choice for _, choice in own]]
-                self._pipeline.limit_surprise([slot for slot, _ in own], limits)
+                self._slots.limit_surprise([slot for slot, _ in own], limits)
         streams = rows.streams.index_select(
             0, torch.tensor(places, dtype=torch.int64, device=rows.streams.device)
         )
@@ -243,11 +250,11 @@ class Shadows:
 
     def num_tokens(self, shadow: Shadow) -> int:
         """How many tokens a shadow's choice has."""
-        return len(self._pipeline.output(shadow.slot))
+        return len(self._slots.output(shadow.slot))
 
     def temperature(self, shadows: Sequence[Shadow]) -> Tensor:
         """The temperature [S] at which shadows draw; 0 reads as 1."""
-        return self._pipeline.temperature([shadow.slot for shadow in shadows])
+        return self._slots.temperature([shadow.slot for shadow in shadows])
 
     def draw(self, controlled: Control) -> list[int]:
         """Truncate and draw as shadows do; -1 where nothing is left."""
@@ -257,24 +264,31 @@ class Shadows:
     def close(self) -> None:
         self._pipeline.close()
 
-    def _new_pipeline(self) -> _ShadowPipeline:
-        return _ShadowPipeline(
+    @property
+    def _slots(self) -> Slots:
+        return self._pipeline.slots
+
+    def _open(self) -> tuple[_GivenMasks, Pipeline]:
+        given = _GivenMasks(self._capacity, self._vocabulary_size, self._device)
+        pipeline = Pipeline(
             self._vocabulary_size,
             self._capacity,
             device=self._device,
             plugin_seconds=self._plugin_seconds,
+            legality=given,
         )
+        return given, pipeline
 
     def _make_room(self, count: int) -> None:
         """Have `count` free slots: move to a pipeline of at least twice the size if need be."""
         if len(self._free) >= count:
             return
         used = [shadow for explained in self._explained.values() for shadow in explained]
-        outputs = [self._pipeline.output(shadow.slot) for shadow in used]
+        outputs = [self._slots.output(shadow.slot) for shadow in used]
         self._capacity = max(2 * self._capacity, _FIRST_CAPACITY, len(used) + count)
         self._pipeline.close()
-        self._pipeline = self._new_pipeline()
+        self._given, self._pipeline = self._open()
         self._free = list(range(self._capacity - 1, len(used) - 1, -1))
         for slot, (shadow, output) in enumerate(zip(used, outputs, strict=True)):
             shadow.slot = slot
-            shadow.begin(self._pipeline, output)
+            shadow.begin(self._slots, output)

@@ -24,7 +24,7 @@ def control_seconds(plan: Plan) -> float:
     """
     size = plan.vocabulary.size
     pipeline = Pipeline(size, 1)
-    pipeline.add(0, plan, history=[0], seed=0, choice=0)
+    pipeline.slots.add(0, plan, history=[0], seed=0, choice=0)
     rows = torch.randn((_WARM_UP + _STEPS, 1, size), generator=torch.Generator().manual_seed(0))
     seconds = []
     with closing(pipeline):
@@ -35,6 +35,6 @@ def control_seconds(plan: Plan) -> float:
                 raise fault
             if token < 0:  # The rules leave nothing; a request would end here.
                 break
-            pipeline.commit([0], [[token]])
+            pipeline.slots.commit([0], [[token]])
             seconds.append(perf_counter() - begin)
     return median(seconds[_WARM_UP:] or seconds or [0.0])

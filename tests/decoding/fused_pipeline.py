@@ -100,7 +100,7 @@ def compare(device: str) -> None:
     slots = [6, 2, 0, 7, 5, 8, 1, 4]
     for pipeline in (fused, plain):
         for number, (slot, rules) in enumerate(zip(slots, RECIPES, strict=True)):
-            pipeline.add(
+            pipeline.slots.add(
                 slot,
                 plan_of(rules),
                 history=[5, 9, 9],
@@ -108,8 +108,8 @@ def compare(device: str) -> None:
                 choice=number % 2,
                 logprobs=(2, -1, 1, -1, -1, -1, 0, -1)[number],
             )
-            pipeline.commit([slot], [[30, 31, 30, 31 + number]])
-    counts = [fused.num_streams(slot) for slot in slots]
+            pipeline.slots.commit([slot], [[30, 31, 30, 31 + number]])
+    counts = [fused.slots.num_streams(slot) for slot in slots]
     generator = torch.Generator().manual_seed(3)
     for step in range(3):
         rows = 3 * torch.randn(sum(counts), VOCABULARY.size + 2, generator=generator)
@@ -119,8 +119,8 @@ def compare(device: str) -> None:
         if step == 2:
             end = sum(counts[:6])
             rows[end] = torch.where(torch.arange(VOCABULARY.size) == 0, 1.0, -torch.inf)
-            fused.rollback(1, 4)
-            plain.rollback(1, 4)
+            fused.slots.rollback(1, 4)
+            plain.slots.rollback(1, 4)
         forced = [-1] * 7 + [77] if step == 0 else None
         ours = fused.draw(rows.to(device, copy=True), slots, forced)
         theirs = plain.draw(rows.clone(), slots, forced)
@@ -129,7 +129,7 @@ def compare(device: str) -> None:
             assert bool((ours[0].yielded > 0).any())
         tokens = ours[0].tokens.tolist()
         for pipeline in (fused, plain):
-            pipeline.commit(slots, [[token] if token >= 0 else [] for token in tokens])
+            pipeline.slots.commit(slots, [[token] if token >= 0 else [] for token in tokens])
     for pipeline in (fused, plain):
         for slot in slots:
-            pipeline.free(slot)
+            pipeline.slots.free(slot)

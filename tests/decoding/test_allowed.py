@@ -24,10 +24,10 @@ def legal_at(plan: Plan, *outputs: list[int]) -> list[set[int]]:
     """The tokens left at the end of each output, all in one batch beside a slot without rules."""
     size = plan.vocabulary.size
     pipeline = Pipeline(size, len(outputs) + 1)
-    pipeline.add(0, plan_of(plan.vocabulary), history=[], seed=0, choice=0)
+    pipeline.slots.add(0, plan_of(plan.vocabulary), history=[], seed=0, choice=0)
     for slot, output in enumerate(outputs, start=1):
-        pipeline.add(slot, plan, history=[], seed=0, choice=0)
-        pipeline.commit([slot], [output])
+        pipeline.slots.add(slot, plan, history=[], seed=0, choice=0)
+        pipeline.slots.commit([slot], [output])
     slots = list(range(len(outputs) + 1))
     rows = pipeline.apply(torch.zeros(len(slots), size), slots).logits
     assert bool((rows[0] == 0).all())

@@ -31,8 +31,8 @@ BEGUN: dict[str, Any] = {"history": [], "seed": 11, "choice": 0}
 def drawn_alone(plan: Plan, streams: torch.Tensor, output: list[int]) -> tuple[torch.Tensor, int]:
     """What a pipeline of its own makes of rows: the controlled row and the token."""
     pipeline = Pipeline(streams.shape[1], 1)
-    pipeline.add(0, plan, **BEGUN)
-    pipeline.commit([0], [output])
+    pipeline.slots.add(0, plan, **BEGUN)
+    pipeline.slots.commit([0], [output])
     state = pipeline.apply(pipeline.combine(streams.clone(), [0]), [0])
     return state.logits[0], int(pipeline.sample(state).tokens[0])
 
@@ -41,7 +41,7 @@ def test_a_coupling_is_explained_like_any_rule(vocabulary: Vocabulary) -> None:
     plan = plan_of(vocabulary, GUIDED)
     counterfactuals = Counterfactuals.of(plan)
     pipeline = ExplainingPipeline(vocabulary.size, 1)
-    pipeline.add(0, plan, **BEGUN)
+    pipeline.slots.add(0, plan, **BEGUN)
     pipeline.explain(0, counterfactuals, **BEGUN)
     output: list[int] = []
     changed = 0
@@ -69,7 +69,7 @@ def test_a_coupling_is_explained_like_any_rule(vocabulary: Vocabulary) -> None:
                 assert effect.flips == (expected == one.uncontrolled_token)
         changed += not one.is_unchanged
         output.append(token)
-        pipeline.commit([0], [[token]])
+        pipeline.slots.commit([0], [[token]])
     assert changed > 3
 
 
@@ -90,11 +90,11 @@ def test_a_constraint_is_explained_and_binds_its_neighbours_counterfactuals(
     program = compiler.compile(Constraint.read(fields, "constraint"), vocabulary, "")
     compiler.close()
     pipeline = ExplainingPipeline(vocabulary.size, 3)
-    pipeline.add(2, plan, program=program, max_tokens=20, **BEGUN)
+    pipeline.slots.add(2, plan, program=program, max_tokens=20, **BEGUN)
     pipeline.explain(2, counterfactuals, **BEGUN)
     # A neighbour without a constraint, explained too.
     free = plan_of(vocabulary, {"rules": document["rules"]})
-    pipeline.add(0, free, **BEGUN)
+    pipeline.slots.add(0, free, **BEGUN)
     pipeline.explain(0, Counterfactuals.of(free), **BEGUN)
     found: list[Explanation] = []
     for turn in range(3):
@@ -113,6 +113,6 @@ def test_a_constraint_is_explained_and_binds_its_neighbours_counterfactuals(
         if not one.is_unchanged and not legal[one.uncontrolled_token]:
             assert effects["constraint"].on_uncontrolled == -math.inf
         found.append(one)
-        pipeline.commit([0, 2], [[token] for token in tokens])
+        pipeline.slots.commit([0, 2], [[token] for token in tokens])
     assert any(not one.is_unchanged for one in found)
     pipeline.close()

@@ -40,9 +40,9 @@ def begin(pipeline: ExplainingPipeline, slot: int, vocabulary: Vocabulary, choic
         "seed": choice.seed,
         "choice": choice.choice,
     }
-    pipeline.add(slot, plan, **begun)
+    pipeline.slots.add(slot, plan, **begun)
     pipeline.explain(slot, Counterfactuals.of(plan), **begun)
-    pipeline.commit([slot], [choice.output])
+    pipeline.slots.commit([slot], [choice.output])
 
 
 def step(pipeline: ExplainingPipeline, slots: list[int], logits: torch.Tensor) -> list[Explanation]:
@@ -50,7 +50,7 @@ def step(pipeline: ExplainingPipeline, slots: list[int], logits: torch.Tensor) -
     state = pipeline.apply(logits.clone(), slots)
     tokens = pipeline.sample(state).tokens.tolist()
     explained = pipeline.explanations(logits.clone(), state, list(range(len(slots))), tokens)
-    pipeline.commit(slots, [[token] for token in tokens])
+    pipeline.slots.commit(slots, [[token] for token in tokens])
     return explained
 
 
@@ -152,8 +152,8 @@ def test_rolling_back_leaves_no_trace_in_an_explanation(
     winding, straight = (ExplainingPipeline(vocabulary.size, 1) for _ in range(2))
     for pipeline in (winding, straight):
         begin(pipeline, 0, vocabulary, choice)
-    winding.commit([0], [detour])
-    winding.rollback(0, len(detour))
+    winding.slots.commit([0], [detour])
+    winding.slots.rollback(0, len(detour))
     logits = rows(3, 1, vocabulary.size)
     assert step(winding, [0], logits) == step(straight, [0], logits)
 
@@ -175,7 +175,7 @@ def test_neighbours_that_come_and_go_change_no_explanation(vocabulary: Vocabular
         begin(crowd, slot, vocabulary, replace(choice, seed=slot))
         assert step(crowd, [0], logits) == step(alone, [0], logits)
         if slot % 3 == 0:
-            crowd.free(slot)
+            crowd.slots.free(slot)
 
 
 def test_a_ban_is_explained_by_the_rule_that_banned(vocabulary: Vocabulary) -> None:
@@ -188,8 +188,8 @@ def test_a_ban_is_explained_by_the_rule_that_banned(vocabulary: Vocabulary) -> N
     begin(pipeline, 0, vocabulary, choice)
     logits = rows(1, 1, vocabulary.size)
     (first,) = step(pipeline, [0], logits)
-    pipeline.rollback(0, 1)
-    pipeline.ban(0, 0, first.token)
+    pipeline.slots.rollback(0, 1)
+    pipeline.slots.ban(0, 0, first.token)
     (second,) = step(pipeline, [0], logits)
     assert second.token != first.token
     assert second.uncontrolled_token == first.token
@@ -202,7 +202,7 @@ def test_a_ban_is_explained_by_the_rule_that_banned(vocabulary: Vocabulary) -> N
         token_without=first.token,
         flips=True,
     )
-    pipeline.rollback(0, 1)
+    pipeline.slots.rollback(0, 1)
     # The ban still holds: it was at this position.
     assert step(pipeline, [0], logits) == [second]
 
@@ -323,9 +323,9 @@ def test_the_dose_against_another_recipe_is_a_divergence_on_the_same_row(
     held = Counterfactuals.of(plan).against([Counterfactuals.of(other)])
     pipeline = ExplainingPipeline(vocabulary.size, 1)
     begun: dict[str, Any] = {"history": ours.instruction, "seed": 3, "choice": 0}
-    pipeline.add(0, plan, **begun)
+    pipeline.slots.add(0, plan, **begun)
     pipeline.explain(0, held, **begun)
-    pipeline.commit([0], [ours.output])
+    pipeline.slots.commit([0], [ours.output])
     logits = rows(4, 1, vocabulary.size)
     (explained,) = step(pipeline, [0], logits)
     raw = logits[0].double().numpy()

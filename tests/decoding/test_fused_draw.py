@@ -8,7 +8,8 @@ from tests.decoding.fused_pipeline import compare
 from tests.kernels.test_bitmask_apply import run
 
 from bosal_decoding.compile import compile
-from bosal_decoding.fused_draw import FUSED_RULES, backend_of
+from bosal_decoding.fused_draw import backend_of
+from bosal_decoding.fused_slots import FUSED_RULES
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules.catalogue import RULES
 from bosal_decoding.vocabulary import Vocabulary

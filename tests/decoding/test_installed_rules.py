@@ -59,14 +59,14 @@ def test_the_example_package_works_as_its_page_says(site: Path, vocabulary: Voca
         ("alliteration", "shape"),
     ]
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(0, plan, history=[], seed=0, choice=0)
+    pipeline.slots.add(0, plan, history=[], seed=0, choice=0)
     the = vocabulary.ids_of(" the")[0]
     text = b""
     for token in (the, None, None, None):
         controlled = pipeline.apply(torch.zeros(1, vocabulary.size), [0])
         drawn = int(pipeline.sample(controlled).tokens[0]) if token is None else token
         assert pipeline.take_faults() == {}
-        pipeline.commit([0], [[drawn]])
+        pipeline.slots.commit([0], [[drawn]])
         text += vocabulary.token_bytes[drawn]
     assert text.startswith(b" the t")
     assert b"e" not in text[4:].lower()

@@ -22,7 +22,7 @@ def step(pipeline: Pipeline, seed: int, size: int, *, neighbour: bool) -> int:
     slots = [0, 1] if neighbour else [1]
     logits = random_row(seed, size)[None].repeat(len(slots), 1)
     token = pipeline.sample(pipeline.apply(logits, slots)).tokens.tolist()
-    pipeline.commit(slots, [[one] for one in token])
+    pipeline.slots.commit(slots, [[one] for one in token])
     return int(token[-1])
 
 
@@ -30,7 +30,7 @@ def test_the_limit_follows_what_is_drawn(vocabulary: Vocabulary) -> None:
     plan = compile(Recipe.parse({"rules": RULES}), vocabulary, context_tokens=512)
     pipeline = Pipeline(vocabulary.size, 2)
     for slot in range(2):
-        pipeline.add(slot, plan, history=[], seed=slot, choice=0)
+        pipeline.slots.add(slot, plan, history=[], seed=slot, choice=0)
     limit, limits, tokens, sizes = 2 * TAU, [2 * TAU], [], []
     for at in range(60):
         z = random_row(at, vocabulary.size).double().numpy() / HEAT
@@ -50,12 +50,12 @@ def test_the_limit_follows_what_is_drawn(vocabulary: Vocabulary) -> None:
     assert abs(np.mean(np.diff(limits))) < 0.1
 
     # Going back finds the limit of that position; a token that was not drawn leaves it.
-    pipeline.rollback(1, 25)
+    pipeline.slots.rollback(1, 25)
     again = [step(pipeline, at, vocabulary.size, neighbour=False) for at in range(35, 60)]
     assert again == tokens[35:]
-    pipeline.rollback(1, 10)
-    pipeline.commit([1], [[3, 4]])
-    pipeline.rollback(1, 2)
+    pipeline.slots.rollback(1, 10)
+    pipeline.slots.commit([1], [[3, 4]])
+    pipeline.slots.rollback(1, 2)
     assert [step(pipeline, at, vocabulary.size, neighbour=False) for at in (50, 51)] == [
         *tokens[50:52]
     ]

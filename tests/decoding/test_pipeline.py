@@ -14,11 +14,12 @@ from torch import Tensor
 
 from bosal_decoding.compile import compile
 from bosal_decoding.errors import VocabularyMismatch
-from bosal_decoding.pipeline import Pipeline, yielded_rules
+from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.stopping import BanMatch, StopMatch
 from bosal_decoding.vocabulary import Vocabulary
+from bosal_decoding.yielding import yielded_rules
 
 SLOW = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
@@ -28,14 +29,14 @@ def plan_of(vocabulary: Vocabulary, document: dict[str, Any]) -> Plan:
 
 
 def add(pipeline: Pipeline, slot: int, vocabulary: Vocabulary, choice: Choice) -> None:
-    pipeline.add(
+    pipeline.slots.add(
         slot,
         plan_of(vocabulary, choice.document),
         history=choice.instruction,
         seed=choice.seed,
         choice=choice.choice,
     )
-    pipeline.commit([slot], [choice.output])
+    pipeline.slots.commit([slot], [choice.output])
 
 
 def rows(seed: int, count: int, size: int) -> Tensor:
@@ -93,7 +94,7 @@ def test_a_mixed_batch_follows_the_formulas_row_by_row(
             if step == 0 or all(rule["rule"] != "mirostat" for rule in choice.rules):
                 check_token(tokens[index], scores(row, choice))
             choice.output.append(tokens[index])
-        pipeline.commit(slots, [[token] for token in tokens])
+        pipeline.slots.commit(slots, [[token] for token in tokens])
 
 
 def one_step(pipeline: Pipeline, slots: list[int], logits: Tensor) -> tuple[Tensor, list[int]]:
@@ -110,16 +111,16 @@ def test_rolling_back_equals_never_having_been_there(
     add(winding, 1, vocabulary, choice)
     add(straight, 1, vocabulary, choice)
     for step, detour in enumerate(detours):
-        winding.commit([1], [detour])
-        winding.rollback(1, len(detour))
+        winding.slots.commit([1], [detour])
+        winding.slots.rollback(1, len(detour))
         logits = rows(seed + step, 1, vocabulary.size)
         expected_row, expected = one_step(straight, [1], logits)
         row, tokens = one_step(winding, [1], logits)
         assert torch.equal(row, expected_row)
         assert tokens == expected
         for pipeline in (winding, straight):
-            pipeline.commit([1], [tokens])
-    assert winding.output(1) == straight.output(1)
+            pipeline.slots.commit([1], [tokens])
+    assert winding.slots.output(1) == straight.slots.output(1)
 
 
 @SLOW
@@ -129,10 +130,10 @@ def test_a_rollback_equals_a_fresh_replay_of_what_is_left(
 ) -> None:
     pipeline, fresh = Pipeline(vocabulary.size, 1), Pipeline(vocabulary.size, 1)
     add(pipeline, 0, vocabulary, choice)
-    pipeline.commit([0], [tail])
+    pipeline.slots.commit([0], [tail])
     whole = choice.output + tail
     cut = min(cut, len(whole))
-    pipeline.rollback(0, cut)
+    pipeline.slots.rollback(0, cut)
     choice.output = whole[: len(whole) - cut]
     add(fresh, 0, vocabulary, choice)
     logits = rows(seed, 1, vocabulary.size)
@@ -155,10 +156,10 @@ def test_a_list_of_tokens_commits_like_its_tokens_one_by_one(
     for slot, choice in enumerate(mixed):
         add(together, slot, vocabulary, choice)
         add(alone, slot, vocabulary, choice)
-    together.commit(slots, tails[: len(mixed)])
+    together.slots.commit(slots, tails[: len(mixed)])
     for slot, tail in zip(slots, tails, strict=False):
         for token in tail:
-            alone.commit([slot], [[token]])
+            alone.slots.commit([slot], [[token]])
     logits = rows(3, len(mixed), vocabulary.size)
     row, tokens = one_step(together, slots, logits)
     expected_row, expected = one_step(alone, slots, logits)
@@ -191,7 +192,7 @@ def test_padding_of_the_head_is_never_emitted(vocabulary: Vocabulary, padding: f
     pipeline = Pipeline(size, 2)
     for slot, value in enumerate((0, 5)):
         document = {"rules": [{"rule": "temperature", "value": value}]}
-        pipeline.add(
+        pipeline.slots.add(
             slot, plan_of(vocabulary, document), history=[], seed=slot, choice=0, logprobs=3
         )
     logits = rows(1, 2, size)
@@ -203,25 +204,25 @@ def test_padding_of_the_head_is_never_emitted(vocabulary: Vocabulary, padding: f
         assert bool(((tokens >= 0) & (tokens < vocabulary.size)).all())
         assert selection.logprobs is not None
         assert int(selection.logprobs.top_raw.ids.max()) < vocabulary.size
-        pipeline.commit([0, 1], [[token] for token in tokens.tolist()])
+        pipeline.slots.commit([0, 1], [[token] for token in tokens.tolist()])
         logits[:, : vocabulary.size] = rows(step, 2, vocabulary.size)
 
 
 def test_a_head_smaller_than_the_vocabulary_is_refused(vocabulary: Vocabulary) -> None:
     pipeline = Pipeline(vocabulary.size - 1, 1)
     with pytest.raises(VocabularyMismatch) as caught:
-        pipeline.add(0, plan_of(vocabulary, {}), history=[], seed=0, choice=0)
+        pipeline.slots.add(0, plan_of(vocabulary, {}), history=[], seed=0, choice=0)
     assert caught.value.metadata["rows"] == str(vocabulary.size - 1)
 
 
 def test_choices_of_one_seed_differ_and_repeat(vocabulary: Vocabulary) -> None:
     def draw(choice: int) -> list[int]:
         pipeline = Pipeline(vocabulary.size, 1)
-        pipeline.add(0, plan_of(vocabulary, {}), history=[], seed=7, choice=choice)
+        pipeline.slots.add(0, plan_of(vocabulary, {}), history=[], seed=7, choice=choice)
         for step in range(8):
             _, tokens = one_step(pipeline, [0], rows(step, 1, vocabulary.size))
-            pipeline.commit([0], [tokens])
-        return list(pipeline.output(0))
+            pipeline.slots.commit([0], [tokens])
+        return list(pipeline.slots.output(0))
 
     texts = [draw(choice) for choice in range(4)]
     assert len({tuple(text) for text in texts}) == 4
@@ -234,17 +235,17 @@ def greedy(vocabulary: Vocabulary, *rules: dict[str, Any]) -> Plan:
 
 def test_a_ban_holds_at_its_position_only(vocabulary: Vocabulary) -> None:
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(0, greedy(vocabulary), history=[], seed=0, choice=0)
+    pipeline.slots.add(0, greedy(vocabulary), history=[], seed=0, choice=0)
     logits = torch.zeros(1, vocabulary.size)
     logits[0, 9], logits[0, 11] = 3, 2
-    pipeline.ban(0, 0, 9)
+    pipeline.slots.ban(0, 0, 9)
     assert one_step(pipeline, [0], logits)[1] == [11]
-    pipeline.commit([0], [[11]])
+    pipeline.slots.commit([0], [[11]])
     assert one_step(pipeline, [0], logits)[1] == [9]
-    pipeline.rollback(0, 1)
+    pipeline.slots.rollback(0, 1)
     assert one_step(pipeline, [0], logits)[1] == [11]
-    pipeline.free(0)
-    pipeline.add(0, greedy(vocabulary), history=[], seed=0, choice=0)
+    pipeline.slots.free(0)
+    pipeline.slots.add(0, greedy(vocabulary), history=[], seed=0, choice=0)
     assert one_step(pipeline, [0], logits)[1] == [9]
 
 
@@ -252,7 +253,7 @@ def test_rules_that_leave_nothing_yield_by_name(vocabulary: Vocabulary) -> None:
     pipeline = Pipeline(vocabulary.size, 2)
     plan = greedy(vocabulary, {"rule": "min_tokens", "value": 5})
     for slot in (0, 1):
-        pipeline.add(slot, plan, history=[], seed=0, choice=0)
+        pipeline.slots.add(slot, plan, history=[], seed=0, choice=0)
     logits = torch.full((2, vocabulary.size), -torch.inf)
     logits[:, 0] = 0
     logits[1, 9] = 1
@@ -260,7 +261,7 @@ def test_rules_that_leave_nothing_yield_by_name(vocabulary: Vocabulary) -> None:
     assert selection.tokens.tolist() == [0, 9]
     names = [yielded_rules(bits) for bits in selection.yielded.tolist()]
     assert names == [("min_tokens",), ()]
-    pipeline.ban(0, 0, 0)
+    pipeline.slots.ban(0, 0, 0)
     selection = pipeline.sample(pipeline.apply(logits.clone(), [0, 1]))
     assert selection.tokens.tolist() == [0, 9]
     assert yielded_rules(int(selection.yielded[0])) == ("min_tokens", "banned_strings")
@@ -280,22 +281,22 @@ def test_repeats_yield_after_the_length_and_before_the_bans(vocabulary: Vocabula
         return int(selection.tokens[0]), yielded_rules(int(selection.yielded[0]))
 
     for slot in (0, 1):
-        pipeline.add(slot, plan, history=[7, 8], seed=0, choice=0)
-    pipeline.commit([0, 1], [[9, 7], [9, 7]])
+        pipeline.slots.add(slot, plan, history=[7, 8], seed=0, choice=0)
+    pipeline.slots.commit([0, 1], [[9, 7], [9, 7]])
     assert step(8, 3) == (3, ())
     assert step(8, 0) == (0, ("min_tokens",))
     assert step(8) == (8, ("min_tokens", "no_repeat_ngram"))
-    pipeline.ban(0, 2, 3)
+    pipeline.slots.ban(0, 2, 3)
     assert step(3, 8, 0) == (0, ("min_tokens",))
     assert step(3, 8) == (8, ("min_tokens", "no_repeat_ngram"))
-    pipeline.ban(0, 2, 8)
+    pipeline.slots.ban(0, 2, 8)
     assert step(3, 8) == (3, ("min_tokens", "no_repeat_ngram", "banned_strings"))
 
 
 def test_a_row_of_nan_fails_alone(vocabulary: Vocabulary) -> None:
     pipeline = Pipeline(vocabulary.size, 2)
     for slot in (0, 1):
-        pipeline.add(slot, greedy(vocabulary), history=[], seed=0, choice=0)
+        pipeline.slots.add(slot, greedy(vocabulary), history=[], seed=0, choice=0)
     logits = rows(5, 2, vocabulary.size)
     logits[0, 3] = torch.nan
     best = int(logits[1].argmax())
@@ -316,8 +317,8 @@ def test_log_probabilities_come_raw_and_controlled(vocabulary: Vocabulary, seed:
     }
     pipeline = Pipeline(vocabulary.size, 2)
     plan = plan_of(vocabulary, document)
-    pipeline.add(0, plan, history=[], seed=seed, choice=0)
-    pipeline.add(1, plan, history=[], seed=seed, choice=1, logprobs=4)
+    pipeline.slots.add(0, plan, history=[], seed=seed, choice=0)
+    pipeline.slots.add(1, plan, history=[], seed=seed, choice=1, logprobs=4)
     logits = rows(seed, 2, vocabulary.size)
     raw = torch.log_softmax(logits[1].double(), 0)
     edited = logits[1].double()
@@ -353,43 +354,43 @@ def test_banned_strings_never_appear_and_stops_are_cut(vocabulary: Vocabulary, s
     plan = plan_of(vocabulary, document)
     liked = [t for t, b in enumerate(vocabulary.token_bytes) if b and set(b) <= set(b"athe ")]
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(0, plan, history=[], seed=seed, choice=0)
+    pipeline.slots.add(0, plan, history=[], seed=seed, choice=0)
     watch, shown, rollbacks = plan.text_stop(), b"", 0
     for step in range(60):
         logits = rows(seed + step, 1, vocabulary.size)
         logits[:, liked] += 8
         (token,) = one_step(pipeline, [0], logits)[1]
-        pipeline.commit([0], [[token]])
+        pipeline.slots.commit([0], [[token]])
         match = watch.feed(vocabulary.token_bytes[token])
         if isinstance(match, BanMatch):
-            begun = pipeline.output(0)[match.position]
-            back = len(pipeline.output(0)) - match.position
-            pipeline.rollback(0, back)
+            begun = pipeline.slots.output(0)[match.position]
+            back = len(pipeline.slots.output(0)) - match.position
+            pipeline.slots.rollback(0, back)
             watch.rewind(back)
-            pipeline.ban(0, match.position, begun)
+            pipeline.slots.ban(0, match.position, begun)
             rollbacks += 1
         shown += watch.take()
         if isinstance(match, StopMatch):
             break
     shown += watch.flush()
     assert shown == watch.text
-    spelled = vocabulary.bytes_of(pipeline.output(0))
+    spelled = vocabulary.bytes_of(pipeline.slots.output(0))
     assert spelled.startswith(shown)
     assert not any(word.encode() in shown for word in banned + stops)
 
 
 def test_rolling_back_too_far_is_an_error(vocabulary: Vocabulary) -> None:
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(0, plan_of(vocabulary, {}), history=[], seed=0, choice=0)
-    pipeline.commit([0], [[3]])
+    pipeline.slots.add(0, plan_of(vocabulary, {}), history=[], seed=0, choice=0)
+    pipeline.slots.commit([0], [[3]])
     with pytest.raises(ValueError, match="cannot take back 2 of 1"):
-        pipeline.rollback(0, 2)
+        pipeline.slots.rollback(0, 2)
 
 
 def test_one_stream_per_group_is_combined_as_it_is(vocabulary: Vocabulary) -> None:
     pipeline = Pipeline(vocabulary.size, 3)
     for slot in range(3):
-        pipeline.add(slot, plan_of(vocabulary, {}), history=[], seed=0, choice=0)
+        pipeline.slots.add(slot, plan_of(vocabulary, {}), history=[], seed=0, choice=0)
     logits = rows(1, 3, vocabulary.size)
     assert pipeline.combine(logits, [0, 1, 2]).rows is logits
     with pytest.raises(ValueError, match="3 rows for groups of"):

@@ -114,7 +114,7 @@ def planned(vocabulary: Vocabulary, *rules: Rule) -> Plan:
 def batch(vocabulary: Vocabulary, *plans: Plan, **options: Any) -> Pipeline:
     pipeline = Pipeline(vocabulary.size, len(plans), **options)
     for slot, plan in enumerate(plans):
-        pipeline.add(slot, plan, history=[5, 6], seed=slot, choice=0, logprobs=0)
+        pipeline.slots.add(slot, plan, history=[5, 6], seed=slot, choice=0, logprobs=0)
     return pipeline
 
 
@@ -127,7 +127,7 @@ def test_a_plugin_adds_its_weights_before_the_rules_that_are_built_in(
 ) -> None:
     plan = planned(vocabulary, LogitBias(ids={7: 2.0}), Echo(weight=3.0))
     pipeline = batch(vocabulary, plan)
-    pipeline.commit([0], [[7, 6]])
+    pipeline.slots.commit([0], [[7, 6]])
     rows = logits(1, vocabulary.size)
     expected = rows.clone()
     for token, weight in ((5, 3.0), (6, 6.0), (7, 5.0)):
@@ -157,7 +157,7 @@ def test_raw_log_probabilities_are_of_the_row_before_it(vocabulary: Vocabulary) 
 def test_padding_of_the_head_is_not_shown(vocabulary: Vocabulary) -> None:
     plan = planned(vocabulary, Odd(), Echo())
     pipeline = Pipeline(vocabulary.size + 24, 1)
-    pipeline.add(0, plan, history=[5], seed=0, choice=0)
+    pipeline.slots.add(0, plan, history=[5], seed=0, choice=0)
     controlled = pipeline.apply(logits(1, vocabulary.size + 24), [0])
     assert pipeline.take_faults() == {}
     assert not controlled.logits[0, vocabulary.size :].isfinite().any()
@@ -168,12 +168,12 @@ def test_state_follows_the_output_back_and_forth(vocabulary: Vocabulary) -> None
     plan = planned(vocabulary, Echo())
     pipeline, fresh = batch(vocabulary, plan), batch(vocabulary, plan)
     rows = logits(1, vocabulary.size)
-    pipeline.commit([0], [[7, 8]])
+    pipeline.slots.commit([0], [[7, 8]])
     pipeline.apply(rows.clone(), [0])
-    pipeline.commit([0], [[9]])
-    pipeline.rollback(0, 2)
-    pipeline.commit([0], [[10, 11]])
-    fresh.commit([0], [[7, 10, 11]])
+    pipeline.slots.commit([0], [[9]])
+    pipeline.slots.rollback(0, 2)
+    pipeline.slots.commit([0], [[10, 11]])
+    fresh.slots.commit([0], [[7, 10, 11]])
     assert torch.equal(
         pipeline.apply(rows.clone(), [0]).logits, fresh.apply(rows.clone(), [0]).logits
     )
@@ -182,8 +182,8 @@ def test_state_follows_the_output_back_and_forth(vocabulary: Vocabulary) -> None
 def test_a_slot_forgets_the_choice_before(vocabulary: Vocabulary) -> None:
     pipeline = batch(vocabulary, planned(vocabulary, Echo()))
     pipeline.apply(logits(1, vocabulary.size), [0])
-    pipeline.free(0)
-    pipeline.add(0, planned(vocabulary), history=[5], seed=0, choice=0)
+    pipeline.slots.free(0)
+    pipeline.slots.add(0, planned(vocabulary), history=[5], seed=0, choice=0)
     rows = logits(1, vocabulary.size)
     assert torch.equal(pipeline.apply(rows.clone(), [0]).logits, rows)
 
@@ -221,7 +221,7 @@ def test_a_plugin_has_a_scope_and_a_gate(
         rows = logits(1, vocabulary.size)
         acted = not torch.equal(pipeline.apply(rows.clone(), [0]).logits, rows)
         assert acted is expected
-        pipeline.commit([0], [[9]])
+        pipeline.slots.commit([0], [[9]])
 
 
 def test_gates_of_built_in_rules_read_the_models_row(vocabulary: Vocabulary) -> None:
@@ -258,7 +258,7 @@ def test_a_fault_costs_its_own_row_alone(vocabulary: Vocabulary, how: str, said:
     results = []
     for some in (plans, sound):
         pipeline = batch(vocabulary, *some)
-        pipeline.commit([0, 1, 2, 3], [[9]] * 4)
+        pipeline.slots.commit([0, 1, 2, 3], [[9]] * 4)
         controlled = pipeline.apply(rows.clone(), [0, 1, 2, 3])
         results.append((controlled.logits, pipeline.take_faults()))
     (with_fault, faults), (without, none) = results
@@ -323,7 +323,7 @@ def test_a_plugin_refuses_a_recipe_or_fails_at_it(vocabulary: Vocabulary) -> Non
 def test_draws_are_explained_by_plugins_too(vocabulary: Vocabulary) -> None:
     plan = planned(vocabulary, Temperature(value=0.0), Odd())
     pipeline = ExplainingPipeline(vocabulary.size, 1)
-    pipeline.add(0, plan, history=[5], seed=0, choice=0)
+    pipeline.slots.add(0, plan, history=[5], seed=0, choice=0)
     pipeline.explain(0, Counterfactuals.of(plan), history=[5], seed=0, choice=0)
     rows = torch.zeros(1, vocabulary.size)
     rows[0, 21], rows[0, 20] = 60.0, 30.0
@@ -341,7 +341,7 @@ def test_draws_are_explained_by_plugins_too(vocabulary: Vocabulary) -> None:
 def test_a_plugin_of_an_explained_choice_may_fail(vocabulary: Vocabulary) -> None:
     plan = planned(vocabulary, Broken(how="raise"), Odd())
     pipeline = ExplainingPipeline(vocabulary.size, 1)
-    pipeline.add(0, plan, history=[5], seed=0, choice=0)
+    pipeline.slots.add(0, plan, history=[5], seed=0, choice=0)
     pipeline.explain(0, Counterfactuals.of(plan), history=[5], seed=0, choice=0)
     rows = logits(1, vocabulary.size)
     streams = rows.clone()

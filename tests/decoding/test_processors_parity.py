@@ -37,8 +37,8 @@ def ours(vocabulary: Vocabulary, rules: Rules, logits: Tensor, output: list[int]
     """A row [1, V] after shape and mask."""
     plan = compile_recipe(Recipe.parse({"rules": rules}), vocabulary, context_tokens=512)
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(0, plan, history=INSTRUCTION, seed=0, choice=0)
-    pipeline.commit([0], [output])
+    pipeline.slots.add(0, plan, history=INSTRUCTION, seed=0, choice=0)
+    pipeline.slots.commit([0], [output])
     return pipeline.apply(logits.clone(), [0]).logits
 
 
@@ -153,9 +153,9 @@ def test_a_ban_of_the_last_token_of_a_spelling(
         context_tokens=512,
     )
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(0, plan, history=INSTRUCTION, seed=0, choice=0)
-    pipeline.commit([0], [output])
-    pipeline.ban(0, len(output), token)
+    pipeline.slots.add(0, plan, history=INSTRUCTION, seed=0, choice=0)
+    pipeline.slots.commit([0], [output])
+    pipeline.slots.ban(0, len(output), token)
     found = pipeline.apply(logits.clone(), [0]).logits
     expected: Tensor = processor(torch.tensor([[7, *output]]), logits.clone())
     assert torch.equal(found, expected)
@@ -168,7 +168,7 @@ def test_temperature(vocabulary: Vocabulary, value: float) -> None:
     rules: Rules = [{"rule": "temperature", "value": value}]
     plan = compile_recipe(Recipe.parse({"rules": rules}), vocabulary, context_tokens=512)
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(0, plan, history=[], seed=0, choice=0, logprobs=20)
+    pipeline.slots.add(0, plan, history=[], seed=0, choice=0, logprobs=20)
     selection = pipeline.sample(pipeline.apply(logits.clone(), [0]))
     assert selection.logprobs is not None
     expected = theirs(TemperatureLogitsWarper(value), logits, []).log_softmax(1).topk(20)
@@ -186,7 +186,7 @@ def test_top_p_never_draws_what_transformers_removes(vocabulary: Vocabulary, p: 
     slots = list(range(64))
     pipeline = Pipeline(vocabulary.size, len(slots))
     for slot in slots:
-        pipeline.add(slot, plan, history=[], seed=slot, choice=0)
+        pipeline.slots.add(slot, plan, history=[], seed=slot, choice=0)
     rows = logits.expand(len(slots), -1).clone()
     drawn = set(pipeline.sample(pipeline.apply(rows, slots)).tokens.tolist())
     assert drawn <= set(kept)

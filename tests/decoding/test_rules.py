@@ -100,10 +100,10 @@ def run(
     """One step of a pipeline with one slot: the controlled row and the token."""
     plan = compile(Recipe.parse(choice.document), vocabulary, context_tokens=2048)
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(
+    pipeline.slots.add(
         0, plan, history=choice.instruction, seed=choice.seed, choice=choice.choice, logprobs=-1
     )
-    pipeline.commit([0], [choice.output])
+    pipeline.slots.commit([0], [choice.output])
     state = pipeline.apply(logits[None].clone(), [0])
     token = int(pipeline.sample(state).tokens[0])
     return state.logits[0].double().numpy(), token

@@ -85,8 +85,8 @@ def test_the_length_decay_is_that_of_transformers(vocabulary: Vocabulary, length
     for seed in range(10):
         logits = torch.randn(1, vocabulary.size, generator=torch.Generator().manual_seed(seed))
         pipeline = Pipeline(vocabulary.size, 1)
-        pipeline.add(0, plan, history=instruction, seed=0, choice=0)
-        pipeline.commit([0], [output])
+        pipeline.slots.add(0, plan, history=instruction, seed=0, choice=0)
+        pipeline.slots.commit([0], [output])
         controlled = pipeline.apply(logits.clone(), [0])
         expected = theirs(torch.tensor([instruction + output]), logits.clone())
         torch.testing.assert_close(controlled.logits, expected)
@@ -104,10 +104,10 @@ def test_what_would_repeat_is_what_transformers_masks(
     rule = {"rule": "no_repeat_ngram", "n": n}
     plan = compile(Recipe.parse({"rules": [rule]}), vocabulary, context_tokens=512)
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(0, plan, history=instruction, seed=0, choice=0)
+    pipeline.slots.add(0, plan, history=instruction, seed=0, choice=0)
     logits = torch.zeros(1, vocabulary.size)
     for length in range(len(output) + 1):
         history = torch.tensor([instruction + output[:length]], dtype=torch.long)
         expected = NoRepeatNGramLogitsProcessor(n)(history, logits)
         assert torch.equal(pipeline.apply(logits.clone(), [0]).logits, expected)
-        pipeline.commit([0], [output[length : length + 1]])
+        pipeline.slots.commit([0], [output[length : length + 1]])

@@ -81,10 +81,10 @@ def test_neighbours_with_other_scopes_change_nothing(vocabulary: Vocabulary) -> 
         for batch in batches:
             pipeline = Pipeline(vocabulary.size, 4)
             for slot in batch:
-                pipeline.add(slot, plans[slot], history=[5, 6], seed=slot, choice=0)
+                pipeline.slots.add(slot, plans[slot], history=[5, 6], seed=slot, choice=0)
             for _ in range(5):
                 picked = pipeline.sample(pipeline.apply(logits[batch].clone(), batch)).tokens
-                pipeline.commit(batch, [[token] for token in picked.tolist()])
+                pipeline.slots.commit(batch, [[token] for token in picked.tolist()])
                 for slot, token in zip(batch, picked.tolist(), strict=True):
                     drawn[slot].append(token)
         return drawn
@@ -102,12 +102,13 @@ def test_a_rule_may_occur_twice_with_disjoint_scopes(vocabulary: Vocabulary) -> 
     recipe = Recipe.parse(twice)
     assert Recipe.parse(recipe.document()).version == recipe.version
     pipeline = Pipeline(vocabulary.size, 1)
-    pipeline.add(0, compile(recipe, vocabulary, context_tokens=512), history=[], seed=3, choice=0)
+    plan = compile(recipe, vocabulary, context_tokens=512)
+    pipeline.slots.add(0, plan, history=[], seed=3, choice=0)
     row = random_row(5, vocabulary.size)[None]
     tokens = []
     for _ in range(6):
         token = pipeline.sample(pipeline.apply(row.clone(), [0])).tokens.tolist()
-        pipeline.commit([0], [token])
+        pipeline.slots.commit([0], [token])
         tokens += token
     best = int(row.argmax())
     assert tokens[:2] == [best, best]

@@ -1,7 +1,7 @@
 """The engine: own step loop over a model, packed batches, keys and values in blocks.
 
 One request: `EngineLoop.submit` → `Scheduler.admit` → per step `Scheduler.plan` → `ModelRunner`
-→ `Pipeline` (combine, apply, sample, commit) → `ChoiceOutput` → `deliver`.
+→ `Pipeline` (combine, apply, sample) → `Slots` (commit) → `ChoiceOutput` → `deliver`.
 """
 
 from bosal_server.engine.engine_model import EngineModel

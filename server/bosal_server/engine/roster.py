@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from bosal_decoding.errors import PluginFault
-from bosal_decoding.explaining_pipeline import ExplainingPipeline
+from bosal_decoding.slots import Slots
 from bosal_server.engine.about import about
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.group import GroupState, StreamGroup
@@ -30,7 +30,7 @@ class Roster:
     def __init__(
         self,
         scheduler: Scheduler,
-        pipelines: Mapping[str, ExplainingPipeline],
+        slots: Mapping[str, Slots],
         reporter: Reporter,
         *,
         on_left_queue: Callable[[ActiveRequest], None],
@@ -38,7 +38,7 @@ class Roster:
         retry_after: Callable[[], float],
     ) -> None:
         self._scheduler = scheduler
-        self._pipelines = pipelines
+        self._slots = slots
         self._reporter = reporter
         self._on_left_queue = on_left_queue
         self._max_queue_seconds = max_queue_seconds
@@ -155,7 +155,7 @@ class Roster:
 
     def _remove(self, group: StreamGroup, *, keep: bool) -> None:
         if group.state in (GroupState.PREFILLING, GroupState.DECODING):
-            self._pipelines[group.streams[0].model].free(group.slot)
+            self._slots[group.streams[0].model].free(group.slot)
         self._scheduler.remove(group, keep=keep)
 
     def _finish(self, active: ActiveRequest, event: FinishedEvent | FailedEvent) -> None:

@@ -13,7 +13,7 @@ from bosal_decoding.errors import PluginFault
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.explanation import Explanation
 from bosal_decoding.nudging import Move
-from bosal_decoding.pipeline import yielded_rules
+from bosal_decoding.yielding import yielded_rules
 from bosal_kernels import Combined, Logprobs
 from bosal_kernels import TopTokens as TopTable
 from bosal_server.engine.about import about
@@ -88,7 +88,7 @@ class Sampler:
             if drawn is not None and drawn.is_taken:
                 slots.append(step.ready[member].slot)
                 tokens.append([drawn.token])
-        pipeline.commit(slots, tokens)
+        pipeline.slots.commit(slots, tokens)
         return draws
 
     def score(
@@ -115,11 +115,11 @@ class Sampler:
                 return None
             (one,) = _by_row(pipeline.score(controlled, [token])).values()
             found.append(one)
-            if not pipeline.is_legal(group.slot, token):
+            if not pipeline.slots.is_legal(group.slot, token):
                 # What comes behind it belongs to no text of the language.
                 group.scoring.forbidden_position = group.scoring.num_scored + place
-                pipeline.lift_constraint(group.slot)
-            pipeline.commit([group.slot], [[token]])
+                pipeline.slots.lift_constraint(group.slot)
+            pipeline.slots.commit([group.slot], [[token]])
         return found
 
     def _draw_alone(
@@ -244,7 +244,7 @@ def _moves(
             best,
             groups[i].output,
             is_in_force=nudger.rule is None
-            or bool(pipeline.in_force(groups[i].slot, [nudger.rule])),
+            or bool(pipeline.slots.in_force(groups[i].slot, [nudger.rule])),
         )
         for (i, nudger), top1, best in zip(nudged, *sure, strict=True)
     }

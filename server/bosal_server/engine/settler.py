@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bosal_decoding.constraints.constrained_slot import Verdict
-from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.nudging import End
+from bosal_decoding.slots import Slots
 from bosal_server.engine.about import about
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.choice import Rollback
@@ -37,11 +37,9 @@ _ENDS = {
 class Settler:
     """Commits tokens to groups and outputs, and hands on what became final."""
 
-    def __init__(
-        self, roster: Roster, pipelines: Mapping[str, ExplainingPipeline], sampler: Sampler
-    ) -> None:
+    def __init__(self, roster: Roster, slots: Mapping[str, Slots], sampler: Sampler) -> None:
         self._roster = roster
-        self._pipelines = pipelines
+        self._slots = slots
         self._sampler = sampler
 
     def open(self, active: ActiveRequest, group: StreamGroup, now: float) -> None:
@@ -70,8 +68,8 @@ class Settler:
         if drawn.yielded:
             output.note_yielded(drawn.yielded)
         if drawn.token < 0:
-            pipeline = self._pipelines[group.streams[0].model]
-            reason = _NO_TOKEN[pipeline.blocked(group.slot)]
+            slots = self._slots_of(group)
+            reason = _NO_TOKEN[slots.blocked(group.slot)]
             is_conflict = reason is FinishReason.RULE_CONFLICT
             names = self._conflicting(active, group) if is_conflict else ()
             output.end_without_token(reason, names)
@@ -126,20 +124,20 @@ class Settler:
             if not feed:
                 output.end_without_token(FinishReason.MAX_TOKENS)
                 if active.request.program is not None:
-                    pipeline = self._pipelines[group.streams[0].model]
+                    slots = self._slots_of(group)
                     output.note_adherence(
-                        Adherence(scoring.forbidden_position, pipeline.is_whole(group.slot))
+                        Adherence(scoring.forbidden_position, slots.is_whole(group.slot))
                     )
                 self._roster.end(active, group, now)
 
     def _take(self, active: ActiveRequest, group: StreamGroup, drawn: Draw, now: float) -> None:
         """Hand a drawn token to the choice, and those that are dictated after it."""
         output = active.outputs[group.choice]
-        pipeline = self._pipelines[group.streams[0].model]
+        slots = self._slots_of(group)
         group.commit([drawn.token])
         if self._postpone_end(active, group, drawn.token):
             return
-        verdict = pipeline.settle(group.slot)
+        verdict = slots.settle(group.slot)
         num_tokens = len(group.output)
         if verdict in _ENDS and num_tokens < active.request.plan.params.min_tokens:
             output.note_yielded(["min_tokens"])
@@ -148,7 +146,7 @@ class Settler:
             group.rollback(1)
             if nudger is not None:
                 nudger.reset()
-            if pipeline.retract(group.slot):
+            if slots.retract(group.slot):
                 output.end_without_token(FinishReason.CONSTRAINT_CLOSED)
             return
         active.note_token(output, now)
@@ -157,8 +155,8 @@ class Settler:
             drawn.logprobs,
             drawn.explanation,
             is_intervention=drawn.is_intervention,
-            is_forced=pipeline.was_forced(group.slot),
-            in_force=pipeline.in_force(group.slot, active.request.plan.text_scopes),
+            is_forced=slots.was_forced(group.slot),
+            in_force=slots.in_force(group.slot, active.request.plan.text_scopes),
             reason=_ENDS.get(verdict),
         )
         if nudger is not None:
@@ -170,33 +168,33 @@ class Settler:
 
     def _conflicting(self, active: ActiveRequest, group: StreamGroup) -> list[str]:
         """The rules in force that never yield."""
-        plan, pipeline = active.request.plan, self._pipelines[group.streams[0].model]
+        plan, slots = active.request.plan, self._slots_of(group)
         never = {
             place: rule
             for place, rule in enumerate(plan.recipe.rules)
             if rule.name in ("allowed_tokens", "allowed_scripts")
         }
-        in_force = pipeline.in_force(group.slot, never)
+        in_force = slots.in_force(group.slot, never)
         names = [rule.name for place, rule in never.items() if place in in_force]
         return [*names, *(["constraint"] if plan.recipe.constraint is not None else [])]
 
     def _take_forced(self, active: ActiveRequest, group: StreamGroup) -> None:
         """Hand a choice the tokens that rules or the constraint dictate now."""
         output, phrases = active.outputs[group.choice], group.phrases
-        pipeline = self._pipelines[group.streams[0].model]
+        slots = self._slots_of(group)
         # Where every token is asked about, each has a step of its own.
         is_asked = active.request.logprobs >= 0 or active.request.explain is not None
         while output.ending is None:
-            if phrases is not None and not pipeline.pending(group.slot):
+            if phrases is not None and not slots.pending(group.slot):
                 due = phrases.due(len(group.output))
-                pipeline.dictate(group.slot, active.request.plan.vocabulary, due)
-            forced = [] if is_asked else pipeline.take_forced(group.slot)
+                slots.dictate(group.slot, active.request.plan.vocabulary, due)
+            forced = [] if is_asked else slots.take_forced(group.slot)
             if not forced:
                 return
             group.commit(forced)
             if group.nudger is not None:
                 group.nudger.reset()
-            verdict = pipeline.settle(group.slot)
+            verdict = slots.settle(group.slot)
             for place, token in enumerate(forced, start=1):
                 reason = _ENDS.get(verdict) if place == len(forced) else None
                 rollback = output.accept(
@@ -216,37 +214,40 @@ class Settler:
         scopes = active.request.plan.text_scopes
         if not scopes:
             return []
-        inside = self._pipelines[group.streams[0].model].is_in_constraint(group.slot)
+        inside = self._slots_of(group).is_in_constraint(group.slot)
         return [rule for rule, scope in scopes.items() if scope.holds_at(position, inside=inside)]
 
     def _postpone_end(self, active: ActiveRequest, group: StreamGroup, token: int) -> bool:
         """Whether the end of the text was drawn where a phrase must come first; now it will."""
         if group.phrases is None or token not in active.request.plan.eos_ids:
             return False
-        pipeline = self._pipelines[group.streams[0].model]
-        if pipeline.was_forced(group.slot):
+        slots = self._slots_of(group)
+        if slots.was_forced(group.slot):
             return False
         phrase = group.phrases.ending(len(group.output) - 1)
         if not phrase:
             return False
         group.rollback(1)
-        pipeline.rollback(group.slot, 1)
-        pipeline.dictate(group.slot, active.request.plan.vocabulary, [*phrase, token])
+        slots.rollback(group.slot, 1)
+        slots.dictate(group.slot, active.request.plan.vocabulary, [*phrase, token])
         if group.nudger is not None:
             group.nudger.reset()
         self._take_forced(active, group)
         return True
 
     def _roll_back(self, group: StreamGroup, rollback: Rollback) -> None:
-        pipeline = self._pipelines[group.streams[0].model]
+        slots = self._slots_of(group)
         count = len(group.output) - rollback.position
         group.rollback(count)
-        pipeline.rollback(group.slot, count)
-        pipeline.ban(group.slot, rollback.position, rollback.token)
+        slots.rollback(group.slot, count)
+        slots.ban(group.slot, rollback.position, rollback.token)
         if group.phrases is not None:
             group.phrases.rollback(rollback.position)
         if group.nudger is not None:
             group.nudger.reset()
+
+    def _slots_of(self, group: StreamGroup) -> Slots:
+        return self._slots[group.streams[0].model]
 
     def _emit(self, active: ActiveRequest, group: StreamGroup, now: float) -> None:
         """Hand on what became final; end the choice, and the request, if that was all."""

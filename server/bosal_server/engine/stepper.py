@@ -55,6 +55,7 @@ class Stepper:
             )
             for name, model in self._models.items()
         }
+        slots = {name: pipeline.slots for name, pipeline in self._pipelines.items()}
         self._forwarding = Forwarding({name: model.runner for name, model in self._models.items()})
         self._sampler = Sampler(self._forwarding, self._pipelines)
         self._scheduler = Scheduler(
@@ -63,13 +64,13 @@ class Stepper:
         self._reporter = Reporter(observer, self._scheduler, self._allocators)
         self.roster = Roster(
             self._scheduler,
-            self._pipelines,
+            slots,
             self._reporter,
             on_left_queue=on_left_queue,
             max_queue_seconds=max_queue_seconds,
             retry_after=retry_after,
         )
-        self._settler = Settler(self.roster, self._pipelines, self._sampler)
+        self._settler = Settler(self.roster, slots, self._sampler)
         self._num_steps = 0
 
     @property
@@ -128,7 +129,7 @@ class Stepper:
             with self.roster.isolated(active):
                 pipeline = self._pipelines[request.model]
                 history = request.prompts[0].history_ids
-                pipeline.add(
+                pipeline.slots.add(
                     group.slot,
                     request.plan,
                     history=history,
@@ -155,7 +156,7 @@ class Stepper:
         for group in step.ready:
             slots.setdefault(group.streams[0].model, []).append(group.slot)
         for name, here in slots.items():
-            self._pipelines[name].start_masks(here)
+            self._pipelines[name].slots.start_masks(here)
 
     def close(self) -> None:
         """Let go of what the pipelines hold beyond memory."""

@@ -7,7 +7,8 @@ import grpc.aio
 from bosal.v1 import model_pb2 as pb
 from bosal.v1 import model_pb2_grpc
 from bosal_decoding import limits as decoding_limits
-from bosal_decoding.fused_draw import FUSED_RULES, backend_of
+from bosal_decoding.fused_draw import backend_of
+from bosal_decoding.fused_slots import FUSED_RULES
 from bosal_server.comparison import MAX_RECIPES
 from bosal_server.config import ServerConfig
 from bosal_server.core import GenerationCore

@@ -12,9 +12,10 @@ from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.constraints.constrained_slot import Verdict
-from bosal_decoding.pipeline import Pipeline, yielded_rules
+from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.vocabulary import Vocabulary
+from bosal_decoding.yielding import yielded_rules
 
 SCHEMA = {
     "type": "object",
@@ -56,7 +57,7 @@ class Guess:
         program = compiler.compile(Constraint.read(fields, ""), vocabulary)
         self.size = head or vocabulary.size + 5
         self.pipeline = Pipeline(self.size, 2)
-        self.pipeline.add(
+        self.pipeline.slots.add(
             1,
             plan,
             history=[],
@@ -73,30 +74,30 @@ class Guess:
     def run(self) -> tuple[str, bytes]:
         """Decode to the end; return why it ended, and the text."""
         for _ in range(6 * self.max_tokens):
-            self.pipeline.start_masks([1])
+            self.pipeline.slots.start_masks([1])
             logits = torch.randn(1, self.size, generator=self.generator) * 3
             selection = self.pipeline.sample(self.pipeline.apply(logits, [1]))
             self.yielded |= set(yielded_rules(int(selection.yielded[0])))
             token = int(selection.tokens[0])
             if token < 0:
-                return self.pipeline.blocked(1).name, self.text
-            self.pipeline.commit([1], [[token]])
+                return self.pipeline.slots.blocked(1).name, self.text
+            self.pipeline.slots.commit([1], [[token]])
             is_end = token in self.vocabulary.eos_ids
-            verdict = self.pipeline.settle(1)
+            verdict = self.pipeline.slots.settle(1)
             if verdict is Verdict.RETRACT:
-                if self.pipeline.retract(1):
+                if self.pipeline.slots.retract(1):
                     return "CLOSED", self.text
             elif verdict is not Verdict.GO_ON:
                 return verdict.name, self.text
             elif is_end:
                 return "END", self.text
-            elif len(self.pipeline.output(1)) >= self.max_tokens:
+            elif len(self.pipeline.slots.output(1)) >= self.max_tokens:
                 return "LENGTH", self.text
         raise AssertionError("it never ends")
 
     @property
     def text(self) -> bytes:
-        return self.vocabulary.bytes_of(self.pipeline.output(1))
+        return self.vocabulary.bytes_of(self.pipeline.slots.output(1))
 
 
 @pytest.mark.parametrize("spare", [0, 1, 7, 40, 150])
@@ -116,7 +117,7 @@ def test_json_is_complete_within_any_budget(
         reason, text = guess.run()
         reasons.add(reason)
         assert reason in ("COMPLETE", "CLOSED", "END"), (reason, text)
-        assert len(guess.pipeline.output(1)) <= max_tokens
+        assert len(guess.pipeline.slots.output(1)) <= max_tokens
         value = json.loads(text)
         assert set(value) == {"name", "scores", "more"}
     assert "CLOSED" in reasons
@@ -171,22 +172,22 @@ def test_rollback_and_retract_leave_no_trace(
     rng = random.Random(4)
     masks: list[torch.Tensor] = []
     for _ in range(60):
-        guess.pipeline.start_masks([1])
+        guess.pipeline.slots.start_masks([1])
         controlled = guess.pipeline.apply(torch.zeros(1, guess.size), [1])
         here = controlled.logits.isfinite()
-        length = len(guess.pipeline.output(1))
+        length = len(guess.pipeline.slots.output(1))
         if length < len(masks):
             assert torch.equal(masks[length], here)
         else:
             masks.append(here)
         if length and rng.random() < 0.4:
-            guess.pipeline.rollback(1, rng.randint(1, min(length, 4)))
+            guess.pipeline.slots.rollback(1, rng.randint(1, min(length, 4)))
             continue
         token = rng.choice(here[0].nonzero().squeeze(1).tolist())
         if token in words.eos_ids:
             break
         del masks[length + 1 :]
-        guess.pipeline.commit([1], [[token]])
+        guess.pipeline.slots.commit([1], [[token]])
 
 
 def test_a_head_as_wide_as_the_vocabulary_has_room_for_the_mask(
@@ -200,10 +201,10 @@ def test_a_free_slot_holds_nothing_of_the_choice_before(
     compiler: ConstraintCompiler, byte_level_vocabulary: Vocabulary
 ) -> None:
     guess = Guess(compiler, byte_level_vocabulary, max_tokens=9, seed=0, regex="zq")
-    guess.pipeline.start_masks([1])
-    guess.pipeline.free(1)
+    guess.pipeline.slots.start_masks([1])
+    guess.pipeline.slots.free(1)
     plan = compile_recipe(Recipe.parse({}), byte_level_vocabulary, context_tokens=64)
-    guess.pipeline.add(1, plan, history=[], seed=0, choice=0)
+    guess.pipeline.slots.add(1, plan, history=[], seed=0, choice=0)
     controlled = guess.pipeline.apply(torch.zeros(1, guess.size), [1])
     assert int(controlled.logits.isfinite().sum()) == byte_level_vocabulary.size
 
@@ -215,7 +216,7 @@ def test_a_plan_with_a_constraint_needs_its_program(
     plan = compile_recipe(recipe, byte_level_vocabulary, context_tokens=64)
     pipeline = Pipeline(byte_level_vocabulary.size, 1)
     with pytest.raises(ValueError, match="program"):
-        pipeline.add(0, plan, history=[], seed=0, choice=0)
+        pipeline.slots.add(0, plan, history=[], seed=0, choice=0)
 
 
 @pytest.mark.parametrize("rules_in_strings", [False, True])
@@ -236,7 +237,7 @@ def test_rules_stand_down_in_structure_and_act_in_strings_if_told_to(
         used = {words.token_bytes.index(bytes([byte])) for byte in text.encode()[:place]}
         legal = [token for token in used if logits[token] > -torch.inf]
         weighed.append(any(logits[token] == -5 for token in legal))
-        guess.pipeline.commit([1], [[words.token_bytes.index(bytes([char]))]])
+        guess.pipeline.slots.commit([1], [[words.token_bytes.index(bytes([char]))]])
     # Only within the two strings, and only if told to.
     inside = [place in (2, 3, 4, 7) for place in range(len(text))]
     assert weighed[3:5] == [rules_in_strings] * 2
@@ -266,7 +267,7 @@ def test_raw_logprobs_and_ranks_are_those_of_the_unmasked_row(
         assert float(given.controlled_logprob[0]) == -torch.inf
         raw = torch.log_softmax(row, 0)[illegal]
         assert float(given.raw_logprob[0]) == pytest.approx(float(raw), abs=1e-5)
-        guess.pipeline.commit([1], [[token]])
+        guess.pipeline.slots.commit([1], [[token]])
 
 
 def test_a_text_is_closed_along_a_short_way_out_of_a_repetition(compiled: Compile) -> None:
