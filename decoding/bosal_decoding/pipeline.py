@@ -156,7 +156,7 @@ class Pipeline:
 
     def take_fill_seconds(self) -> float:
         """Return what filling the constraints' masks took since the last call."""
-        return self.slots.legality.take_fill_seconds()
+        return self.slots.take_fill_seconds()
 
     def close(self) -> None:
         """Let go of the threads that fill masks and run plug-ins."""

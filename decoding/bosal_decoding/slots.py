@@ -270,6 +270,10 @@ class Slots:
         if self._follower is not None:
             self._follower.free(slot)
 
+    def take_fill_seconds(self) -> float:
+        """Return what filling the constraints' masks took since the last call."""
+        return self._legality.take_fill_seconds()
+
     def close(self) -> None:
         """Let go of the threads that fill masks and run plug-ins."""
         self._legality.close()
