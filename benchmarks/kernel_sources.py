@@ -13,7 +13,10 @@ from bosal_kernels.fused import (
     row_logprobs,
     row_tiles,
     select,
+    tile_stats,
 )
+from bosal_kernels.fused.control_reduce_kernel import control_reduce_kernel
+from bosal_kernels.fused.select_kernel import select_kernel
 
 # Vocabulary of the shape whose floors are given, and of its padded row.
 VOCABULARY: Final = 128_256
@@ -23,7 +26,7 @@ _TYPES: Final[Mapping[str, str]] = {
         (
             "maxima", "raw_maxima", "listed", "legal_rows", "legal_bits", "touched_bits", "bits",
             "t_tok", "t_out_count", "t_flag", "t_pos", "runs", "ban_index", "depths", "status",
-            "aside_tokens", "history", "run", "repeats",
+            "aside_tokens", "history", "run",
         ),
         "*i32",
     ),
@@ -52,6 +55,7 @@ _TYPES: Final[Mapping[str, str]] = {
         ),
         "*fp64",
     ),
+    "repeats": "*i8",
     **dict.fromkeys(("eos_ramp_waits", "at_sentence_end", "in_constraint", "breaks"), "*i1"),
 }  # fmt: skip
 
@@ -75,10 +79,10 @@ def control_source(dtype: str, **features: int | bool) -> Source:
     constants = {
         "STREAMS": 1, "NORMED": False, "LEGAL": False, "HISTORY": False, "RAW": False,
         "MOMENTS": False, "BLOCK": control_reduce.BLOCK, "LIST_BLOCK": control_reduce.LIST_BLOCK,
-        "NUM_STATS": control_reduce.NUM_STATS,
+        "NUM_STATS": tile_stats.NUM_STATS,
     } | features  # fmt: skip
     return source(
-        control_reduce.control_reduce_kernel,
+        control_reduce_kernel,
         dtype,
         control_reduce.NUM_WARPS,
         constants,
@@ -95,9 +99,9 @@ def select_source(dtype: str, **features: int | bool) -> Source:
         "STREAMS": 1, "NORMED": False, "LEGAL": False, "PLAUSIBLE": False, "MOMENTS": False,
         "FORCED": False, "LOGPROBS": False, "COMMIT": False,
         "GROUPS": 1 << (num_groups - 1).bit_length(), "STATS": 64,
-        "NUM_STATS": control_reduce.NUM_STATS,
+        "NUM_STATS": tile_stats.NUM_STATS,
     } | features  # fmt: skip
-    return source(select.select_kernel, dtype, select.NUM_WARPS, constants, "row_stride")
+    return source(select_kernel, dtype, select.NUM_WARPS, constants, "row_stride")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

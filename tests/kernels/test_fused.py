@@ -18,7 +18,7 @@ REGISTERS = {
     "row_logprobs": 96,
     "gumbel_topk": 128,
     "history_scan": 64,
-    "control_reduce_all_moments": 104,
+    "control_reduce_all_moments": 96,
     "select": 224,
 }
 

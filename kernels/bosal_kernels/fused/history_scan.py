@@ -12,7 +12,15 @@ BLOCK = 1024
 NUM_WARPS = 4
 
 
-@triton.jit
+# Of numbers that change as it serves Triton would compile one kernel for each divisibility.
+@triton.jit(
+    do_not_specialize=[
+        "history_stride",
+        "run_stride",
+        "index_stride",
+        "touched_stride",
+    ]
+)
 def history_scan_kernel(
     slots,
     history,
@@ -79,13 +87,13 @@ def history_scan(state: SlotState, slots: Tensor) -> tuple[Tensor, Tensor]:
                        token w has followed before and that is at least dry_allowed; 0 for none
         repeats[b, w]  1 where token w would complete a run of `ngram` tokens that occurred before
 
-    int32 [B, W] each, W the touched capacity. The state lists every token of the histories. Reads
-    each history and its runs once. The torch path is `history.HistoryTable`.
+    int32 and int8 [B, W], W the touched capacity. The state lists every token of the histories.
+    Reads each history and its runs once. The torch path is `history.HistoryTable`.
     """
     batch, width = len(slots), state.touched_capacity
     history = state.history
     runs = torch.empty((batch, width), dtype=torch.int32, device=slots.device)
-    repeats = torch.empty_like(runs)
+    repeats = torch.empty_like(runs, dtype=torch.int8)
     if batch:
         has_breaks = history.breaks.shape[1] > 0
         history_scan_kernel[(batch,)](

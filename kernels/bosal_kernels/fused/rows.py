@@ -15,6 +15,8 @@ CHUNK_GROUPS = tl.constexpr(16)
 NO_KEY = tl.constexpr(-2147483648)
 LEAST_KEY = tl.constexpr(-2139095041)
 GREATEST_KEY = tl.constexpr(2139095040)
+# Less than what any token packs to.
+NOTHING = tl.constexpr(-(2**63))
 
 
 @triton.jit

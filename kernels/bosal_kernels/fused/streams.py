@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from bosal_kernels.fused.rows import CHUNK, chunk_groups
+
 
 @triton.jit
 def is_in_force(slot, position, after, until, region, in_constraint):
@@ -36,6 +38,46 @@ def scaled(x, inverse, normalizer, weight):
 
 
 @triton.jit
+def stream_terms(
+    slot,
+    number,
+    position,
+    first_row,
+    depths,
+    normalizers,
+    coupling,
+    in_constraint,
+    STREAMS: tl.constexpr,
+    NORMED: tl.constexpr,
+):
+    """Return how many streams a row combines, and the weight, 1 / T and normalizer of each.
+
+    `coupling` holds the state's weights, slopes, inverse, strength, final_strength, over, after,
+    until and region.
+    """
+    weights, slopes, inverse, strength, final_strength, over, after, until, region = coupling
+    depth = tl.load(depths + number)
+    w0, w1, w2, i0, i1, i2, n0, n1, n2 = 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0
+    if STREAMS > 1:
+        acts = is_in_force(slot, position, after, until, region, in_constraint)
+        depth = tl.where(acts, depth, 1)
+        pull = strength_of(slot, position, strength, final_strength, over)
+        w0 = stream_weight(slot, 0, pull, weights, slopes)
+        w1 = stream_weight(slot, 1, pull, weights, slopes)
+        i0 = tl.load(inverse + slot * 4)
+        i1 = tl.load(inverse + slot * 4 + 1)
+        if NORMED:
+            n0 = tl.load(normalizers + first_row)
+            n1 = tl.load(normalizers + first_row + 1, mask=depth > 1, other=0.0)
+        if STREAMS > 2:
+            w2 = stream_weight(slot, 2, pull, weights, slopes)
+            i2 = tl.load(inverse + slot * 4 + 2)
+            if NORMED:
+                n2 = tl.load(normalizers + first_row + 2, mask=depth > 2, other=0.0)
+    return depth, w0, w1, w2, i0, i1, i2, n0, n1, n2
+
+
+@triton.jit
 def bits_at(words, token, mask):
     """Return the bits of tokens in a packed row, 0 or 1; 0 where masked."""
     word = tl.load(words + (token >> 5), mask=mask, other=0)
@@ -43,34 +85,14 @@ def bits_at(words, token, mask):
 
 
 @triton.jit
-def value_at(
-    token,
-    is_real,
-    row,
-    row_stride,
-    depth,
-    w0,
-    w1,
-    w2,
-    i0,
-    i1,
-    i2,
-    n0,
-    n1,
-    n2,
-    floor,
-    legal,
-    legal_row,
-    touched,
-    touched_index,
-    shaped,
-    STREAMS: tl.constexpr,
-    LEGAL: tl.constexpr,
-):
+def value_at(token, is_real, view, STREAMS: tl.constexpr, LEGAL: tl.constexpr):
     """Return the controlled logits of any tokens of a row, as the reduction saw them.
 
-    -inf where not `is_real`, and where the base's logit is less than `floor`.
+    -inf where not `is_real`, and where the base's logit is less than the view's floor. A view is
+    (row, row_stride, vocab_size, terms, floor, legal, legal_row, touched, touched_index, shaped).
     """
+    row, row_stride, _size, terms, floor, legal, legal_row, touched, touched_index, shaped = view
+    depth, w0, w1, w2, i0, i1, i2, n0, n1, n2 = terms
     x = tl.load(row + token, mask=is_real, other=float("-inf")).to(tl.float32)
     z = x
     if STREAMS > 1:
@@ -92,3 +114,11 @@ def value_at(
     if STREAMS > 1:
         z = tl.where(x < floor, float("-inf"), z)
     return z
+
+
+@triton.jit
+def chunk_values(listed, chunk, count, view, STREAMS: tl.constexpr, LEGAL: tl.constexpr):
+    """Return the group, id and controlled logit of every lane of a chunk of listed groups."""
+    of_group, is_real = chunk_groups(listed, chunk, count)
+    token = of_group * 64 + tl.arange(0, CHUNK) % 64
+    return of_group, token, value_at(token, is_real & (token < view[2]), view, STREAMS, LEGAL)

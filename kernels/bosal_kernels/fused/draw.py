@@ -1,0 +1,89 @@
+"""The draw from what a row keeps: the greatest perturbed score, visiting few groups."""
+
+import triton
+import triton.language as tl
+
+from bosal_kernels.fused.interval import contains, raised
+from bosal_kernels.fused.masses import masses
+from bosal_kernels.fused.noise import group_noise, token_noise
+from bosal_kernels.fused.rows import (
+    CHUNK,
+    CHUNK_GROUPS,
+    LEAST_KEY,
+    NOTHING,
+    key_of,
+    list_groups,
+    packed,
+    token_of,
+    value_of,
+)
+from bosal_kernels.fused.streams import chunk_values, value_at
+
+
+@triton.jit
+def draw(
+    noise_key,
+    here,
+    keys,
+    listed,
+    view,
+    kept,
+    first,
+    first_token,
+    row_max,
+    scale,
+    lazy_target,
+    lazy_scale,
+    GROUPS: tl.constexpr,
+    STREAMS: tl.constexpr,
+    LEGAL: tl.constexpr,
+):
+    """Return the kept token of greatest (z - row_max) scale + g, and its logit.
+
+    One that a last top-p would not have kept raises the end of what is kept, and draws again.
+    """
+    low, low_token, high, high_token = kept
+    group = tl.arange(0, GROUPS)
+    is_open = keys > LEAST_KEY
+    # On each group's lane its noise is greatest: those scores are floors.
+    _smallest, limit, lane_of = group_noise(noise_key, here, GROUPS)
+    holder = group * 64 + lane_of
+    pivot = value_at(holder, is_open & (holder < view[2]), view, STREAMS, LEGAL)
+    pivot_score = (pivot - row_max) * scale + limit
+    bound = (tl.minimum(value_of(keys), high) - row_max) * scale + limit
+    bound = tl.where(is_open, bound, float("-inf"))
+    token = first_token
+    value_of_token = first
+    is_pending = tl.full((), 1, tl.int32)
+    while is_pending != 0:
+        is_member = contains(pivot, holder, low, low_token, high, high_token)
+        beaten = tl.max(tl.where(is_member, pivot_score, float("-inf")), 0)
+        chosen = is_open & (keys >= key_of(low)) & (bound >= beaten)
+        count = list_groups(chosen, listed, GROUPS)
+        winner = tl.full((), NOTHING, tl.int64)
+        for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
+            of_group, t, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
+            inside = contains(z, t, low, low_token, high, high_token)
+            score = (z - row_max) * scale
+            score = score + token_noise(noise_key, here, of_group, CHUNK)
+            pack = tl.where(inside, packed(score, t), NOTHING)
+            best = tl.max(pack, 0)
+            if best > winner:
+                winner = best
+                value_of_token = tl.max(tl.where(pack == best, z, float("-inf")), 0)
+        token = token_of(winner)
+        is_pending = tl.full((), 0, tl.int32)
+        if (lazy_target < float("inf")) & (token != first_token):
+            chosen = is_open & (keys >= key_of(value_of_token))
+            offset = (first - row_max) * lazy_scale
+            before = (value_of_token, token - 1, high, high_token)
+            ahead, _moment = masses(
+                chosen, listed, view, before, row_max, lazy_scale, offset,
+                GROUPS, STREAMS, LEGAL, False,
+            )  # fmt: skip
+            if ahead >= lazy_target:
+                low, low_token = raised(
+                    low, low_token, value_of_token, token - 1, first, first_token
+                )
+                is_pending = tl.full((), 1, tl.int32)
+    return token, value_of_token

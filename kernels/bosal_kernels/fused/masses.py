@@ -1,0 +1,92 @@
+"""Sums over what a row keeps, and its groups' maxima with edited tokens among them."""
+
+import triton
+import triton.language as tl
+
+from bosal_kernels.fused.interval import contains
+from bosal_kernels.fused.rows import (
+    CHUNK,
+    CHUNK_GROUPS,
+    LEAST_KEY,
+    NO_KEY,
+    key_of,
+    list_groups,
+)
+from bosal_kernels.fused.streams import chunk_values
+
+_LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def masses(
+    chosen,
+    listed,
+    view,
+    kept,
+    row_max,
+    scale,
+    offset,
+    GROUPS: tl.constexpr,
+    STREAMS: tl.constexpr,
+    LEGAL: tl.constexpr,
+    MOMENT: tl.constexpr,
+):
+    """Return sum e and sum e s over the kept tokens of chosen groups, float64.
+
+    s = (z - row_max) scale - offset, e = exp(s), each float32; the second is 0 without MOMENT.
+    `kept` is (low, low_token, high, high_token).
+    """
+    low, low_token, high, high_token = kept
+    count = list_groups(chosen, listed, GROUPS)
+    mass = tl.full((), 0.0, tl.float64)
+    moment = tl.full((), 0.0, tl.float64)
+    for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
+        _group, t, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
+        inside = contains(z, t, low, low_token, high, high_token)
+        relative = (z - row_max) * scale - offset
+        weight = tl.where(inside, tl.exp2(relative * _LOG2E), 0.0)
+        mass += tl.sum(weight.to(tl.float64), 0)
+        if MOMENT:
+            share = weight * tl.maximum(relative, -1e30)
+            moment += tl.sum(tl.where(inside, share, 0.0).to(tl.float64), 0)
+    return mass, moment
+
+
+@triton.jit
+def merge_edited(maxima, edited_tokens, shaped, count):
+    """Raise the maxima of groups to those of a row's `count` edited tokens."""
+    for piece in range(tl.cdiv(count, CHUNK)):
+        index = piece * CHUNK + tl.arange(0, CHUNK)
+        is_one = index < count
+        edited = tl.load(edited_tokens + index, mask=is_one, other=0)
+        value = tl.load(shaped + index, mask=is_one, other=float("-inf"))
+        tl.atomic_max(maxima + (edited >> 6), key_of(value), mask=is_one, sem="relaxed")
+    tl.debug_barrier()
+
+
+@triton.jit
+def plausible_keys(
+    raw_keys,
+    floor,
+    maxima,
+    listed,
+    view,
+    num_groups,
+    GROUPS: tl.constexpr,
+    STREAMS: tl.constexpr,
+    LEGAL: tl.constexpr,
+):
+    """Return groups' maxima of plausible tokens; those that the reduction left are bounds only."""
+    group = tl.arange(0, GROUPS)
+    is_read = (raw_keys >= key_of(floor)) & (raw_keys > LEAST_KEY)
+    count = list_groups(is_read, listed, GROUPS)
+    for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
+        _group, _token, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
+        best = tl.max(tl.reshape(z, [CHUNK_GROUPS, 64]), 1)
+        which = chunk * CHUNK_GROUPS + tl.arange(0, CHUNK_GROUPS)
+        is_one = which < count
+        place = tl.load(listed + which, mask=is_one, other=0)
+        tl.store(maxima + place, key_of(best), mask=is_one)
+    tl.debug_barrier()
+    again = tl.load(maxima + group, mask=is_read, other=LEAST_KEY, volatile=True)
+    return tl.where(is_read, again, tl.where(group < num_groups, LEAST_KEY, NO_KEY))

@@ -1,0 +1,246 @@
+"""The kernel behind `select`: one program a row, from statistics to a token and its report."""
+
+import triton
+import triton.language as tl
+
+from bosal_kernels.fused.chain import chain_kind, truncate
+from bosal_kernels.fused.cut import KEPT_ASIDE
+from bosal_kernels.fused.draw import draw
+from bosal_kernels.fused.interval import LAST_TOKEN
+from bosal_kernels.fused.masses import masses, merge_edited, plausible_keys
+from bosal_kernels.fused.report import clear_report, write_report
+from bosal_kernels.fused.rows import LEAST_KEY, NO_KEY, value_of
+from bosal_kernels.fused.streams import stream_terms, value_at
+from bosal_kernels.fused.tile_stats import inverse_temperature
+
+
+# Of numbers that change as it serves Triton would compile one kernel for each divisibility.
+@triton.jit(
+    do_not_specialize=[
+        "vocab_size",
+        "bit_stride",
+        "legal_stride",
+        "touched_stride",
+        "index_stride",
+        "num_groups",
+        "num_stats",
+        "top_width",
+    ]
+)
+def select_kernel(
+    streams,
+    base,
+    depths,
+    normalizers,
+    slots,
+    legal_rows,
+    legal_bits,
+    touched_bits,
+    t_pos,
+    t_tok,
+    t_out_count,
+    shaped,
+    maxima,
+    raw_maxima,
+    stats,
+    listed,
+    aside_values,
+    aside_tokens,
+    forced,
+    tokens,
+    status,
+    raw_logprobs,
+    logprobs,
+    raw_ranks,
+    ranks,
+    raw_top_ids,
+    raw_top_logprobs,
+    top_ids,
+    top_logprobs,
+    key,
+    position,
+    n_touch,
+    wanted,
+    last_temperature,
+    chain_stage,
+    chain_value,
+    chain_second,
+    weights,
+    slopes,
+    inverse,
+    strength,
+    final_strength,
+    over,
+    after,
+    until,
+    region,
+    in_constraint,
+    log_plausibility,
+    vocab_size,
+    row_stride,
+    bit_stride,
+    legal_stride,
+    touched_stride,
+    index_stride,
+    num_groups,
+    num_stats,
+    top_width,
+    STREAMS: tl.constexpr,
+    NORMED: tl.constexpr,
+    LEGAL: tl.constexpr,
+    PLAUSIBLE: tl.constexpr,
+    MOMENTS: tl.constexpr,
+    FORCED: tl.constexpr,
+    LOGPROBS: tl.constexpr,
+    COMMIT: tl.constexpr,
+    GROUPS: tl.constexpr,
+    STATS: tl.constexpr,
+    NUM_STATS: tl.constexpr,
+):
+    number = tl.program_id(0)
+    slot = tl.load(slots + number)
+    token = tl.full((), -1, tl.int32)
+    outcome = tl.full((), 0, tl.int32)
+    report = (
+        raw_logprobs, logprobs, raw_ranks, ranks,
+        raw_top_ids, raw_top_logprobs, top_ids, top_logprobs,
+    )  # fmt: skip
+    if LOGPROBS:
+        clear_report(report, number, top_width)
+    if slot >= 0:
+        here = tl.load(position + slot)
+        noise_key = tl.load(key + slot)
+        chain = (chain_stage, chain_value, chain_second)
+        heat = inverse_temperature(slot, chain_stage, chain_value)
+        first_row = tl.load(base + number)
+        row = streams + first_row * row_stride
+        coupling = (
+            weights, slopes, inverse, strength, final_strength, over, after, until, region,
+        )  # fmt: skip
+        terms = stream_terms(
+            slot, number, here, first_row, depths, normalizers, coupling, in_constraint,
+            STREAMS, NORMED,
+        )  # fmt: skip
+        legal_row = tl.full((), -1, tl.int32)
+        if LEGAL:
+            legal_row = tl.load(legal_rows + number)
+        legal = legal_bits + legal_row.to(tl.int64) * legal_stride
+        touched = touched_bits + slot * bit_stride
+        index_row = t_pos + slot * index_stride
+        shaped_row = shaped + number.to(tl.int64) * touched_stride
+        list_row = listed + number.to(tl.int64) * num_groups
+        maxima_row = maxima + number.to(tl.int64) * num_groups
+        at = number.to(tl.int64) * KEPT_ASIDE
+        aside = (aside_values + at, aside_tokens + at)
+        group = tl.arange(0, GROUPS)
+        is_group = group < num_groups
+        floor = tl.full((), float("-inf"), tl.float32)
+
+        # The statistics of tiles, merged in their order.
+        tile = tl.arange(0, STATS)
+        is_tile = tile < num_stats
+        out = stats + (number * num_stats + tile) * NUM_STATS
+        tile_best = tl.load(out, mask=is_tile, other=float("-inf"))
+        tile_mass = tl.load(out + 1, mask=is_tile, other=0.0).to(tl.float64)
+        faults = tl.sum(tl.load(out + 8, mask=is_tile, other=0.0), 0)
+
+        # The maxima of groups, edited tokens now among them.
+        num_touched = tl.load(n_touch + slot).to(tl.int32)
+        merge_edited(maxima_row, t_tok + slot * touched_stride, shaped_row, num_touched)
+        keys = tl.load(maxima_row + group, mask=is_group, other=NO_KEY, volatile=True)
+        raw_keys = keys
+        if PLAUSIBLE or LOGPROBS:
+            raw_place = raw_maxima + number.to(tl.int64) * num_groups + group
+            raw_keys = tl.load(raw_place, mask=is_group, other=NO_KEY)
+        if PLAUSIBLE:
+            cut = tl.load(log_plausibility + slot)
+            if (terms[0] > 1) & (cut > float("-inf")):
+                floor = value_of(tl.max(raw_keys, 0)) + cut
+        view = (
+            row, row_stride, vocab_size, terms, floor, legal, legal_row, touched, index_row,
+            shaped_row,
+        )  # fmt: skip
+        if PLAUSIBLE:
+            if floor > float("-inf"):
+                keys = plausible_keys(
+                    raw_keys, floor, maxima_row, list_row, view, num_groups, GROUPS, STREAMS, LEGAL
+                )
+        best_key = tl.max(keys, 0)
+        row_max = value_of(best_key)
+        anchor = tl.where(best_key > LEAST_KEY, row_max, 0.0)
+        gap = (tile_best - anchor) * heat
+        decay = tl.exp(gap.to(tl.float64))
+        row_mass = tl.sum(tile_mass * decay, 0)
+        row_moment = tl.full((), 0.0, tl.float64)
+        are_moments_known = tl.full((), 0, tl.int32)
+        if MOMENTS:
+            tile_moment = tl.load(out + 2, mask=is_tile, other=0.0).to(tl.float64)
+            # An empty tile weighs nothing, however far away.
+            far = tl.maximum(gap, -1e30).to(tl.float64)
+            row_moment = tl.sum((tile_moment + tile_mass * far) * decay, 0)
+            are_moments_known = tl.full((), 1, tl.int32)
+        is_strange, is_greedy = chain_kind(chain, slot, floor, MOMENTS, PLAUSIBLE)
+        if is_strange > 0:
+            outcome = tl.full((), 4, tl.int32)
+        if best_key <= LEAST_KEY:
+            outcome = tl.full((), 2, tl.int32)
+        if faults > 0:
+            outcome = tl.full((), 1, tl.int32)
+
+        if outcome == 0:
+            # The first token of the row.
+            top_group = tl.min(tl.where(keys == best_key, group, GROUPS), 0)
+            lane = top_group * 64 + tl.arange(0, 64)
+            z_first = value_at(lane, lane < vocab_size, view, STREAMS, LEGAL)
+            token = tl.min(tl.where(z_first == row_max, lane, LAST_TOKEN), 0)
+            value_of_token = row_max
+            if PLAUSIBLE:
+                if floor > float("-inf"):
+                    # The tiles' sums knew nothing of plausibility.
+                    everything = (float("-inf"), -1, float("inf"), -1)
+                    row_mass, _moment = masses(
+                        keys > LEAST_KEY, list_row, view, everything, row_max, heat, 0.0,
+                        GROUPS, STREAMS, LEGAL, False,
+                    )  # fmt: skip
+                    are_moments_known = tl.full((), 0, tl.int32)
+            if is_greedy == 0:
+                kept, first, first_token, scale, lazy_target, lazy_scale = truncate(
+                    chain, slot, noise_key, here, keys, list_row, aside, view, out, is_tile,
+                    row_max, token, heat, row_mass, row_moment, are_moments_known, num_groups,
+                    GROUPS, STREAMS, LEGAL,
+                )  # fmt: skip
+                tl.store(last_temperature + slot, 1.0 / scale.to(tl.float64))
+                token, value_of_token = draw(
+                    noise_key, here, keys, list_row, view, kept, first, first_token, row_max,
+                    scale, lazy_target, lazy_scale, GROUPS, STREAMS, LEGAL,
+                )  # fmt: skip
+            if FORCED:
+                wish = tl.load(forced + number).to(tl.int32)
+                if wish >= 0:
+                    one = wish + tl.full([1], 0, tl.int32)
+                    given = value_at(one, one >= 0, view, STREAMS, LEGAL)
+                    if tl.max(given, 0) > float("-inf"):
+                        token = wish
+                        value_of_token = tl.max(given, 0)
+            if LOGPROBS:
+                asked = tl.load(wanted + slot).to(tl.int32)
+                if asked >= 0:
+                    write_report(
+                        report, number, top_width, asked, token, value_of_token, out, is_tile,
+                        row_mass, row_max, heat, keys, raw_keys, list_row, view,
+                        GROUPS, STREAMS, LEGAL,
+                    )  # fmt: skip
+            if COMMIT:
+                listed_at = tl.load(index_row + token)
+                if listed_at < 0:
+                    listed_at = num_touched
+                    tl.store(t_tok + slot * touched_stride + listed_at, token)
+                    tl.store(index_row + token, listed_at)
+                    tl.store(n_touch + slot, (num_touched + 1).to(tl.int64))
+                    word = tl.load(touched + (token >> 5))
+                    tl.store(touched + (token >> 5), word | (1 << (token & 31)))
+                spoken = t_out_count + slot * touched_stride + listed_at
+                tl.store(spoken, tl.load(spoken) + 1)
+                tl.store(position + slot, here + 1)
+    tl.store(tokens + number, token.to(tl.int64))
+    tl.store(status + number, outcome)
