@@ -1,8 +1,9 @@
-"""What the Triton kernels need of a device: their machine code, counted without one.
+"""What the Triton kernels need of a device: their times on one, or their machine code.
 
-Kernels are compiled ahead of time for compute capabilities 8.0 and 9.0. Floors are those of an H100
-at 64 rows of 128,256 tokens: the larger of the bytes that must move and the instructions that must
-be issued.
+Without `--count-only` steps are timed on the CUDA device at hand, against other samplers. With it
+kernels are compiled ahead of time for compute capabilities 8.0 and 9.0, which needs no device.
+Floors are then those of an H100 at 64 rows of 128,256 tokens: the larger of the bytes that must
+move and the instructions that must be issued.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -186,12 +187,18 @@ def count(report: Report, *, is_quick: bool, num_processes: int) -> None:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument(
-        "--count-only", action="store_true", required=True, help="compile and count; no device"
-    )
+    parser.add_argument("--count-only", action="store_true", help="compile and count; no device")
     options = parser.parse_args()
     report = Report("kernels", options)
-    count(report, is_quick=options.quick, num_processes=options.threads)
+    if options.count_only:
+        count(report, is_quick=options.quick, num_processes=options.threads)
+    elif torch.cuda.is_available():
+        # The peers are slow to import.
+        from benchmarks.kernel_timing import time_all
+
+        time_all(report, is_quick=options.quick, rounds=options.rounds)
+    else:
+        parser.error("there is no CUDA device to time kernels on; --count-only needs none")
     report.finish()
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tests.kernels.test_bitmask_apply import ROOT, run
 
 pytest.importorskip("triton")
@@ -32,6 +33,7 @@ REGISTERS = {
         "interpreted_select.py chains",
         "interpreted_select.py streams",
         "interpreted_select.py logprobs",
+        "interpreted_timing.py",
     ],
 )
 def test_the_kernels_do_as_the_torch_path_does(script: str) -> None:
@@ -64,3 +66,19 @@ def test_the_kernels_compile_without_spills_and_read_128_bits_at_a_time(tmp_path
             for arch in (80, 90):
                 assert details[f"{name}_{dtype}_sm{arch}_wide_loads"] > 0, (name, dtype, arch)
     assert details["control_reduce_all_moments_bf16_sm90_wide_loads"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_times_are_refused() -> None:
+    path = os.pathsep.join([str(ROOT / "kernels"), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kernels"],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 2
+    assert "no CUDA device" in done.stderr
+    assert "--count-only" in done.stderr

@@ -1,0 +1,111 @@
+"""The kernels' times on a device: graphs replayed over inputs in turn, medians of rounds."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Report, interleave, ratio
+from benchmarks.kernel_peers import Peer, peers, versions
+from benchmarks.kernel_scenarios import SCENARIOS, SHAPES, TYPES, Case
+
+# Every graph is replayed so often in a round.
+REPLAYS = 20
+# The scenario of the headline figures.
+HEADLINE = "everything"
+
+
+def graph_timer(step: Callable[[Tensor], object], inputs: Sequence[Tensor]) -> Callable[[], float]:
+    """Capture a step over each of the inputs; return what takes its microseconds."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            for rows in inputs:
+                step(rows)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for rows in inputs:
+            step(rows)
+    return lambda: _microseconds(graph.replay, REPLAYS) / len(inputs)
+
+
+def eager_timer(step: Callable[[Tensor], object], inputs: Sequence[Tensor]) -> Callable[[], float]:
+    """Return what takes the microseconds of a step that waits for the device."""
+
+    def run() -> None:
+        for rows in inputs:
+            step(rows)
+
+    run()
+    return lambda: _microseconds(run, 1) / len(inputs)
+
+
+def _microseconds(run: Callable[[], object], times: int) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(times):
+        run()
+    end.record()
+    end.synchronize()
+    return 1000 * start.elapsed_time(end) / times
+
+
+def bytes_per_second(rounds: int) -> float:
+    """Return the memory's bytes a second, read and written, of a large copy."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    samples = [_microseconds(lambda: target.copy_(source), 10) for _ in range(rounds + 1)]
+    return 2 * source.nbytes / (median(samples[1:]) * 1e-6)
+
+
+def timers(case: Case) -> dict[str, Callable[[], float]]:
+    """Return what times every contestant of a case, ours first."""
+    found = {
+        "ours": graph_timer(case.step, case.inputs),
+        "reduction": graph_timer(case.reduce, case.inputs),
+    }
+    for name, peer in peers(case).items():
+        found[name] = _timer(peer, case.inputs)
+    return found
+
+
+def _timer(peer: Peer, inputs: Sequence[Tensor]) -> Callable[[], float]:
+    # Peers may write into what they get.
+    own = [rows.clone() for rows in inputs]
+    return (graph_timer if peer.is_capturable else eager_timer)(peer.step, own)
+
+
+def time_case(report: Report, name: str, case: Case, rounds: int, bandwidth: float) -> None:
+    """Time a scenario's contestants in turn; figures are `<name>_<rows>x<vocabulary>_<type>_…`."""
+    samples = interleave(timers(case), rounds)
+    type_ = next(key for key, dtype in TYPES.items() if dtype == case.inputs[0].dtype)
+    at = f"{case.num_rows}x{case.vocab_size}_{type_}"
+    for contestant, times in samples.items():
+        report.detail(f"{name}_{at}_{contestant}_us", times)
+    floor = 1e6 * case.bytes_at_least / bandwidth
+    over = [time / floor for time in samples["ours"]]
+    report.detail(f"{name}_{at}_over_floor", over)
+    if name == HEADLINE:
+        report.figure(f"control_over_floor_{at}", median(over))
+        report.figure(f"vs_processors_{at}", ratio(samples, "processors", "ours"))
+
+
+def time_all(report: Report, *, is_quick: bool, rounds: int) -> None:
+    """Time every scenario at every shape and type, and record the figures."""
+    device = torch.cuda.get_device_properties(0)
+    report.note("device", f"{device.name}, {device.multi_processor_count} SMs")
+    report.note("cuda", str(torch.version.cuda))
+    for name, text in versions().items():
+        report.note(name, text)
+    bandwidth = bytes_per_second(rounds)
+    report.detail("copy_gigabytes_per_second", [bandwidth / 1e9])
+    for shape in SHAPES[::2] if is_quick else SHAPES:
+        for dtype in TYPES.values():
+            for name, scenario in SCENARIOS.items():
+                time_case(report, name, Case(scenario, *shape, dtype, "cuda"), rounds, bandwidth)
+                report.write()
+                # What was compiled for a shape is of no use to the next.
+                torch.compiler.reset()
