@@ -97,6 +97,7 @@ def compare(device: str) -> None:
     fused = Pipeline(VOCABULARY.size, 9, device, backend="triton")
     plain = Pipeline(VOCABULARY.size, 9)
     assert (fused.backend, plain.backend) == ("triton", "torch")
+    fused.warm_up()
     slots = [6, 2, 0, 7, 5, 8, 1, 4]
     for pipeline in (fused, plain):
         for number, (slot, rules) in enumerate(zip(slots, RECIPES, strict=True)):

@@ -55,6 +55,8 @@ class Stepper:
             )
             for name, model in self._models.items()
         }
+        for pipeline in self._pipelines.values():
+            pipeline.warm_up()
         slots = {name: pipeline.slots for name, pipeline in self._pipelines.items()}
         self._forwarding = Forwarding({name: model.runner for name, model in self._models.items()})
         self._sampler = Sampler(self._forwarding, self._pipelines)
