@@ -56,7 +56,7 @@ class Plain:
         """Return the groups' rows [B, V], float32."""
         count = len(self._scenario.weights)
         z = rows.float()
-        return (z.unflatten(0, (-1, count)) * self._weights).sum(1) if count > 1 else z
+        return (z.view(-1, count, z.shape[-1]) * self._weights).sum(1) if count > 1 else z
 
     def masked(self, z: Tensor) -> Tensor:
         return z.masked_fill(self._mask, -torch.inf) if self._scenario.has_mask else z
@@ -173,7 +173,9 @@ def _xgrammar(case: Case, rows: Tensor) -> Tensor:
 
 
 def _flashinfer(case: Case, plain: Plain, rows: Tensor) -> Tensor:
-    from flashinfer.sampling import top_k_top_p_sampling_from_logits
+    from flashinfer.sampling import (  # type: ignore[import-not-found]
+        top_k_top_p_sampling_from_logits,
+    )
 
     scenario = case.scenario
     z = plain.controlled(rows) / scenario.temperature

@@ -18,7 +18,7 @@ HEADLINE = "everything"
 
 def graph_timer(step: Callable[[Tensor], object], inputs: Sequence[Tensor]) -> Callable[[], float]:
     """Capture a step over each of the inputs; return what takes its microseconds."""
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -44,13 +44,16 @@ def eager_timer(step: Callable[[Tensor], object], inputs: Sequence[Tensor]) -> C
 
 
 def _microseconds(run: Callable[[], object], times: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        for _ in range(2)
+    )
     start.record()
     for _ in range(times):
         run()
     end.record()
     end.synchronize()
-    return 1000 * start.elapsed_time(end) / times
+    return 1000 * float(start.elapsed_time(end)) / times
 
 
 def bytes_per_second(rounds: int) -> float:

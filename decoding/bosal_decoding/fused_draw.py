@@ -142,7 +142,7 @@ class FusedDraw:
             legal_rows = places.index_copy(0, legal.rows, order)
         runs = repeats = None
         # Launches go to the current device, whichever holds the tensors.
-        with torch.cuda.device_of(rows):
+        with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
             if looks_back:
                 runs, repeats = self._scan(self._state, slots)
             reduced = self._reduce(
