@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import urlopen
 
@@ -80,6 +80,8 @@ def _wait(prometheus: Prometheus) -> None:
         try:
             if prometheus.query("up == 1"):
                 return
+        except HTTPError as early:
+            early.close()
         except URLError:
             pass
         time.sleep(0.1)
