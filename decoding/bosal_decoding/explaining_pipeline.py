@@ -47,6 +47,8 @@ class ExplainingPipeline(Pipeline):
     ) -> None:
         """Explain the choice that was just added to a slot, until the slot is freed."""
         self._shadows.add(slot, counterfactuals, history=history, seed=seed, choice=choice)
+        # It was inside of its constraint before there was a shadow to follow it there.
+        self._shadows.set_in_constraint([slot], [self.slots.is_in_constraint(slot)])
 
     def is_explained(self, slot: int) -> bool:
         return slot in self._shadows

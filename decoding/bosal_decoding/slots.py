@@ -236,7 +236,7 @@ class Slots:
     def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None:
         """Say which of the slots are inside of their constraint from the next step on.
 
-        Rules may be limited to one side of it; a fresh slot is outside.
+        Rules may be limited to one side of it; a fresh slot is inside if it has one.
         """
         inside = torch.tensor(is_inside, dtype=torch.bool, device=self.state.device)
         self.state.in_constraint[self.index(slots)] = inside

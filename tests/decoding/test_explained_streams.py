@@ -116,3 +116,32 @@ def test_a_constraint_is_explained_and_binds_its_neighbours_counterfactuals(
         pipeline.slots.commit([0, 2], [[token] for token in tokens])
     assert any(not one.is_unchanged for one in found)
     pipeline.close()
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_rules_inside_of_a_constraint_are_explained_from_the_first_token(
+    vocabulary: Vocabulary, moves: bool
+) -> None:
+    fields = {"choice": ["the river", "a lake", "I know"]}
+    bias = {"rule": "logit_bias", "strings": {"I": 4.0, "t": 2.0}, "scope": "inside_constraint"}
+    away = {"rule": "presence_penalty", "value": 1.0, "scope": "outside_constraint"}
+    plan = plan_of(vocabulary, {"constraint": fields, "rules": [bias, away]})
+    compiler = ConstraintCompiler()
+    program = compiler.compile(Constraint.read(fields, "constraint"), vocabulary, "")
+    compiler.close()
+    pipeline = ExplainingPipeline(vocabulary.size, 12)
+    pipeline.slots.add(0, plan, program=program, max_tokens=20, **BEGUN)
+    pipeline.explain(0, Counterfactuals.of(plan), **BEGUN)
+    if moves:
+        for slot in range(1, 12):
+            pipeline.slots.add(slot, plan, program=program, max_tokens=20, **BEGUN)
+            pipeline.explain(slot, Counterfactuals.of(plan), **BEGUN)
+    logits = rows(50, 1, vocabulary.size)
+    state = pipeline.apply(logits.clone(), [0])
+    tokens = pipeline.sample(state).tokens.tolist()
+    (one,) = pipeline.explanations(logits, state, [0], tokens)
+    effects = {effect.rule: effect for effect in one.effects}
+    assert set(effects) == {"logit_bias", "constraint"}
+    assert one.token in vocabulary.ids_of("I")
+    assert effects["logit_bias"].on_chosen == 4.0
+    pipeline.close()
