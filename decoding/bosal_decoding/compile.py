@@ -79,10 +79,11 @@ def _compile(
         params=SlotParams(
             key=0,
             **draft.numbers,
-            allowed=tuple(packed(sorted(kept)) for kept in draft.allowed),
+            allowed=tuple(packed(sorted(kept)) for kept in draft.allowed.values()),
             scoped=tuple(draft.scoped),
             chain=tuple(draft.chain),
         ),
+        allowed_by=tuple(draft.allowed),
         deltas=tuple((token, delta) for token, delta in draft.deltas.items() if delta),
         instruction_flags=draft.instruction_flags,
         edits_end=draft.edits_end,

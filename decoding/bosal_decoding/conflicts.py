@@ -59,8 +59,7 @@ def _check_bans(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> None
 def _check_allowed(recipe: Recipe, draft: Draft) -> None:
     """Refuse sets of allowed tokens that leave nothing, alone or with another rule."""
     places = {id(rule): join_field("rules", at) for at, rule in enumerate(recipe.rules)}
-    rules = [rule for rule in recipe.rules if rule.name in ("allowed_tokens", "allowed_scripts")]
-    sets = list(zip(rules, draft.allowed, strict=False))
+    sets = [(recipe.rules[place], kept) for place, kept in draft.allowed.items()]
     for (first, kept), (second, others) in combinations(sets, 2):
         if first.overlaps(second) and not kept & others:
             why = "no token is in both"
@@ -128,10 +127,15 @@ def _check_forced(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> No
         raise RuleConflict("forced_phrases", "nudging", why, field=places["forced_phrases"])
 
 
-def check_opening(recipe: Recipe, allowed: Sequence[Sequence[int]], tokens: Sequence[int]) -> None:
-    """Refuse to start an answer with tokens that the recipe does not allow there."""
-    rules = [(at, one) for at, one in enumerate(recipe.rules) if one.name.startswith("allowed_")]
-    for (place, rule), words in zip(rules, allowed, strict=False):
+def check_opening(
+    recipe: Recipe, allowed: Mapping[int, Sequence[int]], tokens: Sequence[int]
+) -> None:
+    """Refuse to start an answer with tokens that the recipe does not allow there.
+
+    `allowed` are the masks of allowed tokens, by place of their rule.
+    """
+    for place, words in allowed.items():
+        rule = recipe.rules[place]
         for position, token in enumerate(tokens):
             is_allowed = token >> 5 < len(words) and bool(words[token >> 5] >> (token & 31) & 1)
             if not is_allowed and rule.holds_at(position, in_constraint=False):

@@ -54,10 +54,10 @@ def _check_least_length(plan: Plan, program: Program) -> None:
 
 def _check_allowed(plan: Plan, state: State, position: int) -> None:
     """The first token must be legal for the constraint and for each set of allowed tokens."""
-    rules = [rule for rule in plan.recipe.rules if rule.name.startswith("allowed_")]
     row = np.zeros(plan.vocabulary.size // 32 + 1, np.int32)
     state.allowed(row)
-    for rule, words in zip(rules, plan.params.allowed, strict=False):
+    for place, words in zip(plan.allowed_by, plan.params.allowed, strict=True):
+        rule = plan.recipe.rules[place]
         count = min(len(words), len(row))
         if (
             rule.holds_at(position, in_constraint=True)

@@ -64,6 +64,8 @@ class Plan:
     context_tokens: int
     # Complete but for the noise key and the wanted log-probabilities.
     params: SlotParams
+    # The rules that bring its sets of allowed tokens, by place in the recipe.
+    allowed_by: tuple[int, ...]
     # (token, summed weight) of all weights that act at every step.
     deltas: tuple[tuple[int, float], ...]
     # What the instruction's tokens are to the rules, and whether a rule edits the end of the text.
@@ -184,7 +186,8 @@ class Plan:
             raise RuleConflict("token_healing", coupling, why, field=join_field("rules", place))
         kept, opening = found
         if self.recipe.constraint is None:
-            check_opening(self.recipe, self.params.allowed, opening.token_ids)
+            allowed = dict(zip(self.allowed_by, self.params.allowed, strict=True))
+            check_opening(self.recipe, allowed, opening.token_ids)
         return len(ids[0]) - kept, opening
 
     def output_budget(self, prompts: Sequence[Prompt], requested: int | None = None) -> int:

@@ -31,6 +31,8 @@ def ban(*strings: str, **scope: Any) -> dict[str, Any]:
 PREFILL = {"rule": "prefill", "text": "I am"}
 LAST = {"rule": "forced_phrases", "phrases": [{"text": " I am"}]}
 LEAST = {"rule": "min_tokens", "value": 5}
+# There is no constraint.
+NEVER = {"rule": "allowed_scripts", "scripts": ["Greek"], "scope": "inside_constraint"}
 FIRST, LATER = {"scope": {"first": 3}}, {"scope": {"after": 3}}
 
 
@@ -44,6 +46,7 @@ FIRST, LATER = {"scope": {"first": 3}}, {"scope": {"after": 3}}
             "allowed_tokens",
         ),
         ([{"rule": "allowed_tokens", "ids": [0]}, LEAST], "min_tokens", "allowed_tokens"),
+        ([NEVER, {"rule": "allowed_tokens", "ids": [0]}, LEAST], "min_tokens", "allowed_tokens"),
         ([allow("a"), {"rule": "eos_ramp", "weight": 1, "over": 9}], "eos_ramp", "allowed_tokens"),
         (
             [allow("a"), {"rule": "exponential_decay_length", "start": 3, "factor": 1.1}],
@@ -119,6 +122,9 @@ def test_a_prefill_must_be_allowed(vocabulary: Vocabulary) -> None:
         plan_of(vocabulary, {**PREFILL, "heal": False}, allow("h")).prompts(messages)
     later = {**allow("h"), "scope": {"after": len(ids)}}
     plan_of(vocabulary, {**PREFILL, "heal": False}, later).prompts(messages)
+    with pytest.raises(RuleConflict, match="'prefill' contradicts 'allowed_tokens'") as caught:
+        plan_of(vocabulary, {**PREFILL, "heal": False}, NEVER, allow("h")).prompts(messages)
+    assert caught.value.field == "rules[2]"
 
 
 @pytest.fixture(scope="module")

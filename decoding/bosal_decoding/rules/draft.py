@@ -91,8 +91,8 @@ class Draft:
     instruction_flags: TokenFlag = TokenFlag.NONE
     # Whether some rule edits the end of the text.
     edits_end: bool = False
-    # Sets of allowed tokens, each of one rule.
-    allowed: list[set[int]] = field(default_factory=list)
+    # Sets of allowed tokens, by place of their rule.
+    allowed: dict[int, set[int]] = field(default_factory=dict)
     breakers: set[int] = field(default_factory=set)
     max_tokens: int | None = None
     # With the rules that bring them, by place; None among them brings them at every step.
@@ -214,7 +214,7 @@ class Draft:
             raise RuleUnsupported(rule, why, field=self.path)
         if not self.scope.is_always:
             self._limit("allows", True, column=len(self.allowed))
-        self.allowed.append(kept)
+        self.allowed[self.index] = kept
 
     def stop_at(self, texts: Iterable[str]) -> None:
         """End the answer at any of these strings."""
