@@ -46,10 +46,7 @@ def plain_schema(schema: Any, *, max_repetition: int) -> Any:
         elif key == "pattern" and isinstance(value, str):
             found[key] = _plain(value, max_repetition)
         elif key == "patternProperties" and isinstance(value, dict):
-            found[key] = {
-                _plain(name, max_repetition): plain_schema(part, max_repetition=max_repetition)
-                for name, part in value.items()
-            }
+            found[key] = _by_pattern(value, max_repetition)
         elif key in _BY_NAME and isinstance(value, dict):
             found[key] = {
                 name: plain_schema(part, max_repetition=max_repetition)
@@ -77,6 +74,16 @@ def _with_plain_keywords(schema: dict[str, Any]) -> dict[str, Any]:
             del found[key]
         elif key in found and is_alone and "contains" not in found:
             found[equal] = found.pop(key)
+    return found
+
+
+def _by_pattern(schemas: dict[str, Any], max_repetition: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pattern, schema in schemas.items():
+        name = _plain(pattern, max_repetition)
+        part = plain_schema(schema, max_repetition=max_repetition)
+        # Two that mean the same may be written alike; both hold.
+        found[name] = {"allOf": [found[name], part]} if name in found else part
     return found
 
 

@@ -27,6 +27,8 @@ SCHEMAS: list[dict[str, Any]] = [
     {"properties": {"a": {"type": "integer"}}, "unevaluatedProperties": False},
     {"properties": {"a": {}}, "unevaluatedProperties": {"type": "integer"}},
     {"patternProperties": {"^[ab]$": {}}, "unevaluatedProperties": False},
+    # Two patterns that are written alike.
+    {"patternProperties": {"^[a-b]$": {"minimum": 2}, "^[ab]$": {"type": "integer"}}},
     {"prefixItems": [{"type": "integer"}], "unevaluatedItems": False},
     {"prefixItems": [{"type": "integer"}], "unevaluatedItems": {"type": "string"}},
     {"items": {"type": "integer"}, "unevaluatedItems": False},
