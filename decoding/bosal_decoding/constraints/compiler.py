@@ -64,6 +64,10 @@ class ConstraintCompiler:
         """Stop compiling; what waits is cancelled."""
         for pool in (self._quick, self._compiling, self._validating):
             pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            waiting = list(self._pending.values())
+        for future in waiting:
+            future.cancel()  # not what is being compiled
         holders: list[Compiler | TrialProcess] = [*self._compilers.values(), self._validate_trial]
         for holder in holders:
             holder.close()
@@ -135,6 +139,10 @@ class ConstraintCompiler:
 
     def _run(self, key: str, constraint: Constraint, vocabulary: Vocabulary, lead: str) -> None:
         future = self._pending[key]
+        if not future.set_running_or_notify_cancel():
+            with self._lock:
+                del self._pending[key]
+            return
         try:
             program = self._build(key, constraint, vocabulary, lead)
         except InvalidConstraint as refusal:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from threading import Event
 from time import monotonic
@@ -173,6 +174,21 @@ def test_what_is_cheap_does_not_wait_for_what_may_take_long(
     finally:
         gate.set()
         compiler.close()
+
+
+def test_what_waits_is_cancelled_when_the_compiler_closes(
+    byte_level_vocabulary: Vocabulary,
+) -> None:
+    compiler = ConstraintCompiler()
+    gate = Event()
+    try:
+        compiler._compiling.submit(gate.wait)
+        waiting = compiler.submit(constraint(regex="a{9000}"), byte_level_vocabulary)
+        compiler.close()
+        with pytest.raises(CancelledError):
+            waiting.result(timeout=5)
+    finally:
+        gate.set()
 
 
 def test_registered_types_are_resolved_by_name(byte_level_vocabulary: Vocabulary) -> None:
