@@ -121,7 +121,9 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
         self._max_tokens = min(budgets)
         self._width = max(len(prompt.token_ids) for prompt in prompts)
         self._num_calls = 0
-        self._pipeline = None
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
         self._rows = [
             _Row(
                 prompt=prompt,

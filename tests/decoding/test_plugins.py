@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from threading import Event
+from threading import enumerate as enumerate_threads
 from typing import Any, ClassVar
 
 import pytest
@@ -16,6 +17,7 @@ from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan
 from bosal_decoding.recipe import Recipe
+from bosal_decoding.recipe_processor import RecipeProcessor
 from bosal_decoding.rules import PluginRule, Rule, RuleStage, Turn
 from bosal_decoding.rules.truncation import Temperature
 from bosal_decoding.rules.weights import LogitBias
@@ -356,3 +358,20 @@ def test_the_time_it_takes_is_its_own(vocabulary: Vocabulary) -> None:
     pipeline.apply(logits(1, vocabulary.size), [0])
     assert pipeline.take_plugin_seconds()["odd"] > 0
     assert pipeline.take_plugin_seconds() == {}
+
+
+def test_a_processors_calls_leave_no_threads_of_plugins_behind(vocabulary: Vocabulary) -> None:
+    recipe = Recipe(rules=(Echo(),))
+    processor = RecipeProcessor(recipe, vocabulary, context_tokens=64)
+
+    def num_threads() -> int:
+        return sum(thread.name == "bosal-step-echo" for thread in enumerate_threads())
+
+    before = num_threads()
+    for _ in range(4):
+        arguments = processor.arguments("Why?", max_tokens=2)
+        processor(arguments["input_ids"], torch.zeros(1, vocabulary.size))
+    deadline = time.monotonic() + 5
+    while num_threads() > before + 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert num_threads() <= before + 1
