@@ -50,6 +50,8 @@ class Shadow:
     history: Sequence[int]
     seed: int
     choice: int
+    # Who draws as this one would but for a rule, so that its draws teach both; None: the choice.
+    teacher: "Shadow | None" = None
     slot: int = -1
     bans: list[tuple[int, int]] = field(default_factory=list)
     is_in_constraint: bool = False
@@ -153,16 +155,17 @@ class Shadows:
         """Give shadows to the choice that a slot was given to."""
         self.free(slot)
 
-        def shadow(counterfactual: Counterfactual) -> Shadow:
-            return Shadow(counterfactual, history, seed, choice)
+        def shadow(counterfactual: Counterfactual, teacher: Shadow | None = None) -> Shadow:
+            return Shadow(counterfactual, history, seed, choice, teacher)
 
+        others = [(other, shadow(other)) for other in counterfactuals.others]
         explained = Explained(
             counterfactuals.plan,
             shadow(counterfactuals.bare),
             [(without, shadow(without)) for without in counterfactuals.without],
             [
-                (other, shadow(other), [(without, shadow(without)) for without in other.without])
-                for other in counterfactuals.others
+                (other, whole, [(without, shadow(without, whole)) for without in other.without])
+                for other, whole in others
             ],
             counterfactuals.has_effects,
         )
@@ -230,16 +233,7 @@ class Shadows:
             for choice, shadow in asked
             if choice in (masks := rows.masks_of(shadow.counterfactual))
         }
-        if rows.limits is not None:
-            # Another recipe learns from draws of its own.
-            own = [
-                (shadow.slot, choice)
-                for choice, shadow in asked
-                if isinstance(shadow.counterfactual, Without)
-            ]
-            if own:
-                limits = rows.limits[[choice for _, choice in own]]
-                self._slots.limit_surprise([slot for slot, _ in own], limits)
+        self._teach(rows, asked)
         streams = rows.streams.index_select(
             0, torch.tensor(places, dtype=torch.int64, device=rows.streams.device)
         )
@@ -264,6 +258,19 @@ class Shadows:
     def close(self) -> None:
         self._pipeline.close()
 
+    def _teach(self, rows: ExplainedRows, asked: Sequence[tuple[int, Shadow]]) -> None:
+        """Tell shadows less a rule what mirostat has learned from whole recipes' draws."""
+        less = [one for one in asked if isinstance(one[1].counterfactual, Without)]
+        own = [(shadow.slot, choice) for choice, shadow in less if shadow.teacher is None]
+        if own and rows.limits is not None:
+            limits = rows.limits[[choice for _, choice in own]]
+            self._slots.limit_surprise([slot for slot, _ in own], limits)
+        # Another recipe learns from draws of its own.
+        others = [(one.slot, one.teacher.slot) for _, one in less if one.teacher is not None]
+        taught = self._slots.surprise_limits([teacher for _, teacher in others])
+        if others and taught is not None:
+            self._slots.limit_surprise([slot for slot, _ in others], taught)
+
     @property
     def _slots(self) -> Slots:
         return self._pipeline.slots
@@ -285,10 +292,13 @@ class Shadows:
             return
         used = [shadow for explained in self._explained.values() for shadow in explained]
         outputs = [self._slots.output(shadow.slot) for shadow in used]
+        learned = [self._slots.learned_limits(shadow.slot) for shadow in used]
         self._capacity = max(2 * self._capacity, _FIRST_CAPACITY, len(used) + count)
         self._pipeline.close()
         self._given, self._pipeline = self._open()
         self._free = list(range(self._capacity - 1, len(used) - 1, -1))
-        for slot, (shadow, output) in enumerate(zip(used, outputs, strict=True)):
+        for slot, shadow in enumerate(used):
             shadow.slot = slot
-            shadow.begin(self._slots, output)
+            shadow.begin(self._slots, outputs[slot])
+            if (limits := learned[slot]) is not None:
+                self._slots.restore_limits(slot, limits)

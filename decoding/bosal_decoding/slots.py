@@ -126,6 +126,18 @@ class Slots:
         index = self.index(slots)
         self.state.mirostat.put(index, self.state.position[index], limits)
 
+    def learned_limits(self, slot: int) -> Tensor | None:
+        """Mirostat's limits at all positions of a slot's output; None where no slot has one."""
+        if not self.state.mirostat.is_used:
+            return None
+        positions = torch.arange(len(self._outputs[slot]) + 1, device=self.state.device)
+        return self.state.mirostat.at(torch.full_like(positions, slot), positions)
+
+    def restore_limits(self, slot: int, limits: Tensor) -> None:
+        """Give a slot the limits that the same output has taught before."""
+        positions = torch.arange(len(limits), device=self.state.device)
+        self.state.mirostat.put(torch.full_like(positions, slot), positions, limits)
+
     def start_masks(self, slots: Sequence[int]) -> None:
         """Begin to fill the constraints' masks of slots, to call before the model runs."""
         self._legality.start(slots)

@@ -340,3 +340,29 @@ def test_the_dose_against_another_recipe_is_a_divergence_on_the_same_row(
     is_open = q > -np.inf
     expected = float((np.exp(q[is_open]) * (q[is_open] - p[is_open])).sum())
     assert draw.divergence == pytest.approx(expected, abs=1e-5)
+
+
+SURE = {"rule": "mirostat", "tau": 1.5, "eta": 0.9}
+
+
+@pytest.mark.parametrize("neighbours", [[], [SURE]])
+def test_what_another_recipe_has_learned_is_its_own(
+    vocabulary: Vocabulary, neighbours: list[Any]
+) -> None:
+    ours = plan_of(vocabulary, {"rules": [{"rule": "temperature", "value": 1.5}]})
+    theirs = plan_of(vocabulary, {"rules": [{"rule": "top_k", "k": 200}, SURE]})
+    held = Counterfactuals.of(ours).against([Counterfactuals.of(theirs)])
+    alone, crowd = (ExplainingPipeline(vocabulary.size, 17) for _ in range(2))
+    begun: dict[str, Any] = {"history": [0], "seed": 3, "choice": 0}
+    for pipeline in (alone, crowd):
+        pipeline.slots.add(0, ours, **begun)
+        pipeline.explain(0, held, **begun)
+    found = []
+    for turn in range(16):
+        logits = rows(turn, 1, vocabulary.size) * 0.3
+        # Each makes the shadows move to a larger place sooner or later.
+        choice = Choice({"rules": neighbours}, vocabulary.token_bytes, [0], seed=turn)
+        begin(crowd, turn + 1, vocabulary, choice)
+        found.append((step(alone, [0], logits), step(crowd, [0], logits)))
+    assert [mine for mine, _ in found] == [theirs for _, theirs in found]
+    assert any("mirostat" in one.others[0].rules for (one,), _ in found)
