@@ -99,6 +99,8 @@ class Slots:
         self.plugins.admit(slot, plan.plugins, history)
         self._outputs[slot] = []
         self._sentences.admit(slot, plan)
+        if self._follower is not None:
+            self._follower.free(slot)
         if program is not None:
             self.set_in_constraint([slot], [True])
 

@@ -227,6 +227,16 @@ def test_mirostats_counterfactuals_know_what_the_choice_has_learned(
     assert changed > 5
 
 
+def test_a_slot_that_is_given_away_is_not_explained_for_the_next_choice(
+    vocabulary: Vocabulary,
+) -> None:
+    choice = Choice({"rules": []}, vocabulary.token_bytes, [0], seed=1)
+    pipeline = ExplainingPipeline(vocabulary.size, 1)
+    begin(pipeline, 0, vocabulary, choice)
+    pipeline.slots.add(0, plan_of(vocabulary, {}), history=[], seed=0, choice=0)
+    assert not pipeline.is_explained(0)
+
+
 def test_without_rules_nothing_is_changed(vocabulary: Vocabulary) -> None:
     choice = Choice({"rules": []}, vocabulary.token_bytes, [0], seed=1)
     pipeline = ExplainingPipeline(vocabulary.size, 1)
