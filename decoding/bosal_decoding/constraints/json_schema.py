@@ -16,6 +16,8 @@ COUNTS: Final = (
 )  # fmt: skip
 # Keywords whose value is data, not a schema.
 DATA: Final = ("enum", "const", "default", "examples")
+# Keywords whose value holds schemas by names, which are no keywords.
+BY_NAME: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
 def read_schema(text: str, *, max_repetition: int) -> dict[str, Any]:
@@ -72,9 +74,17 @@ def _ids(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         if isinstance(value.get("$id"), str):
             yield value["$id"].rstrip("#")
-        for key, part in value.items():
-            if key not in DATA:
-                yield from _ids(part)
+        for part in _schemas(value):
+            yield from _ids(part)
+
+
+def _schemas(schema: dict[str, Any]) -> Iterator[Any]:
+    """Yield what a schema's keywords hold, other than data."""
+    for key, part in schema.items():
+        if key in BY_NAME and isinstance(part, dict):
+            yield from part.values()
+        elif key not in DATA:
+            yield part
 
 
 def _check(value: Any, max_repetition: int, ids: set[str]) -> None:
@@ -95,8 +105,8 @@ def _check(value: Any, max_repetition: int, ids: set[str]) -> None:
             )
         if key in COUNTS and isinstance(part, int | float) and part > max_repetition:
             raise ConstraintTooLarge(f"'{key}' of {part}; at most {max_repetition} is allowed")
-        if key not in DATA:
-            _check(part, max_repetition, ids)
+    for part in _schemas(value):
+        _check(part, max_repetition, ids)
 
 
 _BYTES_PER_TOKEN: Final = 3

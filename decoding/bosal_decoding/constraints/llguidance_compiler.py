@@ -41,7 +41,7 @@ class LlguidanceCompiler:
     """Compiles constraints; safe to share between threads."""
 
     def __init__(self) -> None:
-        self._trial = TrialProcess()
+        self._trial = TrialProcess(library="llguidance")
         self._tokenizers: dict[str, LlguidanceTokenizer] = {}
         self._preparing = Lock()
 

@@ -4,10 +4,8 @@ from typing import Any, Final
 
 from bosal_decoding.constraints import regex
 from bosal_decoding.constraints.errors import ConstraintTooLarge, InvalidConstraint
-from bosal_decoding.constraints.json_schema import COUNTS, DATA
+from bosal_decoding.constraints.json_schema import BY_NAME, COUNTS, DATA
 
-# Their values are schemas by name.
-_BY_NAME: Final = ("properties", "$defs", "definitions", "dependentSchemas")
 # They say nothing without a neighbour.
 _COMPANIONS: Final = {
     "then": ("if",),
@@ -47,7 +45,7 @@ def plain_schema(schema: Any, *, max_repetition: int) -> Any:
             found[key] = _plain(value, max_repetition)
         elif key == "patternProperties" and isinstance(value, dict):
             found[key] = _by_pattern(value, max_repetition)
-        elif key in _BY_NAME and isinstance(value, dict):
+        elif key in BY_NAME and isinstance(value, dict):
             found[key] = {
                 name: plain_schema(part, max_repetition=max_repetition)
                 for name, part in value.items()

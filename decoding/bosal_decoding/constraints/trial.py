@@ -27,8 +27,10 @@ class TrialKilled(Exception):
 class TrialProcess:
     """One such process, started when it is first asked and again after it was killed."""
 
-    def __init__(self, max_bytes: int = COMPILE_BYTES) -> None:
+    def __init__(self, max_bytes: int = COMPILE_BYTES, *, library: str = "") -> None:
+        """Bound its memory; `library` is made ready when it starts, before any time is counted."""
         self._max_bytes = max_bytes
+        self._library = library
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = Lock()
 
@@ -69,7 +71,7 @@ class TrialProcess:
         )
         with suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
-        self._exchange({"do": "start"}, _START_SECONDS)
+        self._exchange({"do": "start", "library": self._library}, _START_SECONDS)
 
     def _exchange(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         process = self._process

@@ -39,6 +39,9 @@ class _Compilers:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         match request["do"]:
             case "start":
+                # What every answer needs is read before the time of any is counted.
+                if request.get("library") == "llguidance":
+                    self._tokenizer()
                 return {}
             case "compile":
                 return self._compile(request["grammar"], request["limits"])
@@ -51,18 +54,23 @@ class _Compilers:
         raise ValueError(request["do"])
 
     def _compile(self, grammar: str, limits: dict[str, Any]) -> dict[str, Any]:
-        from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+        from llguidance import LLMatcher, LLParserLimits
+
+        matcher = LLMatcher(
+            self._tokenizer(), grammar, log_level=0, limits=LLParserLimits(**limits)
+        )
+        if not matcher.is_error() and not matcher.is_stopped():
+            matcher.compute_bitmask()
+        return {"error": matcher.get_error()} if matcher.is_error() else {}
+
+    def _tokenizer(self) -> Any:
+        from llguidance import LLTokenizer, TokenizerWrapper
 
         if self._byte_tokenizer is None:
             self._byte_tokenizer = LLTokenizer(
                 TokenizerWrapper(_Bytes()), n_vocab=257, eos_token=256
             )
-        matcher = LLMatcher(
-            self._byte_tokenizer, grammar, log_level=0, limits=LLParserLimits(**limits)
-        )
-        if not matcher.is_error() and not matcher.is_stopped():
-            matcher.compute_bitmask()
-        return {"error": matcher.get_error()} if matcher.is_error() else {}
+        return self._byte_tokenizer
 
     def _index(self, pattern: str, tokens: list[str]) -> dict[str, Any]:
         from outlines_core import Index, Vocabulary

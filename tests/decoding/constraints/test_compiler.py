@@ -5,6 +5,7 @@ import os
 import signal
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from pathlib import Path
 from threading import Event
 from time import monotonic
 from typing import Any
@@ -229,6 +230,16 @@ def test_a_process_that_does_not_answer_is_killed_and_started_again() -> None:
         assert monotonic() - started < 5
         assert trial.ask({"do": "start"}, 10) == {}
         assert trial.pid != first
+    finally:
+        trial.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")
+def test_a_process_has_read_its_library_before_time_is_counted() -> None:
+    trial = TrialProcess(library="llguidance")
+    try:
+        trial.ask({"do": "start"}, 10)
+        assert "llguidance" in Path(f"/proc/{trial.pid}/maps").read_text()
     finally:
         trial.close()
 

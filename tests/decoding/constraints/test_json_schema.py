@@ -15,6 +15,7 @@ from bosal_decoding.constraints.errors import (
     ConstraintUnsupported,
     InvalidConstraint,
 )
+from bosal_decoding.constraints.json_schema import read_schema
 from bosal_decoding.errors import InvalidRecipe
 from bosal_decoding.vocabulary import Vocabulary
 
@@ -255,3 +256,15 @@ def test_unsupported_keywords_are_left_out_only_when_that_is_asked_for(
     assert accepts(program, "[1,1]", byte_level_vocabulary)
     assert not accepts(program, '["a"]', byte_level_vocabulary)
     assert compiled(json_schema={"type": "null"}, allow_unsupported=True).ignored == ()
+
+
+@pytest.mark.parametrize("name", ["default", "enum", "const", "examples"])
+def test_what_a_property_is_called_hides_nothing_below_it(name: str) -> None:
+    remote = {"properties": {name: {"$ref": "https://example.com/schema"}}}
+    with pytest.raises(ConstraintUnsupported, match="another document"):
+        read_schema(json.dumps(remote), max_repetition=100)
+    long = {"properties": {name: {"type": "string", "minLength": 101}}}
+    with pytest.raises(ConstraintTooLarge, match="minLength"):
+        read_schema(json.dumps(long), max_repetition=100)
+    # Data of that name is data still.
+    read_schema(json.dumps({name: [{"$ref": "https://example.com/schema"}]}), max_repetition=100)
