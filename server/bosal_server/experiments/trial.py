@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from bosal_decoding.errors import DecodingError
 from bosal_decoding.scaffolds import Message
 from bosal_server.engine.request import ChoiceEnding, FinishedEvent, FinishReason, TokensEvent
-from bosal_server.errors import ServerError
+from bosal_server.errors import InternalFault, ServerError
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.held_draws import HeldDraws
 from bosal_server.experiments.manager import ExperimentManager
@@ -86,9 +87,11 @@ class ExposedTrial(Trial):
     def watching(self) -> Iterator[None]:
         try:
             yield
-        except ServerError as error:
-            if error.code in _FAILURES:
-                self._record({"failed": 1.0}, error.code)
+        except Exception as error:
+            # What nobody foresaw reaches the client as INTERNAL.
+            told = error if isinstance(error, ServerError | DecodingError) else InternalFault
+            if told.code in _FAILURES:
+                self._record({"failed": 1.0}, told.code)
                 self._has_failed = True
             raise
         finally:
