@@ -9,6 +9,8 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from contextvars import Context
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
@@ -117,7 +119,8 @@ class Shadowing:
                 else:
                     self._give_up(job)
             if self._worker is None or self._worker.done():
-                self._worker = asyncio.create_task(self._work())
+                # What waits next is of other calls than this one.
+                self._worker = asyncio.create_task(self._work(), context=Context())
 
         return queue
 
@@ -133,6 +136,7 @@ class Shadowing:
         while self._waiting:
             await self._traffic.quiet(_QUIET_SECONDS)
             job = self._waiting.popleft()
+            name, about = job.exposed.experiment.name, {"request_id": job.control.request_id}
             try:
                 self._experiments.pair(job.exposed, [await self._run(job)])
             except _Displaced:
@@ -142,10 +146,10 @@ class Shadowing:
                 else:
                     self._give_up(job)
             except (ServerError, DecodingError) as error:
-                log.info("a shadow of '%s' failed: %s", job.exposed.experiment.name, error)
+                log.info("a shadow of '%s' failed: %s", name, error, extra=about)
                 self._give_up(job)
             except Exception:
-                log.exception("a shadow of '%s' failed", job.exposed.experiment.name)
+                log.exception("a shadow of '%s' failed", name, extra=about)
                 self._give_up(job)
 
     def _give_up(self, job: _Job) -> None:
@@ -154,7 +158,13 @@ class Shadowing:
 
     async def _run(self, job: _Job) -> Pair:
         """Run a request again and hold the two answers together."""
-        command = replace(job.command, seed=job.control.seed, deadline=None, explain=False)
+        command = replace(
+            job.command,
+            request_id=job.control.request_id,
+            seed=job.control.seed,
+            deadline=None,
+            explain=False,
+        )
         shadow = await self._accept(command, job.assignment)
         control = replace(job.control, explain=Counterfactuals.of(job.control.plan, self._models))
         divergences = Divergences([control, shadow], is_first_explained=False)
@@ -167,14 +177,16 @@ class Shadowing:
         # The control's answer is whole.
         found = divergences.add(0, TokensEvent(0, 0, list(job.reply.tokens), ""))
         measured: dict[str, float] = {}
-        async for event in self._events(shadow, job):
-            if isinstance(event, TokensEvent):
-                draws.note(event)
-                if event.choice == 0:
-                    found += divergences.add(1, event)
-            else:
-                found += divergences.add(0, event) + divergences.add(1, event)
-                measured = scores(event, is_constrained=shadow.program is not None)
+        # Closed here and now, so that a run that fails leaves the engine before the next.
+        async with aclosing(self._events(shadow, job)) as events:
+            async for event in events:
+                if isinstance(event, TokensEvent):
+                    draws.note(event)
+                    if event.choice == 0:
+                        found += divergences.add(1, event)
+                else:
+                    found += divergences.add(0, event) + divergences.add(1, event)
+                    measured = scores(event, is_constrained=shadow.program is not None)
         measured |= draws.doses()
         (divergence,) = found
         before = {"changed_share": 0.0, "kl_dose": 0.0, **job.reply.outcomes}

@@ -8,12 +8,18 @@ from tests.server.held import ALL, alone, begin, first_difference, inline, repor
 from tests.server.test_core import ask, run
 
 from bosal_server import shadowing
+from bosal_server.call import Call, current_call
 from bosal_server.core import GenerationCore
+from bosal_server.divergence import Divergence, Divergences
 from bosal_server.engine.loop import EngineLoop
-from bosal_server.engine.request import TokensEvent
+from bosal_server.engine.request import FinishedEvent, TokensEvent
+from bosal_server.errors import InternalFault
+from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.metric import MetricRole
 from bosal_server.experiments.report import ShadowReport
+from bosal_server.generate_command import GenerateCommand
 from bosal_server.model import LoadedModel
+from bosal_server.started import Started
 
 CONTROL = inline("control", weight=ALL, is_control=True)
 PRIMARY = (metric("score", role=MetricRole.PRIMARY),)
@@ -145,6 +151,71 @@ def test_what_is_displaced_too_often_is_given_up_and_counted(
         await shadowed(core, pairs=0, given_up=1)
 
     run(tiny_llama, check)
+
+
+def test_what_a_shadow_logs_has_the_id_of_its_own_request(
+    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepted: list[tuple[str, str, Call | None]] = []
+
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        shadow = inline("cold", {"rule": "temperature", "value": 0.3})
+        await begin(
+            core, variants=(CONTROL,), metrics=PRIMARY, shadows=(shadow,), shadow_share_ppm=ALL
+        )
+
+        async def refuse(command: GenerateCommand, assignment: Assignment) -> Started:
+            accepted.append((command.request_id, assignment.variant.key, current_call.get()))
+            raise InternalFault
+
+        monkeypatch.setattr(core._shadowing, "_accept", refuse)
+        for unit in ("u0", "u1"):
+            current_call.set(Call(f"of-{unit}"))
+            await served(core, unit, request_id="", max_tokens=2)
+        await shadowed(core, pairs=0, given_up=2)
+
+    with caplog.at_level("INFO", logger=shadowing.__name__):
+        run(tiny_llama, check)
+    # Whichever call began the work, each is told apart from it.
+    assert accepted == [("of-u0", "cold", None), ("of-u1", "cold", None)]
+    assert [vars(one)["request_id"] for one in caplog.records] == ["of-u0", "of-u1"]
+
+
+def test_a_run_that_fails_leaves_the_engine_before_it_is_given_up(
+    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Faulty(Divergences):
+        def add(self, recipe: int, event: TokensEvent | FinishedEvent) -> list[Divergence]:
+            if recipe == 1:
+                raise ZeroDivisionError
+            return super().add(recipe, event)
+
+    monkeypatch.setattr(shadowing, "Divergences", Faulty)
+    cancelled: list[str] = []
+    before: list[list[str]] = []
+
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        shadow = inline("cold", {"rule": "temperature", "value": 0.3})
+        await begin(
+            core, variants=(CONTROL,), metrics=PRIMARY, shadows=(shadow,), shadow_share_ppm=ALL
+        )
+        cancel, give_up = engine.cancel, core._shadowing._give_up
+
+        def note_cancel(request_id: str) -> None:
+            cancelled.append(request_id)
+            cancel(request_id)
+
+        def note_end(job: shadowing._Job) -> None:
+            before.append([*cancelled])
+            give_up(job)
+
+        monkeypatch.setattr(engine, "cancel", note_cancel)
+        monkeypatch.setattr(core._shadowing, "_give_up", note_end)
+        await served(core, "u", max_tokens=100)
+        await shadowed(core, pairs=0, given_up=1)
+
+    run(tiny_llama, check)
+    assert before == [["shadow#0"]]
 
 
 def test_a_share_of_the_requests_is_the_same_share_every_time() -> None:
