@@ -5,8 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Annotated
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import typer
@@ -141,13 +141,16 @@ def top(
                 if once:
                     return
                 before = now
-    except (URLError, OSError) as error:
-        typer.echo(f"error: {url}: {getattr(error, 'reason', error)}", err=True)
-        raise typer.Exit(69) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
 def _scrape(url: str) -> Scrape:
-    with urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
-        return Scrape.parse(response.read().decode(), time.monotonic())
+    # Values that are wrong: an address without http://, a page that is no metrics.
+    try:
+        with urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
+            return Scrape.parse(response.read().decode(), time.monotonic())
+    except (OSError, HTTPException, ValueError) as error:
+        cause = getattr(error, "reason", "") or error
+        typer.echo(f"error: {url}: {cause or type(error).__name__}", err=True)
+        raise typer.Exit(69) from None

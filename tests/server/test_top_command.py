@@ -1,15 +1,21 @@
 """`bosal top` draws what a scrape says happened since the one before."""
 
 import math
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import StringIO
+from threading import Thread
 
 import pytest
+import typer
 from prometheus_client import generate_latest
 from rich.console import Console
 
 from bosal_server.engine.observer import BlockStats, EngineStats
 from bosal_server.metrics import Metrics
-from bosal_server.top_command import Scrape, frame, quantile
+from bosal_server.top_command import Scrape, frame, quantile, top
 
 
 def test_a_frame_shows_what_happened_between_two_scrapes() -> None:
@@ -56,3 +62,44 @@ def test_quantiles_are_those_of_prometheus() -> None:
     assert quantile(edges, 0.5) == pytest.approx(0.15)
     assert quantile(edges, 0.99) == 0.2
     assert math.isnan(quantile({"+Inf": 0.0}, 0.5))
+
+
+class _NoMetrics(BaseHTTPRequestHandler):
+    """Answers as a page that is no metrics, or as no web server at all."""
+
+    def do_GET(self) -> None:
+        if self.path == "/page":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Hello</html>")
+        else:
+            self.wfile.write(b"PRI * HTTP/2.0\r\n\r\n")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), _NoMetrics) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://{}/page", "http://{}/other", "{}/metrics", "http://{closed}/metrics"]
+)
+def test_an_address_without_metrics_is_an_error_in_a_line(
+    url: str, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(socket.socket()) as unheard:
+        # Bound but not listening, so nobody else's either.
+        unheard.bind(("127.0.0.1", 0))
+        asked = url.format(address, closed=f"127.0.0.1:{unheard.getsockname()[1]}")
+        with pytest.raises(typer.Exit) as ended:
+            top(url=asked, interval=0.2, once=True)
+    assert ended.value.exit_code == 69
+    assert f"error: {asked}: " in capsys.readouterr().err
