@@ -85,11 +85,10 @@ class Backend:
         """
         types = load_types(config.python_types)
         judge = DeliveryFilter.load(config.delivery_filter) if config.delivery_filter else None
-        tracing = _tracing(config)
         for name, rule in installed().items():
             log.info("rule %s comes from %s", name, rule.package)
         threads = config.threads or max((os.cpu_count() or 1) - 1, 1)
-        with closing(Database.open(config.database)) as database:
+        with _tracing(config) as tracing, closing(Database.open(config.database)) as database:
             recipes = RecipeStore.load(config.recipes, database)
             is_embedded = is_embedded_default(config.models)
             default_recipe = config.default_recipe or ("steered" if is_embedded else "plain")
@@ -119,19 +118,17 @@ class Backend:
         """
         engine = self._engine(on_crash)
         core = self._core(engine)
-        core.recipe_desk.check_capacity()
-        with RecipeWatch(self._recipes, self.metrics.count_reload) as watch:
-            self.metrics.watch_store(self._experiments.store_counts)
-            engine.start()
-            await self._experiments.start()
-            try:
+        try:
+            core.recipe_desk.check_capacity()
+            with RecipeWatch(self._recipes, self.metrics.count_reload) as watch:
+                self.metrics.watch_store(self._experiments.store_counts)
+                engine.start()
+                await self._experiments.start()
                 yield Running(core, engine, watch)
-            finally:
-                await asyncio.to_thread(engine.stop)
-                core.close()
-                await self._experiments.close()
-                if self._tracing is not None:
-                    await asyncio.to_thread(self._tracing.close)
+        finally:
+            await asyncio.to_thread(engine.stop)
+            core.close()
+            await self._experiments.close()
 
     def _engine(self, on_crash: Callable[[], None] | None) -> EngineLoop:
         config, metrics = self._config, self.metrics
@@ -176,16 +173,20 @@ class Backend:
         )
 
 
-def _tracing(config: ServerConfig) -> "Tracing | None":
+@contextmanager
+def _tracing(config: ServerConfig) -> "Iterator[Tracing | None]":
+    """Send traces for as long as there is a backend, if they are asked for."""
     if config.trace_endpoint is None:
-        return None
+        yield None
+        return
     try:
         from bosal_server.tracing import Tracing
     except ModuleNotFoundError as error:
         raise InvalidConfig(
             f"trace_endpoint needs {error.name}: pip install 'bosal[otel]'"
         ) from None
-    return Tracing.to(config.trace_endpoint)
+    with closing(Tracing.to(config.trace_endpoint)) as tracing:
+        yield tracing
 
 
 def _versions() -> Mapping[str, str]:

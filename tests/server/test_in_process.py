@@ -1,7 +1,9 @@
 """The engine without a server answers as a server of the same settings does."""
 
+import json
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -172,6 +174,29 @@ def test_settings_are_checked_before_anything_is_loaded(
 def test_what_cannot_be_served_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="nothing to load"):
         Engine(str(tmp_path / "none"))
+
+
+def test_an_engine_that_cannot_begin_leaves_no_thread_behind(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    example = {"instruction": "What do cats chase?", "answer": "They chase every ball they find."}
+    long = {"name": "long", "scaffold": {"kind": "in_context", "examples": [example] * 2}}
+    (tmp_path / "long.json").write_text(json.dumps(long))
+    before = set(threading.enumerate())
+    with pytest.raises(InvalidConfig, match="raise cache_tokens"):
+        Engine(
+            f"tiny={tiny_model}",
+            runner="torch",
+            threads=1,
+            recipes=tmp_path,
+            default_recipe="long",
+            cache_tokens=16,
+            trace_endpoint="http://127.0.0.1:1",
+        )
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(10)
+    assert [thread.name for thread in left if thread.is_alive()] == []
 
 
 def test_the_pages_example_runs(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
