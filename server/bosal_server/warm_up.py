@@ -33,7 +33,8 @@ class WarmUpFailed(ServerError):
 async def warm_up(core: GenerationCore, engine: EngineLoop) -> None:
     """Generate with the default recipe, or `plain` where that is not for a model.
 
-    No metric counts it. The default scaffold is in the prefix cache afterwards.
+    The metrics of requests do not count it, those of the engine do. The default scaffold is in the
+    prefix cache afterwards.
 
     Raises:
         WarmUpFailed: nothing came out.
