@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -23,12 +24,11 @@ END = FinishedEvent((ENDING,), Usage(1, 0, 2), Timings(0, 0, 0, 0, 0))
 
 def check(judge: Callable[[str, bool], bool], *texts: str) -> None:
     async def run() -> None:
-        owner = DeliveryFilter(judge)
-        request = owner.watch()
-        for position, text in enumerate(texts):
-            await request.check(TokensEvent(0, position, [5], text))
-        await request.check(END)
-        owner.close()
+        with closing(DeliveryFilter(judge)) as owner:
+            request = owner.watch()
+            for position, text in enumerate(texts):
+                await request.check(TokensEvent(0, position, [5], text))
+            await request.check(END)
 
     asyncio.run(run())
 

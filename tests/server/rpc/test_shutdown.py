@@ -39,13 +39,22 @@ def test_a_signal_lets_a_running_stream_end(tiny_model: Path) -> None:
 
 
 def test_a_second_signal_ends_the_wait(tiny_model: Path) -> None:
-    with LiveServer(f"--model=tiny={tiny_model}") as live, Client(live.address) as client:
+    with (
+        LiveServer(f"--model=tiny={tiny_model}") as live,
+        Client(live.address) as client,
+        grpc.insecure_channel(live.address) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == SERVING
         streams = [client.stream("Hi", max_tokens=450, overrides=ENDLESS) for _ in range(8)]
         for stream in streams:
             assert stream.started
         live.process.send_signal(signal.SIGINT)
+        # It has been heard: two signals that are pending are one.
+        assert next(watch).status == NOT_SERVING
         live.process.send_signal(signal.SIGINT)
         assert live.wait() == 0
+        assert "calls were still running; they are cancelled" in live.errors()
         assert "Traceback" not in live.errors()
 
 
