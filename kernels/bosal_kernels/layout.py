@@ -101,8 +101,10 @@ class SlotState(SlotNumbers):
         `instruction` is what rules that look back see before the output; they do not reach over
         `breakers`. Both are looked at only if there are such rules.
         """
-        # Kernels list nothing themselves: what may be repeated is listed from the start.
-        if params.counts_history or (params.keeps_history and self.touched_bits is not None):
+        # Kernels list nothing themselves: what may be repeated is listed from the start, and what
+        # is said as it is said.
+        is_listed = params.keeps_history and self.touched_bits is not None
+        if params.counts_history or is_listed:
             listed = list(dict.fromkeys(instruction))
             touched = touched.merge(TouchedTokens.of(listed, flags=TokenFlag.LISTED))
         count = len(touched.ids)
@@ -127,7 +129,7 @@ class SlotState(SlotNumbers):
                 self.mirostat.admit(slot, target)
             elif stage == Stage.DYNAMIC_TEMPERATURE:
                 self._users["last_temperature"].add(slot)
-        if params.counts_output:
+        if params.counts_output or is_listed:
             self.is_counting[slot] = True
             self._users["is_counting"].add(slot)
         self.n_touch[slot] = count

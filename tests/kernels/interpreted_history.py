@@ -31,7 +31,7 @@ def longest(history: list[int], token: int, breakers: list[int], window: int) ->
     return best
 
 
-def check(lengths: tuple[int, ...], breakers: list[int]) -> None:
+def check(lengths: tuple[int, ...], breakers: list[int], *, has_read: bool = True) -> None:
     vocab_size = 12
     state = SlotState(num_slots=4, vocab_size=vocab_size, packs_touched=True, touched_capacity=2)
     rng = np.random.default_rng(sum(lengths))
@@ -43,21 +43,23 @@ def check(lengths: tuple[int, ...], breakers: list[int]) -> None:
     )
     for slot, length, params in zip(slots, lengths, numbers, strict=True):
         history = rng.integers(0, 5, length).tolist()
-        half = length // 2
+        read = length // 2 if has_read else 0
         choice = SlotParams(key=slot, **params)
         state.admit(
-            slot, choice, TouchedTokens.of([9], 0.5), instruction=history[:half], breakers=breakers
+            slot, choice, TouchedTokens.of([9], 0.5), instruction=history[:read], breakers=breakers
         )
-        for token in history[half:]:
+        for token in history[read:]:
             state.advance(torch.tensor([slot]), torch.tensor([token]))
         histories.append(history)
     index = torch.tensor(slots)
     runs, repeats = history_scan(state, index)
     for row, (slot, history, params) in enumerate(zip(slots, histories, numbers, strict=True)):
-        ids = state.t_tok[slot, : int(state.n_touch[slot])].tolist()
         n, allowed = params.get("ngram", 0), params.get("dry_allowed", 2)
         grams = {tuple(history[i : i + n]) for i in range(len(history) - n + 1)}
-        for place, token in enumerate(ids):
+        # Every token of the history is listed, so that it can be found.
+        assert set(history) <= set(state.t_tok[slot, : int(state.n_touch[slot])].tolist())
+        for token in {9, *history}:
+            place = state.t_pos[slot, token]
             length = longest(history, token, breakers, int(params.get("dry_window", 0)))
             is_penalised = "dry_multiplier" in params and length >= allowed
             assert int(runs[row, place]) == (length if is_penalised else 0)
@@ -87,4 +89,5 @@ def check(lengths: tuple[int, ...], breakers: list[int]) -> None:
 
 check((0, 1, 2), [])
 check((40, 60, 25), [])
+check((12, 20, 9), [], has_read=False)
 check((40, 60, 1500), [3])
