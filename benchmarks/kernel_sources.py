@@ -87,8 +87,6 @@ def control_source(dtype: str, **features: int | bool) -> Source:
         control_reduce.NUM_WARPS,
         constants,
         "row_stride",
-        "bit_stride",
-        "legal_stride",
     )
 
 
@@ -201,7 +199,7 @@ def _row_kernels(dtype: str, width: int) -> list[Configuration]:
         history_scan.history_scan_kernel,
         dtype,
         history_scan.NUM_WARPS,
-        {"BREAKS": True, "BLOCK": history_scan.BLOCK},
+        {"BLOCK": history_scan.BLOCK},
     )
     return [
         Configuration(

@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from tests.kernels.test_bitmask_apply import ROOT, run
+
+from bosal_kernels import CombineState, SlotParams, SlotState, TouchedTokens
 
 pytest.importorskip("triton")
 
@@ -38,6 +42,67 @@ REGISTERS = {
 )
 def test_the_kernels_do_as_the_torch_path_does(script: str) -> None:
     run(*script.split(), TRITON_INTERPRET="1")
+
+
+class Launches(list[dict[str, Any]]):
+    """Stands for a kernel: keeps what it is launched with."""
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda **given: self.append(given)
+
+
+def launches(patch: pytest.MonkeyPatch, **kernels: ModuleType) -> list[dict[str, Any]]:
+    """Return what kernels of modules are launched with from now on, in place of running them."""
+    found = Launches()
+    for name, module in kernels.items():
+        patch.setattr(module, name, found)
+    return found
+
+
+def test_kernels_do_not_fuse_products_and_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bosal_kernels.fused import control_reduce, gumbel_topk, row_logprobs, row_tiles, select
+
+    found = launches(
+        monkeypatch,
+        control_reduce_kernel=control_reduce,
+        gumbel_topk_kernel=gumbel_topk,
+        row_logprobs_kernel=row_logprobs,
+        row_tiles_kernel=row_tiles,
+        select_kernel=select,
+    )
+    rows, zero = torch.zeros(1, 100), torch.tensor([0])
+    state, coupling = SlotState(num_slots=1, vocab_size=100, packs_touched=True), CombineState(1)
+    row_logprobs.row_logprobs(rows, zero, 1)
+    gumbel_topk.gumbel_topk(rows, zero, zero, 1)
+    select.select(
+        control_reduce.control_reduce(rows, state, coupling, zero, zero, zero.int() + 1),
+        state,
+        coupling,
+    )
+    assert [given["enable_fp_fusion"] for given in list(found)] == [False] * 6
+
+
+def test_one_kernel_scans_histories_with_and_without_breakers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from bosal_kernels.fused import history_scan
+
+    found = launches(monkeypatch, history_scan_kernel=history_scan)
+    for breakers in ([], [3]):
+        state = SlotState(num_slots=1, vocab_size=9, packs_touched=True)
+        params = SlotParams(key=1, dry_multiplier=1.0)
+        state.admit(0, params, TouchedTokens.of(), instruction=[1, 2], breakers=breakers)
+        history_scan.history_scan(state, torch.tensor([0]))
+    kinds = [
+        {
+            name: value.dtype if isinstance(value, torch.Tensor) else type(value)
+            for name, value in given.items()
+        }
+        for given in list(found)
+    ]
+    assert kinds[0] == kinds[1]
+    constants = [{n: v for n, v in given.items() if n.isupper()} for given in list(found)]
+    assert constants[0] == constants[1] == {"BLOCK": history_scan.BLOCK}
 
 
 # Forty seconds of a processor, and many times that on a busy one.

@@ -107,5 +107,6 @@ def gumbel_topk(logits: Tensor, keys: Tensor, positions: Tensor, n: int) -> Tens
         GROUPS=max(triton.next_power_of_2(tiles.num_groups), 2),
         NUM_STATS=NUM_STATS,
         num_warps=NUM_WARPS,
+        enable_fp_fusion=False,
     )
     return found

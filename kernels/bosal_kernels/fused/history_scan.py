@@ -15,6 +15,7 @@ NUM_WARPS = 4
 # Of numbers that change as it serves Triton would compile one kernel for each divisibility.
 @triton.jit(
     do_not_specialize=[
+        "has_breaks",
         "history_stride",
         "run_stride",
         "index_stride",
@@ -35,11 +36,11 @@ def history_scan_kernel(
     dry_window,
     runs,
     repeats,
+    has_breaks,
     history_stride,
     run_stride,
     index_stride,
     touched_stride,
-    BREAKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     number = tl.program_id(0)
@@ -73,7 +74,7 @@ def history_scan_kernel(
             tl.store(repeats + out + at, 1, mask=is_listed & (same >= ngram_least))
             end = tl.minimum(tl.minimum(same, whole), place - first)
             goes_on = is_listed & (end >= dry_least)
-            if BREAKS:
+            if has_breaks != 0:
                 stops = tl.load(breaks + slot * index_stride + token, mask=goes_on, other=0)
                 goes_on = goes_on & (stops == 0)
             # The greatest of integers, in whatever order they come.
@@ -95,14 +96,13 @@ def history_scan(state: SlotState, slots: Tensor) -> tuple[Tensor, Tensor]:
     runs = torch.empty((batch, width), dtype=torch.int32, device=slots.device)
     repeats = torch.empty_like(runs, dtype=torch.int8)
     if batch:
-        has_breaks = history.breaks.shape[1] > 0
         history_scan_kernel[(batch,)](
             slots=slots,
             history=history.tokens,
             run=history.run,
             length=history.length,
             unbroken=history.unbroken,
-            breaks=history.breaks if has_breaks else runs,
+            breaks=history.breaks,
             t_pos=state.t_pos,
             ngram=state.ngram,
             dry_multiplier=state.dry_multiplier,
@@ -110,11 +110,12 @@ def history_scan(state: SlotState, slots: Tensor) -> tuple[Tensor, Tensor]:
             dry_window=state.dry_window,
             runs=runs,
             repeats=repeats,
+            # Of the same type either way: one compiled kernel serves both.
+            has_breaks=int(history.breaks.shape[1] > 0),
             history_stride=history.tokens.stride(0),
             run_stride=history.run.stride(0),
             index_stride=state.t_pos.stride(0),
             touched_stride=width,
-            BREAKS=has_breaks,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
         )

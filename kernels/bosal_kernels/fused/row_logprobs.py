@@ -120,5 +120,6 @@ def row_logprobs(logits: Tensor, tokens: Tensor, n: int = 0) -> RowLogprobs:
             TOP=n > 0,
             NUM_STATS=NUM_STATS,
             num_warps=NUM_WARPS,
+            enable_fp_fusion=False,
         )
     return found

@@ -133,5 +133,6 @@ def row_tiles(logits: Tensor, tokens: Tensor, *, is_grouped: bool) -> RowTiles:
             GROUPED=is_grouped,
             NUM_STATS=NUM_STATS,
             num_warps=NUM_WARPS,
+            enable_fp_fusion=False,
         )
     return RowTiles(maxima=keys, stats=stats, listed=torch.empty_like(keys))
