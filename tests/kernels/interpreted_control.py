@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from tests.kernels import mixed
 
+from bosal_kernels import CombineState, SlotParams, SlotState, Stage, TouchedTokens
 from bosal_kernels.floats import descending_key
 from bosal_kernels.fused.control_reduce import control_reduce
 from bosal_kernels.groups import group_max
@@ -74,6 +75,24 @@ def check(given: mixed.Batch) -> None:
         assert abs(sigma - float(left.std(correction=0))) <= 1e-5 * max(1.0, sigma)
 
 
+def check_cold() -> None:
+    """Near a temperature of 0 all but the first token weigh nothing."""
+    state = SlotState(num_slots=1, vocab_size=70, packs_touched=True)
+    chain = ((Stage.TEMPERATURE, 1e-38, 0.0), (Stage.ETA, 0.1, 0.0))
+    state.admit(0, SlotParams(key=1, chain=chain), TouchedTokens.of())
+    zero = torch.tensor([0])
+    reduced = control_reduce(
+        torch.arange(70.0)[None],
+        state,
+        CombineState(1),
+        zero,
+        zero,
+        zero.int() + 1,
+        has_moments=True,
+    )
+    assert reduced.stats[0, :, :3].tolist() == [[69.0, 1.0, 0.0], [-torch.inf, 0.0, 0.0]]
+
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 for number, size in enumerate((1, 31, 33, 64, 100, 1000, 4096, 4097, 8500)):
     check(
@@ -88,3 +107,4 @@ for number, size in enumerate((1, 31, 33, 64, 100, 1000, 4096, 4097, 8500)):
 for number, dtype in enumerate(DTYPES):
     for depth in (1, 2, 3):
         check(mixed.batch(257, 10 + number + depth, dtype=dtype, max_depth=depth))
+check_cold()

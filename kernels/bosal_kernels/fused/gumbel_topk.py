@@ -12,6 +12,7 @@ from bosal_kernels.fused.rows import (
     CHUNK_GROUPS,
     LEAST_KEY,
     NO_KEY,
+    NOTHING,
     chunk_groups,
     key_of,
     list_groups,
@@ -22,7 +23,6 @@ from bosal_kernels.fused.rows import (
 )
 
 NUM_WARPS = 8
-_NOTHING = tl.constexpr(-(2**63))
 
 
 @triton.jit
@@ -64,16 +64,16 @@ def gumbel_topk_kernel(
     num_chunks = tl.where(is_sound, tl.cdiv(count, CHUNK_GROUPS), 0)
     last = tl.full((), 2**63 - 1, tl.int64)
     for rank in range(n):
-        first = tl.full((), _NOTHING, tl.int64)
+        first = tl.full((), NOTHING, tl.int64)
         for chunk in range(num_chunks):
             of_group, is_real = chunk_groups(listed + place, chunk, count)
             token = of_group * 64 + tl.arange(0, CHUNK) % 64
             is_real = is_real & (token < vocab_size)
             z = tl.load(row + token, mask=is_real, other=float("-inf")).to(tl.float32)
             score = (z - row_max) + token_noise(key, position, of_group, CHUNK)
-            pack = tl.where(z > float("-inf"), packed(score, token), _NOTHING)
-            first = tl.maximum(first, tl.max(tl.where(pack < last, pack, _NOTHING), 0))
-        is_one = first > _NOTHING
+            pack = tl.where(z > float("-inf"), packed(score, token), NOTHING)
+            first = tl.maximum(first, tl.max(tl.where(pack < last, pack, NOTHING), 0))
+        is_one = first > NOTHING
         tl.store(found + number * n + rank, tl.where(is_one, token_of(first), -1).to(tl.int64))
         last = first
 

@@ -10,6 +10,7 @@ from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
     NO_KEY,
+    NOTHING,
     best_groups,
     chunk_groups,
     list_groups,
@@ -21,8 +22,6 @@ from bosal_kernels.logprobs import TopTokens
 from bosal_kernels.row_logprobs import RowLogprobs
 
 NUM_WARPS = 4
-# Behind every packed token.
-_NOTHING = tl.constexpr(-(2**63))
 
 
 @triton.jit
@@ -64,15 +63,15 @@ def row_logprobs_kernel(
         num_chunks = tl.where(is_sound, tl.cdiv(count, CHUNK_GROUPS), 0)
         last = tl.full((), 2**63 - 1, tl.int64)
         for rank in range(n):
-            best = tl.full((), _NOTHING, tl.int64)
+            best = tl.full((), NOTHING, tl.int64)
             for chunk in range(num_chunks):
                 of_group, is_real = chunk_groups(listed + place, chunk, count)
                 token = of_group * 64 + tl.arange(0, CHUNK) % 64
                 is_real = is_real & (token < vocab_size)
                 z = tl.load(row + token, mask=is_real, other=float("-inf")).to(tl.float32)
-                pack = tl.where(z > float("-inf"), packed(z, token), _NOTHING)
-                best = tl.maximum(best, tl.max(tl.where(pack < last, pack, _NOTHING), 0))
-            is_one = best > _NOTHING
+                pack = tl.where(z > float("-inf"), packed(z, token), NOTHING)
+                best = tl.maximum(best, tl.max(tl.where(pack < last, pack, NOTHING), 0))
+            is_one = best > NOTHING
             out = number * n + rank
             tl.store(top_ids + out, tl.where(is_one, token_of(best), -1).to(tl.int64))
             of_best = packed_value(best).to(tl.float64) - normalizer

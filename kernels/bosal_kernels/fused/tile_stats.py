@@ -35,7 +35,9 @@ def store_stats(out, z, inverse, MOMENTS: tl.constexpr):
     if MOMENTS:
         is_left = z > float("-inf")
         count = tl.sum(tl.where(is_left, 1, 0), 0).to(tl.float32)
-        tl.store(out + 2, tl.sum(tl.where(is_left, weight * relative, 0.0), 0))
+        # Near a temperature of 0 what is far off may be -inf: it weighs nothing.
+        share = weight * tl.maximum(relative, -1e30)
+        tl.store(out + 2, tl.sum(tl.where(is_left, share, 0.0), 0))
         tl.store(out + 3, count)
         mean = tl.sum(tl.where(is_left, shifted, 0.0), 0) / tl.maximum(count, 1.0)
         off = tl.where(is_left, shifted - mean, 0.0)
