@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from google.protobuf import struct_pb2
 from tests.clients.test_cli import bosal
 from tests.live_server import LiveServer
+
+from bosal_client.documents import plain
 
 GOOD = """\
 # The best token, but not that one.
@@ -74,3 +77,12 @@ def test_a_recipe_is_created_compared_used_and_archived(server: LiveServer, mine
     refused = bosal(server, "generate", "Hi", "--recipe=mine")
     assert refused.returncode == 2
     assert "archived" in refused.stderr
+
+
+def test_a_recipe_is_written_the_same_whatever_order_the_wire_has() -> None:
+    names = [f"{letter}{number}" for letter in "zya" for number in range(9)]
+    one, other = struct_pb2.Struct(), struct_pb2.Struct()
+    one.update({name: {"b": 1, "a": 2} for name in names})
+    other.update({name: {"a": 2, "b": 1} for name in reversed(names)})
+    assert list(plain(one)) == list(plain(other)) == sorted(names)
+    assert list(plain(one)["z0"]) == ["a", "b"]

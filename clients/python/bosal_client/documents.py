@@ -83,8 +83,11 @@ def rule_document(message: recipe_pb2.Rule) -> dict[str, Any]:
 
 
 def plain(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """Read a Struct as a dict; whole numbers become int, as JSON would write them."""
-    return {name: _value(value) for name, value in struct.fields.items()}
+    """Read a Struct as a dict; whole numbers become int, as JSON would write them.
+
+    Its fields come sorted: a Struct keeps no order, and iterates in another one in each process.
+    """
+    return {name: _value(value) for name, value in sorted(struct.fields.items())}
 
 
 def _value(value: struct_pb2.Value) -> Any:
