@@ -13,6 +13,8 @@ from bosal_client.requests import GenerationOptions, generation_spec
     [
         ({"max_tokens": -1}, "spec.max_tokens"),
         ({"seed": 2**63}, "spec.seed"),
+        ({"seed": 1.5}, "spec.seed"),
+        ({"explain": "yes"}, "spec.explain"),
         ({"num_choices": 2**32}, "spec.num_choices"),
         ({"model": "\ud800"}, "spec.model"),
         ({"overrides": [{"rule": "top_k", "k": 10**400}]}, "spec.overrides[0]"),

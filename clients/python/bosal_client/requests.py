@@ -108,7 +108,8 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
         with _holding("spec.logprobs.top"):
             spec.logprobs.top = options["logprobs"]
     if "explain" in options:
-        spec.explain = options["explain"]
+        with _holding("spec.explain"):
+            spec.explain = options["explain"]
     if "experiment" in options:
         with _holding("spec.experiment"):
             spec.experiment.experiment = options["experiment"]
@@ -161,7 +162,7 @@ def score_request(
 def _holding(field: str) -> Iterator[None]:
     try:
         yield
-    except ValueError as error:  # Out of range, or text that is not Unicode.
+    except (TypeError, ValueError) as error:  # Out of range, or text that is not Unicode.
         raise InvalidRequest(
             f"{field}: {error}", reason="INVALID_PARAMETER", field=field
         ) from error
