@@ -128,6 +128,8 @@ def test_a_rule_is_explained(server: LiveServer) -> None:
         (("generate", "Hi", "--frobnicate"), 2, "--frobnicate"),
         (("generate", "Hi", "--seed=x"), 2, "seed"),
         (("generate", "Hi", "--timeout=0.001"), 124, "error: "),
+        (("generate", "Hi", "--python-type="), 2, "python_type"),
+        (("generate", "Hi", "--schema=."), 2, "--schema"),
         (("recipes", "show", "plane"), 2, "did you mean 'plain'?"),
         (("recipes", "lint", "no-such-file.yaml"), 2, "no-such-file.yaml"),
         (("recipes", "archive", "plain"), 2, "read-only"),

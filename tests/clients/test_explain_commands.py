@@ -122,6 +122,19 @@ def test_the_page_needs_nothing_else_and_escapes_what_the_model_says(
     assert not re.search(r"https?://|@import|url\(", text)
 
 
+def test_a_file_may_be_the_recipe(server: LiveServer, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("rules: [{rule: temperature, value: 0}]\n")
+    asked = ("explain", "Hello", "--max-tokens=4", f"--recipe={file}")
+    explained = bosal(server, *asked, "--json")
+    assert json.loads(explained.stdout)["started"]["recipe"]["rules"] == [
+        {"rule": "temperature", "value": 0}
+    ]
+    assert bosal(server, "score", "Hello", "the dog", f"--recipe={file}").returncode == 0
+    file.write_text("rules: [{rule: temperature, value: -1}]\n")
+    assert "rules[0].value" in bosal(server, "score", "Hello", "the", f"--recipe={file}").stderr
+
+
 def test_a_page_that_cannot_be_written_is_one_line(server: LiveServer, tmp_path: Path) -> None:
     shown = bosal(server, "explain", *ASKED, f"--html={tmp_path}/missing/page.html")
     assert shown.returncode == 2

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bosal_client.document_file import read_text
+
 __all__ = ["Choices", "Grammar", "PythonType", "Regex", "Schema", "document"]
 
 Schema = Annotated[
@@ -33,11 +35,11 @@ def document(
 ) -> dict[str, Any]:
     """Put the one constraint together that a command line may have."""
     given: dict[str, Any] = {
-        "--schema": {"json_schema": _read(schema, "--schema")} if schema else None,
+        "--schema": {"json_schema": read_text(schema, "--schema")} if schema else None,
         "--regex": {"regex": regex} if regex is not None else None,
         "--choice": {"choice": texts} if texts else None,
-        "--grammar": {"grammar": _read(grammar, "--grammar")} if grammar else None,
-        "--python-type": {"python_type": python_type} if python_type else None,
+        "--grammar": {"grammar": read_text(grammar, "--grammar")} if grammar else None,
+        "--python-type": {"python_type": python_type} if python_type is not None else None,
     }
     flags = [flag for flag, document in given.items() if document]
     if len(flags) > 1:
@@ -46,10 +48,3 @@ def document(
     if grammar is not None and grammar.suffix == ".gbnf":
         document["syntax"] = "gbnf"
     return document
-
-
-def _read(file: Path, flag: str) -> str:
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{file}: {error}", param_hint=flag) from error

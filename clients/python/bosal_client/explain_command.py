@@ -8,6 +8,7 @@ import typer
 from bosal_client import constraint_flags, explanation_page, explanation_view, render, replay
 from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.constraint_flags import Choices, Grammar, PythonType, Regex, Schema
+from bosal_client.document_file import writing
 from bosal_client.invocation import (
     AsJson,
     Assignments,
@@ -19,6 +20,7 @@ from bosal_client.invocation import (
     Server,
     Timeout,
     connected,
+    given_recipe,
     overrides,
     prompt_text,
 )
@@ -61,7 +63,7 @@ def explain(
       bosal explain "Name a river." | grep eos_ramp
     """
     asked = prompt_text(prompt)
-    options = GenerationOptions(recipe=recipe, model=model, explain=True, logprobs=0)
+    options = GenerationOptions(model=model, explain=True, logprobs=0)
     if constraint := constraint_flags.document(schema, regex, choice, grammar, python_type):
         options["constraint"] = constraint
     if assignments:
@@ -71,14 +73,11 @@ def explain(
     if seed is not None:
         options["seed"] = seed
     with connected(server) as client:
+        options["recipe"] = given_recipe(client, recipe)
         generation = client.generate(asked, timeout=timeout, **options)
     if page is not None:
-        try:
+        with writing(page, "--html"):
             page.write_text(explanation_page.page(asked, generation), encoding="utf-8")
-        except OSError as error:
-            raise typer.BadParameter(
-                f"cannot write {page}: {error.strerror}", param_hint="--html"
-            ) from None
     if as_json:
         typer.echo(replay.dump(asked, 0, generation))
     elif page is None:

@@ -14,6 +14,7 @@ import typer
 
 from bosal_client import errors, render
 from bosal_client.client import Client
+from bosal_client.document_file import read_text
 from bosal_client.experiments import Experiments
 from bosal_client.identity import Identity
 
@@ -95,8 +96,15 @@ def signed_experiments(server: str) -> Iterator[Experiments]:
     """Yield the calls about experiments; changes are signed with the user's name."""
     with connected(server) as client:
         experiments = client.experiments
-        experiments.actor = getpass.getuser()
+        experiments.actor = _user()
         yield experiments
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container's user may have no name.
+        return f"uid {os.getuid()}"
 
 
 def recipe_file(argument: str) -> str | None:
@@ -106,12 +114,7 @@ def recipe_file(argument: str) -> str | None:
     """
     if "/" not in argument and not argument.endswith(_RECIPE_SUFFIXES):
         return None
-    try:
-        return Path(argument).read_bytes().decode()
-    except OSError as error:
-        raise typer.BadParameter(f"{argument}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise typer.BadParameter(f"{argument} is not UTF-8 (byte {error.start})") from error
+    return read_text(Path(argument))
 
 
 def given_recipe(client: Client, argument: str) -> str | Mapping[str, Any]:

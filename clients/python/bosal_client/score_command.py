@@ -16,6 +16,7 @@ from bosal_client.invocation import (
     Server,
     Timeout,
     connected,
+    given_recipe,
     overrides,
     show,
 )
@@ -53,7 +54,7 @@ def score(
         found = client.score(
             prompt,
             answer,
-            recipe=recipe,
+            recipe=given_recipe(client, recipe),
             model=model,
             overrides=overrides(assignments or ()),
             constraint=constraint_flags.document(schema, regex, choice, grammar, python_type),
