@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bosal_client.cli import application
 from bosal_client.experiment_documents import experiment_message
 from bosal_client.experiment_page import page
 from bosal_client.experiments import Outcome
+from bosal_client.invocation import signed_experiments
 
 
 def document(name: str) -> dict[str, Any]:
@@ -203,6 +205,60 @@ def test_what_was_read_before_is_an_etag(client: Client) -> None:
     assert failure.value.reason == "STALE_ETAG"
 
 
+def test_weights_are_those_of_the_phase(server: LiveServer, tmp_path: Path) -> None:
+    file = tmp_path / "phases.yaml"
+    file.write_text(json.dumps(document("phases")))
+    assert "ruled rules@" in bosal(server, "create", str(file))
+    bosal(server, "start", "phases")
+    changed = bosal(server, "phase", "phases", "control=0.2", "ruled=0.8")
+    assert re.search(r"control plain@\w+ 20%, ruled rules@\w+ 80%", changed)
+    listed = next(x for x in bosal(server, "list").splitlines() if x.startswith("phases\t"))
+    assert listed.endswith("80%")
+    file = tmp_path / "phases.html"
+    bosal(server, "report", "phases", f"--html={file}")
+    assert "<td>80.00%</td><td></td></tr>" in file.read_text()
+    before = tmp_path / "before.html"
+    bosal(server, "report", "phases", "--phase=1", f"--html={before}")
+    assert "80.00%" not in before.read_text()
+    wrong = bosal(server, "phase", "phases", "control=nan", "ruled=0.8", code=2)
+    assert "weights.control" in wrong
+
+
+def test_files_that_cannot_be_read_or_written_are_refused_by_flag(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"name: \xff")
+    assert "not UTF-8" in bosal(server, "create", str(latin), code=2)
+    file = tmp_path / "files.yaml"
+    file.write_text(json.dumps(document("files")))
+    bosal(server, "create", str(file))
+    assert "--html" in bosal(server, "report", "files", f"--html={tmp_path}/no/x.html", code=2)
+    for suffix in ("csv", "parquet"):
+        refused = bosal(server, "export", "files", f"--out={tmp_path}/no/x.{suffix}", code=2)
+        assert "--out" in refused
+
+
+def test_an_export_of_nothing_has_its_columns(server: LiveServer, tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text(json.dumps(document("empty")))
+    bosal(server, "create", str(file))
+    names = ("--out=e.csv", "--outcomes=o.csv", "--pairs=p.csv")
+    bosal(server, "export", "empty", *(one.replace("=", f"={tmp_path}/") for one in names))
+    for name, column in (("e", "variant"), ("o", "value"), ("p", "is_shadow")):
+        assert column in (tmp_path / f"{name}.csv").read_text().strip().split(",")
+
+
+def test_a_user_without_a_name_signs_with_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    with signed_experiments("127.0.0.1:1") as experiments:
+        assert experiments.actor == "uid 12345"
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -212,7 +268,9 @@ def test_what_was_read_before_is_an_etag(client: Client) -> None:
         ({"variants": [{"key": "a", "weight": 50}]}, "variants[0].weight"),
         ({"metrics": [{"name": "m", "kind": "average"}]}, "metrics[0].kind"),
         ({"metrics": [{"name": "m", "level": "x"}]}, "metrics[0].level"),
+        ({"variants": [{"key": "a", "control": "no"}]}, "variants[0].control"),
         ({"coverage": "all"}, "coverage"),
+        ({"coverage": float("nan")}, "coverage"),
         ({"retention_days": "long"}, "retention_days"),
         ({"namespace": 3}, "namespace"),
         ({"method": "bayes"}, "method"),

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from bosal.v1 import experiment_pb2 as pb
 from bosal_client import experiment_results as results
 from bosal_client.calls import Call
-from bosal_client.experiment_documents import experiment_message
+from bosal_client.experiment_documents import experiment_message, share
 from bosal_client.mirror import read
 
 __all__ = ["Outcome", "StreamCall"]
@@ -97,7 +97,7 @@ def promote(change: Change, variant: str, override_reason: str) -> Call[results.
 
 def update_traffic(change: Change, coverage: float) -> Call[results.Experiment]:
     request = pb.UpdateTrafficRequest(
-        change=change.message(), coverage_ppm=round(coverage * 1_000_000)
+        change=change.message(), coverage_ppm=share(coverage, "coverage")
     )
     return _experiment("UpdateTraffic", request, pb.UpdateTrafficResponse)
 
@@ -105,7 +105,7 @@ def update_traffic(change: Change, coverage: float) -> Call[results.Experiment]:
 def new_phase(change: Change, weights: Mapping[str, float]) -> Call[results.Experiment]:
     request = pb.NewPhaseRequest(
         change=change.message(),
-        weights_ppm={key: round(weight * 1_000_000) for key, weight in weights.items()},
+        weights_ppm={key: share(weight, f"weights.{key}") for key, weight in weights.items()},
     )
     return _experiment("NewPhase", request, pb.NewPhaseResponse)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bosal_client.calls import DEFAULT_SERVER
-from bosal_client.document_file import read_document
+from bosal_client.document_file import read_document, writing
 from bosal_client.experiment_export import export
 from bosal_client.experiment_page import page
 from bosal_client.experiment_results import Experiment
@@ -178,7 +178,8 @@ def report(
     with signed_experiments(server) as experiments:
         found = experiments.report(name, phase=number, with_distributions=True)
     if html_file is not None:
-        html_file.write_text(page(found), encoding="utf-8")
+        with writing(html_file, "--html"):
+            html_file.write_text(page(found), encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2, default=str))
     else:
@@ -262,7 +263,8 @@ def _say(experiment: Experiment) -> None:
 
 
 def _arms(experiment: Experiment) -> str:
+    weights = experiment.weights()
     return ", ".join(
-        f"{one.key} {one.recipe or 'inline'}@{one.recipe_version} {one.weight_ppm / 1e6:.0%}"
+        f"{one.key} {one.recipe or 'inline'}@{one.recipe_version} {weights[one.key] / 1e6:.0%}"
         for one in experiment.variants
     )

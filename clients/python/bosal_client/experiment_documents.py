@@ -10,7 +10,7 @@ from bosal.v1 import experiment_pb2 as pb
 from bosal_client.documents import recipe_message
 from bosal_client.errors import InvalidRequest
 
-__all__ = ["experiment_message"]
+__all__ = ["experiment_message", "share"]
 
 _PPM = 1_000_000
 _DAY = 86_400
@@ -59,16 +59,16 @@ def experiment_message(document: Mapping[str, Any]) -> pb.Experiment:
         method = _enum(pb.AnalysisMethod, "ANALYSIS_METHOD_", document["method"], "method")
         message.method = pb.AnalysisMethod.ValueType(method)
     if "shadow_share" in document:
-        message.shadow_share_ppm = _share(document["shadow_share"], "shadow_share")
+        message.shadow_share_ppm = share(document["shadow_share"], "shadow_share")
     _set(message, "compare_draws", document, "compare_draws")
     if "coverage" in document:
-        message.coverage_ppm = _share(document["coverage"], "coverage")
+        message.coverage_ppm = share(document["coverage"], "coverage")
     if "namespace" in document:
         space = _mapping(document["namespace"], "namespace")
         _known(space, _NAMESPACE, "namespace")
         _set(message.namespace, "name", space, "namespace.name")
-        message.namespace.low_ppm = _share(space.get("low", 0), "namespace.low")
-        message.namespace.high_ppm = _share(space.get("high", 1), "namespace.high")
+        message.namespace.low_ppm = share(space.get("low", 0), "namespace.low")
+        message.namespace.high_ppm = share(space.get("high", 1), "namespace.high")
     for name in ("retention", "text_retention"):
         if f"{name}_days" in document:
             days = document[f"{name}_days"]
@@ -85,9 +85,11 @@ def _variant(message: pb.Variant, document: Any, field: str, fields: Iterable[st
         message.recipe = recipe
     else:
         message.inline_recipe.CopyFrom(recipe_message(recipe, f"{field}.recipe"))
-    message.weight_ppm = _share(document.get("weight", 0), f"{field}.weight")
+    message.weight_ppm = share(document.get("weight", 0), f"{field}.weight")
     if "control" in document:
-        message.is_control = bool(document["control"])
+        if not isinstance(document["control"], bool):
+            raise InvalidRequest(f"{field}.control: true or false", field=f"{field}.control")
+        message.is_control = document["control"]
 
 
 def _metric(message: pb.Metric, document: Any, field: str) -> None:
@@ -145,11 +147,12 @@ def _number(value: Any, field: str) -> float:
     return float(value)
 
 
-def _share(value: Any, field: str) -> int:
-    share = _number(value, field)
-    if not 0 <= share <= 1:
+def share(value: Any, field: str) -> int:
+    """Write a share from 0 to 1 in millionths, as the wire has it."""
+    number = _number(value, field)
+    if not 0 <= number <= 1:
         raise InvalidRequest(f"{field}: a share from 0 to 1, not {value}", field=field)
-    return round(share * _PPM)
+    return round(number * _PPM)
 
 
 def _days(value: Any, field: str) -> Duration:

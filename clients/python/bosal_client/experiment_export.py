@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from bosal.v1 import experiment_pb2 as pb
 from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.document_file import writing
 from bosal_client.invocation import Server, signed_experiments
 
 __all__ = ["export"]
@@ -47,11 +49,14 @@ def export(
             exposures += map(_exposure_row, part.exposures)
             outcomes += map(_outcome_row, part.outcomes)
             pairs += map(_pair_row, part.pairs)
-    _write(out, exposures)
-    if outcomes_out is not None:
-        _write(outcomes_out, outcomes)
-    if pairs_out is not None:
-        _write(pairs_out, pairs)
+    for flag, target, rows, blank in (
+        ("--out", out, exposures, _exposure_row(pb.ExposureRecord())),
+        ("--outcomes", outcomes_out, outcomes, _outcome_row(pb.OutcomeRecord())),
+        ("--pairs", pairs_out, pairs, _pair_row(pb.PairRecord())),
+    ):
+        if target is not None:
+            with writing(target, flag):
+                _write(target, rows, blank)
     typer.echo(f"{len(exposures)} exposures, {len(outcomes)} outcomes, {len(pairs)} pairs")
 
 
@@ -102,9 +107,9 @@ def _pair_row(record: pb.PairRecord) -> dict[str, Any]:
     }
 
 
-def _write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as the file's suffix says; a row may lack columns that others have."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+def _write(file: Path, rows: list[dict[str, Any]], columns: Iterable[str]) -> None:
+    """Write rows as the file's suffix says: `columns`, and those that only some rows have."""
+    names = list(dict.fromkeys(name for row in (columns, *rows) for name in row))
     if file.suffix == ".csv":
         with file.open("w", newline="", encoding="utf-8") as opened:
             writer = csv.DictWriter(opened, names)
@@ -117,5 +122,5 @@ def _write(file: Path, rows: list[dict[str, Any]]) -> None:
     except ModuleNotFoundError:
         sys.stderr.write("error: Parquet needs pyarrow: pip install 'bosal[parquet]'\n")
         raise typer.Exit(1) from None
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    parquet.write_table(pyarrow.table(columns), file)
+    values = {name: [row.get(name) for row in rows] for name in names}
+    parquet.write_table(pyarrow.table(values), file)

@@ -146,6 +146,7 @@ def _quantiles(found: Sequence[Distribution]) -> str:
 
 
 def _variants(report: Report) -> str:
+    weights = report.experiment.weights(report.phase)
     return table(
         ("variant", "recipe", "version", "weight", ""),
         [
@@ -153,8 +154,8 @@ def _variants(report: Report) -> str:
                 one.key,
                 one.recipe or "its own",
                 one.recipe_version,
-                f"{one.weight_ppm / 1e6:.2%}" if one.weight_ppm else "",
-                "control" if one.is_control else "" if one.weight_ppm else "shadow",
+                f"{weights[one.key] / 1e6:.2%}" if one.key in weights else "",
+                "control" if one.is_control else "" if one.key in weights else "shadow",
             )
             for one in (*report.experiment.variants, *report.experiment.shadows)
         ],

@@ -97,6 +97,15 @@ class Experiment:
     state_reason: str
     create_time: datetime | None
 
+    def weights(self, phase: int = 0) -> dict[str, int]:
+        """Return the variants' weights in millionths as a phase has them; 0 is the latest."""
+        # Until a phase begins, those of the document.
+        weights = {one.key: one.weight_ppm for one in self.variants}
+        for one in self.phases:
+            if phase in (0, one.number):
+                weights.update(one.weights_ppm)
+        return weights
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmReport:
