@@ -12,7 +12,9 @@ import pytest
 import typer
 from prometheus_client import generate_latest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from bosal_client.cli import application
 from bosal_server.engine.observer import BlockStats, EngineStats
 from bosal_server.metrics import Metrics
 from bosal_server.top_command import Scrape, frame, quantile, top
@@ -55,6 +57,15 @@ def test_a_frame_shows_what_happened_between_two_scrapes() -> None:
     assert row("QUEUE_FULL", "2.0")
     # It happened before.
     assert not row("NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("url", "code"), [("localhost:9464", 2), ("http://127.0.0.1:no/metrics", 69)]
+)
+def test_an_address_that_is_none_is_refused_on_one_line(url: str, code: int) -> None:
+    ended = CliRunner().invoke(application(), ["top", "--once", "--metrics", url])
+    assert ended.exit_code == code, ended.output
+    assert url in ended.output
 
 
 def test_quantiles_are_those_of_prometheus() -> None:
