@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bosal_client import AsyncClient, BosalError, Client
+from bosal_client.document_file import writing
 from bosal_client.experiment_page import page
 from bosal_client.experiment_view import view
 from bosal_client.experiments import Outcome
@@ -63,7 +64,8 @@ def run(*, users: int, html_file: Path | None, seed: int) -> int:
             asyncio.run(_watch(console, address, client, users=users, seed=seed))
             found = experiments.report(NAME, with_distributions=True)
             if html_file is not None:
-                html_file.write_text(page(found), encoding="utf-8")
+                with writing(html_file, "--html"):
+                    html_file.write_text(page(found), encoding="utf-8")
                 console.print(Text(f"the report as a page: {html_file}", "dim"))
             primary = next(one for one in found.metrics if one.metric.role == "primary")
             if primary.effects[0].verdict == "better":
