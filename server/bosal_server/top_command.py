@@ -135,13 +135,15 @@ def top(
     console = Console()
     try:
         before = _scrape(url)
+        if once:
+            time.sleep(interval)
+            console.print(frame(before, _scrape(url)))
+            return
         with Live(console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(interval)
                 now = _scrape(url)
                 live.update(frame(before, now), refresh=True)
-                if once:
-                    return
                 before = now
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -68,6 +68,15 @@ def test_an_address_that_is_none_is_refused_on_one_line(url: str, code: int) -> 
     assert url in ended.output
 
 
+def test_one_interval_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    scrape = Scrape.parse(generate_latest(Metrics().registry).decode(), 1.0)
+    monkeypatch.setattr("bosal_server.top_command._scrape", lambda url: scrape)
+    ended = CliRunner().invoke(application(), ["top", "--once", "--interval=0.2"])
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout.startswith("load")
+    assert ended.stdout.endswith("\n")
+
+
 def test_quantiles_are_those_of_prometheus() -> None:
     edges = {"0.1": 10.0, "0.2": 30.0, "+Inf": 40.0}
     assert quantile(edges, 0.5) == pytest.approx(0.15)
