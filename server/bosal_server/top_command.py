@@ -130,8 +130,6 @@ def top(
 
       bosal top --metrics http://127.0.0.1:9464/metrics
     """
-    if not url.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{url!r} is no http:// address", param_hint="--metrics")
     console = Console()
     try:
         before = _scrape(url)

@@ -129,6 +129,8 @@ def test_a_rule_is_explained(server: LiveServer) -> None:
         (("generate", "Hi", "--seed=x"), 2, "seed"),
         (("generate", "Hi", "--timeout=0.001"), 124, "error: "),
         (("generate", "Hi", "--python-type="), 2, "python_type"),
+        (("generate", "Hi", "--logprobs=2"), 2, "--logprobs: only --json and --batch"),
+        (("generate", "Hi", "--concurrency=2"), 2, "--concurrency: it is for --batch"),
         (("generate", "Hi", "--schema=."), 2, "--schema"),
         (("recipes", "show", "plane"), 2, "did you mean 'plain'?"),
         (("recipes", "lint", "no-such-file.yaml"), 2, "no-such-file.yaml"),

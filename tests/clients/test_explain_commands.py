@@ -160,6 +160,14 @@ def test_compare_says_where_recipes_part_and_by_what(server: LiveServer) -> None
     assert len(record["generations"]) == 2
 
 
+def test_compare_takes_a_file_of_a_recipe(server: LiveServer, tmp_path: Path) -> None:
+    file = tmp_path / "narrow.yaml"
+    file.write_text("name: narrow\nscaffold: {kind: raw}\nrules: [{rule: top_k, k: 1}]\n")
+    shown = bosal(server, "compare", "Hello", "-r", "plain", "-r", str(file), "--max-tokens=4")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert len([line for line in shown.stdout.splitlines() if line.startswith("--- ")]) == 2
+
+
 @pytest.mark.parametrize(
     ("recipes", "message"),
     [

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -61,6 +61,9 @@ BOSAL_API_KEY is sent with every call. BOSAL_TLS_CA turns TLS on: a file of auth
 """
 
 
+_CONCURRENCY: Final = 32
+
+
 def generate(
     prompt: Prompt = None,
     recipe: Recipe = "",
@@ -78,7 +81,9 @@ def generate(
     ] = None,
     logprobs: Annotated[
         int | None,
-        typer.Option(min=0, help="With --json: log-probabilities and N alternatives per token."),
+        typer.Option(
+            min=0, help="With --json or --batch: log-probabilities and N alternatives per token."
+        ),
     ] = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
@@ -99,8 +104,11 @@ def generate(
         ),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=1024, help="With --batch: requests under way at once.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="With --batch: requests under way at once. Default: 32."
+        ),
+    ] = None,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Ask a model for text and print it as it comes.
@@ -119,6 +127,10 @@ def generate(
         raise typer.BadParameter("--batch and --out go together", param_hint="--batch")
     if batch is not None and prompt is not None:
         raise typer.BadParameter("give a prompt or --batch, not both", param_hint="PROMPT")
+    if batch is None and concurrency is not None:
+        raise typer.BadParameter("it is for --batch", param_hint="--concurrency")
+    if batch is None and not as_json and logprobs is not None:
+        raise typer.BadParameter("only --json and --batch show them", param_hint="--logprobs")
     asked = prompt_text(prompt) if batch is None else ""
     options = GenerationOptions(model=model)
     if assignments:
@@ -142,7 +154,7 @@ def generate(
                     requests=batch,
                     answers=out,
                     defaults=options,
-                    concurrency=concurrency,
+                    concurrency=concurrency or _CONCURRENCY,
                     timeout=timeout,
                 ),
                 server,

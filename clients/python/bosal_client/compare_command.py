@@ -17,6 +17,7 @@ from bosal_client.invocation import (
     Server,
     Timeout,
     connected,
+    given_recipe,
     prompt_text,
     show,
 )
@@ -34,7 +35,8 @@ def compare(
         typer.Option(
             "--recipe",
             "-r",
-            help="NAME or NAME@VERSION; 2 to 8 of them. The first is compared with the others.",
+            help="NAME, NAME@VERSION or a file; 2 to 8 of them. The first is compared with the "
+            "others.",
         ),
     ] = None,
     model: Model = "",
@@ -60,11 +62,10 @@ def compare(
         options["max_tokens"] = max_tokens
     if seed is not None:
         options["seed"] = seed
-    with (
-        connected(server) as client,
-        client.compare(asked, names, timeout=timeout, **options) as stream,
-    ):
-        comparison = stream.result()
+    with connected(server) as client:
+        given = [given_recipe(client, name) for name in names]
+        with client.compare(asked, given, timeout=timeout, **options) as stream:
+            comparison = stream.result()
     if as_json:
         show(plain(asdict(comparison)))
         return
