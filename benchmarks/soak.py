@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Final, Protocol
 
 from benchmarks.harness import Report, arguments
-from benchmarks.soak_parts import cancels, fuzz, kills, overload, requests, server_kills
+from benchmarks.soak_parts import cancels, chaos, fuzz, kills, overload, requests, server_kills
 
 
 class Part(Protocol):
@@ -24,6 +24,7 @@ class Part(Protocol):
 
 PARTS: Final[dict[str, Part]] = {
     "cancels": cancels,
+    "chaos": chaos,
     "fuzz": fuzz,
     "kills": kills,
     "overload": overload,

@@ -27,8 +27,8 @@ _CALLERS = 8
 _UNITS = 400
 
 
-def experiment(**fields: object) -> Experiment:
-    """Return a draft with a primary metric that clients send."""
+def experiment(other: str = "steered", **fields: object) -> Experiment:
+    """Return a draft of `plain` against another recipe, its primary metric sent by clients."""
     recipes = load_shipped()
     variants = tuple(
         Variant(
@@ -39,7 +39,7 @@ def experiment(**fields: object) -> Experiment:
             weight_ppm=500_000,
             is_control=key == "control",
         )
-        for key, recipe in (("control", "plain"), ("other", "steered"))
+        for key, recipe in (("control", "plain"), ("other", other))
     )
     score = Metric(
         name="score",
@@ -110,14 +110,14 @@ def check(file: Path, keys: set[str]) -> float:
     return seconds
 
 
-def begin(file: Path) -> None:
-    """Make a store with an experiment that runs."""
+def begin(file: Path, other: str = "steered") -> None:
+    """Make a store with an experiment that runs, `plain` against another recipe."""
 
     async def made() -> None:
         with closing(Database.open(str(file))) as database:
             experiments = manager(database)
             await experiments.start()
-            await experiments.create(experiment(), "", "")
+            await experiments.create(experiment(other), "", "")
             await experiments.begin(NAME, Change(action="START"))
             await experiments.close()
 

@@ -1,9 +1,10 @@
 """`bosal serve --check`: what a configuration would open, to whom, and whether it may start."""
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bosal_server.config import InvalidConfig
+from bosal_server.file_limit import connections
 from bosal_server.options import Resolved
 from bosal_server.security import exposure
 from bosal_server.security.keys import load_keys
@@ -13,12 +14,16 @@ def report(resolved: Resolved) -> int:
     """Print the ports and the keys; return 0 if a server could start like this, else 1."""
     config = resolved.config
     console = Console(highlight=False)
-    table = Table("port", "address", "reached from", "transport", "open to")
+    table = Table("port", Column("address", no_wrap=True), "reached from", "transport", "open to")
     for one in exposure.listeners(config):
         table.add_row(one.what, one.address, one.reach, one.transport, one.access)
     console.print(table)
     try:
         exposure.check(config)
+        console.print(
+            f"at most {connections(config.max_connections):,} connections, each closed after "
+            f"{config.max_connection_idle_seconds:g} s without a call"
+        )
         if config.key_file is not None:
             keys = Table("key", "scopes", "choices at once", "tokens per minute", "until")
             keys.add_column("id", no_wrap=True)

@@ -236,6 +236,15 @@ class ServerConfig:
         "How long a stream's reader may take nothing before its request is ended.",
         minimum=0.1,
     )
+    max_connections: int | None = setting(
+        None,
+        "Connections at once; one more is closed as it comes. Default: 10000, or what the "
+        "process's limit of open files leaves.",
+        minimum=1,
+    )
+    max_connection_idle_seconds: float = setting(
+        600.0, "How long a connection without a call is kept.", minimum=1
+    )
     max_batch_tokens: int = setting(1024, "Most tokens in one step.", minimum=1)
     plugin_seconds: float = setting(
         1.0,

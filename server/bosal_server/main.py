@@ -14,6 +14,7 @@ from bosal_server.backend import Backend
 from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.errors import ServerError
+from bosal_server.file_limit import connections, raise_limit
 from bosal_server.loop_watch import LoopWatch
 from bosal_server.metrics_endpoint import exported
 from bosal_server.reloading import Reloading
@@ -30,6 +31,7 @@ def serve(config: ServerConfig) -> int:
     logs.set_up(config.log_level, config.log_format)
     try:
         exposure.check(config)
+        raise_limit(connections(config.max_connections))
         access, tls = Access(config.key_file), _tls(config)
         _check_port(config.host, config.port)
         with (

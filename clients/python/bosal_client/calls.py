@@ -63,6 +63,7 @@ _SERVICE_CONFIG = json.dumps(
     }
 )
 
+_IDLE_MS = 300_000
 _LOOPBACK = ("127.", "localhost", "[::1]", "ipv4:127.", "unix:")
 
 
@@ -71,6 +72,8 @@ def channel_options(server: str) -> list[tuple[str, str | int]]:
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.max_receive_message_length", -1),
+        # Leaves before the server closes a connection that nobody uses.
+        ("grpc.client_idle_timeout_ms", _IDLE_MS),
     ]
     if server.startswith(_LOOPBACK):
         # A proxy named in the environment cannot reach this machine's own loopback.

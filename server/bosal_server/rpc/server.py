@@ -8,6 +8,7 @@ from grpc_reflection.v1alpha import reflection
 
 from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
+from bosal_server.file_limit import connections
 from bosal_server.metrics import Metrics
 from bosal_server.rpc.health import HealthService
 from bosal_server.rpc.interceptors import Boundary, TraceRefusal
@@ -20,6 +21,8 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _TRANSPORT_FACTOR = 16
 # Of one call's headers; a key and a trace take a few hundred.
 _MAX_METADATA_BYTES = 8192
+# From a connection's first byte to the end of its greetings, TLS's too.
+_HANDSHAKE_MS = 20_000
 # Time for the last statuses to leave after every call is done.
 _FLUSH_SECONDS = 1.0
 
@@ -59,6 +62,9 @@ class RpcServer:
                 # Finds clients that vanished without closing their connection.
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.max_allowed_incoming_connections", connections(config.max_connections)),
+                ("grpc.max_connection_idle_ms", round(config.max_connection_idle_seconds * 1000)),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ],
         )
         self._experiments = add_services(core, config, self._server)
