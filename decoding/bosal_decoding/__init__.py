@@ -5,7 +5,8 @@ The work happens in `compile.compile`, in `slots.Slots`, which keeps what choice
 """
 
 from bosal_decoding.errors import DecodingError
-from bosal_decoding.plan import CompiledRule, Plan, Prompt
+from bosal_decoding.plan import CompiledRule, Plan
+from bosal_decoding.prompt import Prompt
 from bosal_decoding.recipe import Recipe, load_folder, load_shipped
 from bosal_decoding.rules import RuleDescription, describe
 from bosal_decoding.scaffolds import Message

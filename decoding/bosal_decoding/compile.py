@@ -8,7 +8,8 @@ from bosal_decoding.conflicts import check_conflicts
 from bosal_decoding.errors import PromptTooLong
 from bosal_decoding.nudging import GuidePlan
 from bosal_decoding.opening import Opener
-from bosal_decoding.plan import CompiledRule, Plan, tokens_within
+from bosal_decoding.plan import CompiledRule, Plan
+from bosal_decoding.prompt import tokens_within
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import Draft
 from bosal_decoding.scaffolds import Message, Rendered, Scaffold
@@ -176,7 +177,8 @@ def _scaffold_tokens(
     rendered = _probe(scaffold, _PROBES[0])
     ids, offsets = vocabulary.encode_with_offsets(rendered.text)
     num_scaffold = len(ids) - len(tokens_within(rendered.spans, ids, offsets))
-    if num_scaffold + 2 > context_tokens:
+    # One that may drop examples is judged with every conversation.
+    if num_scaffold + 2 > context_tokens and not scaffold.drop_oldest:
         raise PromptTooLong(num_scaffold + 1, 1, context_tokens, stream=stream)
     if rendered.stable_chars == 0:
         return (), num_scaffold

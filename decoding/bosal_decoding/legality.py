@@ -53,7 +53,7 @@ class Legality:
         return self._dictation.within(None, slots, outputs)
 
     def in_text(self, slots: Sequence[int]) -> dict[int, bool]:
-        """Say of the slots that ask whether their masks, which are filled, allow free text."""
+        """Say of the slots that ask whether their masks allow free text."""
         return self._constraints.in_text(slots)
 
     def commit(self, slot: int, tokens: Sequence[int]) -> None:

@@ -18,6 +18,8 @@ class PhraseBook:
 
     phrases: Sequence[PlacedPhrase]
     max_tokens: int
+    # What is known to follow the phrase at the end.
+    end: tuple[int, ...] = ()
     # Of the phrases said, by place in `phrases`: where each began.
     _said: dict[int, int] = field(default_factory=dict)
 
@@ -31,8 +33,9 @@ class PhraseBook:
                 self._said[place] = num_tokens
                 return phrase.token_ids
         room = self.max_tokens - num_tokens
-        if any(phrase.at is None and len(phrase.token_ids) >= room for phrase in self.phrases):
-            return self.ending(num_tokens)
+        for phrase in self.phrases:
+            if phrase.at is None and len(phrase.token_ids) + len(self.end) >= room:
+                return self.ending(num_tokens)
         return ()
 
     def ending(self, num_tokens: int) -> tuple[int, ...]:
@@ -40,7 +43,7 @@ class PhraseBook:
         for place, phrase in enumerate(self.phrases):
             if place not in self._said and phrase.at is None:
                 self._said[place] = num_tokens
-                return phrase.token_ids
+                return (*phrase.token_ids, *self.end)
         return ()
 
     def rollback(self, num_tokens: int) -> None:

@@ -82,12 +82,14 @@ class Pipeline:
         """
         # The padding of a head counts in no stream's normaliser.
         rows[:, self.slots.num_tokens :] = -torch.inf
+        self.slots.read_regions(slots)
         return self._combine(rows, slots)
 
     def apply(self, logits: Tensor | Combined, slots: Sequence[int]) -> Control:
         """Shape and mask rows [B, V] (float32, contiguous, changed in place)."""
         if isinstance(logits, Tensor):
             logits[:, self.slots.num_tokens :] = -torch.inf
+            self.slots.read_regions(slots)
             return self._control(logits, slots)
         controlled = self._control(logits.rows, slots, logits)
         if logits.masked:
@@ -125,6 +127,7 @@ class Pipeline:
         left = sorted(set(range(len(slots))) - set(served))
         if served:
             own = [slots[i] for i in served]
+            self.slots.read_regions(own)
             selection, is_left = fused.draw(
                 rows,
                 [begins[i] for i in served],

@@ -10,11 +10,13 @@ from bosal_decoding.limits import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from bosal_decoding.nudging import GuidePlan
 from bosal_decoding.opening import UNOPENED, Opener, Opening
 from bosal_decoding.phrases import PlacedPhrase
+from bosal_decoding.prompt import Prompt, tokens_within
 from bosal_decoding.recipe import Recipe
-from bosal_decoding.rules import PluginPart, RuleStage
+from bosal_decoding.rules import PluginPart, Rule, RuleStage
 from bosal_decoding.scaffolds import Message
+from bosal_decoding.scaffolds.shortening import Shortened, Shortening
 from bosal_decoding.schema import join_field
-from bosal_decoding.stopping import OwnedWatcher, TextStop
+from bosal_decoding.stopping import BanMatch, OwnedWatcher, TextStop
 from bosal_decoding.streams import StreamPlan
 from bosal_decoding.string_automaton import StringAutomaton
 from bosal_decoding.vocabulary import Vocabulary, common_prefix
@@ -27,20 +29,6 @@ from bosal_kernels import (
     TouchedTokens,
     choice_key,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """One stream's prompt in tokens."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    # The tokens that spell what the user wrote, in order; history rules see these.
-    history_ids: tuple[int, ...]
-    # Leading tokens shared by every prompt of the plan, worth keeping in the prefix cache.
-    pin_tokens: int
-    # How the output behind it begins.
-    opening: Opening = UNOPENED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +124,45 @@ class Plan:
     def banned_strings(self) -> tuple[bytes, ...]:
         return self.bans.strings
 
-    def prompts(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
-        """Render and tokenise a conversation, one prompt per stream."""
+    def banning(self, match: BanMatch) -> Rule:
+        """The rule that takes back a banned string; at one step there is one at most."""
+        if match.rule is not None:
+            return self.recipe.rules[match.rule]
+        return next(
+            rule
+            for place, rule in enumerate(self.recipe.rules)
+            if rule.name == "banned_strings" and place not in self.text_scopes
+        )
+
+    def prompts(
+        self, messages: Sequence[Message], max_tokens: int | None = None
+    ) -> tuple[Prompt, ...]:
+        """Render and tokenise a conversation, one prompt per stream.
+
+        A scaffold with `drop_oldest` leaves out what keeps the answer from its `max_tokens`; unset
+        they are the recipe's, else 256 or half of the context.
+        """
+        whole = Shortened(scaffold=self.recipe.scaffold, messages=messages)
+        if not self.recipe.scaffold.drop_oldest:
+            return self._prompts(whole)
+        usual = min(DEFAULT_MAX_TOKENS, self.context_tokens // 2)
+        wanted = max_tokens or self.max_tokens or usual
+
+        def fits(shortened: Shortened) -> bool:
+            try:
+                self.check_room(self._prompts(shortened), wanted)
+            except PromptTooLong:
+                return False
+            return True
+
+        if fits(whole):
+            return self._prompts(whole)
+        return self._prompts(Shortening(self.recipe.scaffold, messages).least(fits))
+
+    def _prompts(self, shortened: Shortened) -> tuple[Prompt, ...]:
         rendered = [
-            stream.prompt.render(self.recipe.scaffold, messages) for stream in self.all_streams
+            stream.prompt.render(shortened.scaffold, shortened.messages)
+            for stream in self.all_streams
         ]
         texts = ["" if one is None else one.text for one in rendered]
         encodings = [
@@ -165,6 +188,8 @@ class Plan:
                     history_ids=tokens_within(spans, own, encodings[index][1]) if spans else (),
                     pin_tokens=common_prefix(own, stream.pinned_ids),
                     opening=opening if is_coupled else UNOPENED,
+                    dropped_messages=shortened.dropped_messages,
+                    dropped_examples=shortened.dropped_examples,
                 )
             )
         return tuple(prompts)
@@ -262,17 +287,3 @@ class Plan:
         room = self.all_streams[stream].context_tokens
         if prompt_tokens + max_tokens > room:
             raise PromptTooLong(prompt_tokens, max_tokens, room, stream=stream)
-
-
-def tokens_within(
-    spans: Sequence[tuple[int, int]], ids: Sequence[int], offsets: Sequence[tuple[int, int]]
-) -> tuple[int, ...]:
-    """Return the tokens that share a character with one of the spans, which are in order."""
-    found = []
-    place = 0
-    for token, (start, end) in zip(ids, offsets, strict=False):
-        while place < len(spans) and spans[place][1] <= start:
-            place += 1
-        if place < len(spans) and max(start, spans[place][0]) < end:
-            found.append(token)
-    return tuple(found)

@@ -18,7 +18,8 @@ from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.detokenizer import Detokenizer
 from bosal_decoding.errors import ProcessorMisused, RuleUnsupported, UnknownName
 from bosal_decoding.pipeline import Pipeline
-from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.plan import Plan
+from bosal_decoding.prompt import Prompt
 from bosal_decoding.recipe import Recipe, load_shipped
 from bosal_decoding.rules import RuleStage
 from bosal_decoding.scaffolds import Message
@@ -115,7 +116,7 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
         """
         if not conversations:
             raise ProcessorMisused("there is nothing to answer")
-        prompts = [self._prompt(conversation) for conversation in conversations]
+        prompts = [self._prompt(conversation, max_tokens) for conversation in conversations]
         budgets = [self.plan.output_budget([prompt], max_tokens) for prompt in prompts]
         # Rows of one call end together.
         self._max_tokens = min(budgets)
@@ -193,10 +194,10 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
             for row in self._rows
         )
 
-    def _prompt(self, conversation: Conversation) -> Prompt:
+    def _prompt(self, conversation: Conversation, max_tokens: int | None) -> Prompt:
         if isinstance(conversation, str):
             conversation = [Message(role="user", text=conversation)]
-        (prompt,) = self.plan.prompts(conversation)
+        (prompt,) = self.plan.prompts(conversation, max_tokens)
         return prompt
 
     def _check(self, input_ids: Tensor) -> int:

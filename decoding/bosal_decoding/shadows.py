@@ -18,6 +18,7 @@ from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan
 from bosal_decoding.plugin_slots import PLUGIN_SECONDS
 from bosal_decoding.slots import Slots
+from bosal_decoding.stopping import BanMatch
 from bosal_kernels import Control, LegalTokens
 
 _FIRST_CAPACITY = 16
@@ -193,10 +194,21 @@ class Shadows:
             end = len(self._slots.output(shadow.slot))
             shadow.bans = [ban for ban in shadow.bans if ban[0] <= end]
 
-    def ban(self, slot: int, position: int, token: int) -> None:
-        """Make a token illegal at one position, wherever the rule that bans it is in force."""
-        for shadow in self._explained.get(slot, ()):
-            if shadow.counterfactual.plan.banned_strings:
+    def ban(self, slot: int, position: int, token: int, match: BanMatch | None) -> None:
+        """Make a token illegal at one position, for all plans that have the rule that bans it.
+
+        Another recipe has it if it bans the same string. Without a match it is any rule that bans.
+        """
+        explained = self._explained.get(slot)
+        if explained is None:
+            return
+        rule = None if match is None else explained.plan.banning(match)
+        for shadow in explained:
+            plan, is_own = shadow.counterfactual.plan, shadow.teacher is None
+            has_rule = match is None or match.string in plan.banned_strings
+            if isinstance(shadow.counterfactual, Without) and is_own:
+                has_rule &= shadow.counterfactual.removed != rule
+            if has_rule and plan.banned_strings:
                 self._slots.ban(shadow.slot, position, token)
                 shadow.bans.append((position, token))
 

@@ -16,6 +16,7 @@ from bosal_decoding.opening import UNOPENED, Opening
 from bosal_decoding.plan import Plan
 from bosal_decoding.plugin_slots import PluginSlots
 from bosal_decoding.sentence_slots import SentenceSlots
+from bosal_decoding.stopping import BanMatch
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import CombineState, LegalTokens, SlotState, temperature_of
 
@@ -25,7 +26,7 @@ class Follower(Protocol):
 
     def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None: ...
     def rollback(self, slot: int, num_tokens: int) -> None: ...
-    def ban(self, slot: int, position: int, token: int) -> None: ...
+    def ban(self, slot: int, position: int, token: int, match: BanMatch | None) -> None: ...
     def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None: ...
     def free(self, slot: int) -> None: ...
 
@@ -145,15 +146,17 @@ class Slots:
         self._legality.start(slots)
 
     def legal(self, slots: Sequence[int]) -> LegalTokens | None:
-        """The masks of slots: what is dictated, and what the constraints allow.
+        """The masks of slots: what is dictated, and what the constraints allow."""
+        return self._legality.legal(slots, self._outputs)
 
-        Learns from them which slots write free text, where that counts as outside.
+    def read_regions(self, slots: Sequence[int]) -> None:
+        """Learn which slots write free text, where that counts as outside of the constraint.
+
+        To call before anything of a step asks where its slots are.
         """
-        legal = self._legality.legal(slots, self._outputs)
         in_text = self._legality.in_text(slots)
         if in_text:
             self.set_in_constraint(list(in_text), [not one for one in in_text.values()])
-        return legal
 
     def dictated(self, slots: Sequence[int]) -> LegalTokens | None:
         """The part of the masks of slots that holds without any constraint."""
@@ -267,11 +270,11 @@ class Slots:
         row = self.state.active[slot].tolist()
         return frozenset(rule for rule in rules if row[rule])
 
-    def ban(self, slot: int, position: int, token: int) -> None:
-        """Make a token illegal at one output position of a slot."""
+    def ban(self, slot: int, position: int, token: int, match: BanMatch | None = None) -> None:
+        """Make a token illegal at one output position of a slot; `match` says why."""
         self.state.ban_at(slot, position, [token])
         if self._follower is not None:
-            self._follower.ban(slot, position, token)
+            self._follower.ban(slot, position, token, match)
 
     def free(self, slot: int) -> None:
         """Return a slot."""

@@ -35,6 +35,8 @@ class BanMatch:
 
     string: bytes
     position: int
+    # The place of the rule that bans it, unless that always does.
+    rule: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ class TextStop:
         self._states.append((stop_state, ban_state))
         self._finals.append(self._final(stop_state, ban_state))
         if ban is not None:
-            return BanMatch(string=ban[0], position=self._token_at(ban[1]))
+            string, begin = ban
+            rule = bans.owner(string, in_force)
+            return BanMatch(string=string, position=self._token_at(begin), rule=rule)
         return self._stop
 
     def rewind(self, num_tokens: int) -> None:

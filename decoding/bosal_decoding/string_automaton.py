@@ -48,6 +48,10 @@ class StringAutomaton:
             string = max(rest, key=len, default=None)
         return None
 
+    def owner(self, string: bytes, in_force: Collection[int]) -> int | None:
+        """The rule in force that a string belongs to; None: to one that always is."""
+        return next((one for one in self._owners.get(string, ()) if one in in_force), None)
+
     def _child(self, state: int, byte: int) -> int:
         child = self._next.setdefault((state, byte), len(self.depth))
         if child == len(self.depth):

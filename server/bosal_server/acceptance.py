@@ -11,7 +11,8 @@ from bosal_decoding.constraints import read_constraint
 from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.errors import DecodingError, RuleConflict
 from bosal_decoding.limits import MAX_TOKENS
-from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.plan import Plan
+from bosal_decoding.prompt import Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.schema import join_field
@@ -34,7 +35,7 @@ from bosal_server.request_errors import (
     ResponseTooLarge,
     located,
 )
-from bosal_server.scoring import given_tokens
+from bosal_server.scoring import given_tokens, num_given_tokens
 from bosal_server.served_models import ServedModel, ServedModels
 from bosal_server.started import Started
 
@@ -158,7 +159,10 @@ class Acceptance:
             constraint = read_constraint(command.constraint, "constraint")
             recipe = recipe.with_constraint(constraint)
         plan = self._plan(served, recipe, command.prompt.recipe)
-        prompts = _prompts(plan, messages, field, command.prompt.recipe)
+        wanted = command.max_tokens
+        if command.continuation is not None:
+            wanted = num_given_tokens(plan, command.continuation)
+        prompts = _prompts(plan, messages, field, command.prompt.recipe, wanted)
         continuation: tuple[int, ...] = ()
         if command.continuation is None:
             with _at("max_tokens"):
@@ -180,7 +184,7 @@ class Acceptance:
                 if constraint is not None:
                     other = other.with_constraint(constraint)
                 their_plan = self._models.compile(served, other)
-                return their_plan, their_plan.prompts(messages)
+                return their_plan, their_plan.prompts(messages, command.max_tokens)
 
             with located("experiment"):
                 opposition = oppose(
@@ -230,11 +234,12 @@ def _prompts(
     messages: Sequence[Message],
     field: str,
     reference: str | Mapping[str, Any],
+    max_tokens: int | None = None,
 ) -> tuple[Prompt, ...]:
     """Render; what the recipe's rules make of a prompt is said of the recipe."""
     try:
         with _at(field):
-            return plan.prompts(messages)
+            return plan.prompts(messages, max_tokens)
     except RuleConflict as error:
         with located(_recipe_field(reference)):
             raise error from None

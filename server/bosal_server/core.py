@@ -9,7 +9,7 @@ from itertools import count
 from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.errors import DecodingError
-from bosal_decoding.plan import Prompt
+from bosal_decoding.prompt import Prompt
 from bosal_server.acceptance import Acceptance
 from bosal_server.call import current_call
 from bosal_server.config import Limits

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.errors import DecodingError
-from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.plan import Plan
+from bosal_decoding.prompt import Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import RuleStage
 from bosal_decoding.streams import StreamModel

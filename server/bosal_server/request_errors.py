@@ -9,7 +9,6 @@ ServerError
 │   ├── PromptTooLarge
 │   ├── MalformedMessage
 │   └── MessageTooLarge
-├── NotServed
 └── ShuttingDown
 """
 
@@ -109,16 +108,6 @@ class MessageTooLarge(InvalidRequest):
             f"the request has {size} bytes; this server reads at most {limit}",
             metadata={"size": str(size), "limit": str(limit)},
         )
-
-
-class NotServed(ServerError):
-    """Raised when the contract has something that this server does not serve."""
-
-    reason = "NOT_SERVED"
-    code = "UNIMPLEMENTED"
-
-    def __init__(self, what: str, *, field: str | None = None) -> None:
-        super().__init__(f"this server does not serve {what}", field=field)
 
 
 class ShuttingDown(ServerError):

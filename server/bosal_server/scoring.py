@@ -5,8 +5,16 @@ from contextlib import contextmanager
 
 from bosal_decoding.continuation import continuation_ids
 from bosal_decoding.errors import DecodingError, UnknownTokenId
-from bosal_decoding.plan import Plan, Prompt
-from bosal_server.request_errors import MissingField, NotServed, OutOfRange
+from bosal_decoding.plan import Plan
+from bosal_decoding.prompt import Prompt
+from bosal_server.request_errors import MissingField, OutOfRange
+
+
+def num_given_tokens(plan: Plan, given: str | Sequence[int]) -> int:
+    """About how many tokens an answer to score has: what it needs room for behind a prompt."""
+    if isinstance(given, str):
+        given = plan.vocabulary.encode_fragment(plan.recipe.scaffold.lead + given)
+    return max(len(given), 1)
 
 
 def given_tokens(
@@ -18,10 +26,6 @@ def given_tokens(
         DecodingError, ServerError: naming `text` or `token_ids`.
     """
     field = "text" if isinstance(given, str) else "token_ids"
-    if plan.opener.is_used or plan.phrases:
-        raise NotServed(
-            "scores of what prefill, token_healing or forced_phrases say", field="prompt"
-        )
     if not given:
         raise MissingField(field, "there is nothing to score")
     with _at(field):

@@ -6,7 +6,8 @@ from typing import Any
 
 from bosal_decoding.constraints.program import Program
 from bosal_decoding.counterfactuals import Counterfactuals
-from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.plan import Plan
+from bosal_decoding.prompt import Prompt
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.held_draws import Held

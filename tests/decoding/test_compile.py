@@ -20,7 +20,8 @@ from bosal_decoding.errors import (
     UnknownTokenId,
     UnknownTokenString,
 )
-from bosal_decoding.plan import Plan, tokens_within
+from bosal_decoding.plan import Plan
+from bosal_decoding.prompt import tokens_within
 from bosal_decoding.recipe import Recipe, load_shipped
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.vocabulary import Vocabulary

@@ -245,7 +245,7 @@ def test_a_string_counts_only_while_its_rule_is_in_force() -> None:
     stop.rewind(1)
     assert stop.feed(b"ab", in_force=[1, 2]) == StopMatch(string=b"ab", start=4)
     stop.rewind(1)
-    assert stop.feed(b"xx", in_force=[3]) == BanMatch(string=b"xx", position=2)
+    assert stop.feed(b"xx", in_force=[3]) == BanMatch(string=b"xx", position=2, rule=3)
     stop.rewind(1)
     assert stop.feed(b"c") == StopMatch(string=b"c", start=4)
 

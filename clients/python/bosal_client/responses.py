@@ -139,6 +139,8 @@ def started(message: pb.Started) -> results.Started:
         ),
         overrides=tuple(map(rule_document, message.overrides.rules)),
         base_version=message.overrides.base_version,
+        dropped_messages=message.dropped_messages,
+        dropped_examples=message.dropped_examples,
     )
 
 
@@ -268,6 +270,7 @@ def score(message: pb.ScoreResponse) -> results.Score:
         constraint=_constraint_score(message.constraint)
         if message.HasField("constraint")
         else None,
+        forced_positions=tuple(message.forced_positions),
     )
 
 

@@ -62,6 +62,9 @@ class Started:
     # Rules the request overrode, as it gave them, and the version of the recipe before that.
     overrides: tuple[Mapping[str, Any], ...] = ()
     base_version: str = ""
+    # What a scaffold with `drop_oldest` left out to make room for the answer.
+    dropped_messages: int = 0
+    dropped_examples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +230,8 @@ class Score:
     usage: Usage
     # None: it was held to none.
     constraint: ConstraintScore | None = None
+    # What a rule dictates: its own token scores 0 there after control, any other -inf.
+    forced_positions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ def score(
     if as_json:
         show(plain(asdict(found)))
         return
-    table(("token", "raw", "rank", "controlled", "rank"), _rows(found))
+    table(("token", "raw", "rank", "controlled", "rank", ""), _rows(found))
     if found.constraint is not None:
         typer.echo(_said(found.constraint))
 
@@ -85,8 +85,15 @@ def _rows(found: results.Score) -> list[tuple[str, ...]]:
         strict=True,
     )
     rows = [
-        (quoted(spelling), f"{raw:.4f}", str(rank), f"{controlled:.4f}", str(controlled_rank))
-        for spelling, raw, rank, controlled, controlled_rank in columns
+        (
+            quoted(spelling),
+            f"{raw:.4f}",
+            str(rank),
+            f"{controlled:.4f}",
+            str(controlled_rank),
+            "forced" if place in found.forced_positions else "",
+        )
+        for place, (spelling, raw, rank, controlled, controlled_rank) in enumerate(columns)
     ]
-    total = ("", f"{found.raw_logprob:.4f}", "", f"{found.controlled_logprob:.4f}", "")
+    total = ("", f"{found.raw_logprob:.4f}", "", f"{found.controlled_logprob:.4f}", "", "")
     return [*rows, total]

@@ -52,13 +52,16 @@ class ConstraintSlots:
         self._brackets[slot] = brackets
 
     def in_text(self, slots: Sequence[int]) -> dict[int, bool]:
-        """Say of the watched slots whether their masks, which are filled, allow free text."""
+        """Say of the watched slots whether their masks allow free text."""
+        watched = [slot for slot in slots if slot in self._brackets]
+        if watched:
+            self._join()
+            self._fill(watched)
         return {
             slot: all(
                 self._rows[slot][token >> 5] & bit_of(token) for token in self._brackets[slot]
             )
-            for slot in slots
-            if slot in self._brackets
+            for slot in watched
         }
 
     def free(self, slot: int) -> None:

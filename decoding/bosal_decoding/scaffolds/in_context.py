@@ -65,6 +65,18 @@ class InContextScaffold(Scaffold):
             raise ValueError("'choose' needs 'examples'")
         return self
 
+    @property
+    def num_examples(self) -> int:
+        return len(self.examples) if self.choose is None else min(self.choose, len(self.examples))
+
+    def without_examples(self, count: int) -> "InContextScaffold":
+        left = self.num_examples - count
+        if not left:
+            return self.model_copy(update={"examples": (), "choose": None})
+        if self.choose is not None:
+            return self.model_copy(update={"choose": left})
+        return self.model_copy(update={"examples": self.examples[count:]})
+
     def _chosen(self, question: str) -> list[Example]:
         best = self._similarity.best(question, self.choose or 0)
         return [self.examples[place] for place in reversed(best)]

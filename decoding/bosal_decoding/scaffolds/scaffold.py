@@ -34,6 +34,19 @@ class Scaffold(Schema, ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
 
+    drop_oldest: bool = False
+    """Whether a conversation that leaves the answer no room loses its oldest turns, and then the
+    first examples, instead of being refused."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples it shows."""
+        return 0
+
+    def without_examples(self, count: int) -> "Scaffold":
+        """The same with so many examples less; the first ones go."""
+        return self
+
     @property
     def lead(self) -> Literal["", " "]:
         """What stands between prompt and answer in this form; not part of the answer's text."""

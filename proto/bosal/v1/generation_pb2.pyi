@@ -556,6 +556,8 @@ class Started(_message.Message):
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
+    DROPPED_MESSAGES_FIELD_NUMBER: _builtins.int
+    DROPPED_EXAMPLES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     model_digest: _builtins.str
@@ -568,6 +570,11 @@ class Started(_message.Message):
     runner: _builtins.str
     dtype: _builtins.str
     device: _builtins.str
+    dropped_messages: _builtins.int
+    """What a scaffold with `drop_oldest` left out to make room for the answer: leading messages of
+    the conversation, and examples.
+    """
+    dropped_examples: _builtins.int
     @_builtins.property
     def recipe(self) -> _recipe_pb2.Recipe:
         """The recipe in force, overrides applied."""
@@ -612,10 +619,12 @@ class Started(_message.Message):
         assignment: _experiment_pb2.Assignment | None = ...,
         constraint: Global___CompiledConstraint | None = ...,
         overrides: Global___Overrides | None = ...,
+        dropped_messages: _builtins.int = ...,
+        dropped_examples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "constraint", b"constraint", "overrides", b"overrides", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "constraint", b"constraint", "device", b"device", "dtype", b"dtype", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "num_choices", b"num_choices", "overrides", b"overrides", "prompt_tokens", b"prompt_tokens", "recipe", b"recipe", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "runner", b"runner", "seed", b"seed", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "constraint", b"constraint", "device", b"device", "dropped_examples", b"dropped_examples", "dropped_messages", b"dropped_messages", "dtype", b"dtype", "max_tokens", b"max_tokens", "model", b"model", "model_digest", b"model_digest", "num_choices", b"num_choices", "overrides", b"overrides", "prompt_tokens", b"prompt_tokens", "recipe", b"recipe", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "runner", b"runner", "seed", b"seed", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1650,6 +1659,7 @@ class ScoreResponse(_message.Message):
     CONTROLLED_LOGPROB_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
+    FORCED_POSITIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     model_digest: _builtins.str
@@ -1670,6 +1680,12 @@ class ScoreResponse(_message.Message):
     def constraint(self) -> Global___ConstraintScore:
         """Set if the answer was held to a constraint."""
 
+    @_builtins.property
+    def forced_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions that a rule dictates (prefill, forced_phrases), the answer's end taken for known: its
+        own token has the controlled log-probability 0 there, any other -infinity.
+        """
+
     def __init__(
         self,
         *,
@@ -1684,10 +1700,11 @@ class ScoreResponse(_message.Message):
         controlled_logprob: _builtins.float = ...,
         usage: Global___Usage | None = ...,
         constraint: Global___ConstraintScore | None = ...,
+        forced_positions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "logprobs", b"logprobs", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "controlled_logprob", b"controlled_logprob", "logprobs", b"logprobs", "model", b"model", "model_digest", b"model_digest", "raw_logprob", b"raw_logprob", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "controlled_logprob", b"controlled_logprob", "forced_positions", b"forced_positions", "logprobs", b"logprobs", "model", b"model", "model_digest", b"model_digest", "raw_logprob", b"raw_logprob", "recipe_name", b"recipe_name", "recipe_version", b"recipe_version", "request_id", b"request_id", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,8 +56,10 @@ class ActiveRequest:
                     hidden=request.prompts[0].opening.hidden,
                 )
         if request.plan.phrases:
+            last = request.continuation[-1:]
+            end = last if request.plan.eos_ids.issuperset(last) else ()
             for group in self.groups:
-                group.phrases = PhraseBook(request.plan.phrases, request.max_tokens)
+                group.phrases = PhraseBook(request.plan.phrases, request.max_tokens, end)
         self.outputs = [
             ChoiceOutput(
                 choice,

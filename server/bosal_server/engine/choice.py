@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bosal_decoding.detokenizer import Detokenizer
 from bosal_decoding.explanation import Explanation, ExplanationSummary
@@ -27,6 +27,7 @@ class Rollback:
 
     position: int
     token: int
+    match: BanMatch = field(compare=False)
 
 
 class ChoiceOutput:
@@ -111,7 +112,7 @@ class ChoiceOutput:
             self._held_ends.append(self._num_bytes)
             match = self._stop.feed(spelling, token, in_force)
             if isinstance(match, BanMatch):
-                rollback = self._roll_back(match.position)
+                rollback = self._roll_back(match)
                 if rollback is not None:
                     return rollback
                 match = self._stop.stop
@@ -181,9 +182,10 @@ class ChoiceOutput:
         # The head of a model may have rows for which its tokenizer has no token.
         return self._token_bytes[token] if token < len(self._token_bytes) else b""
 
-    def _roll_back(self, position: int) -> Rollback | None:
-        """Take back all tokens from `position` on; None if the ban there has already yielded."""
+    def _roll_back(self, match: BanMatch) -> Rollback | None:
+        """Take back all tokens from a match on; None if the ban there has already yielded."""
         assert self._stop is not None
+        position = match.position
         # What is forced stands; the first token behind it could have been another.
         while position < self.num_tokens and position in self._forced:
             position += 1
@@ -209,7 +211,7 @@ class ChoiceOutput:
             del self._interventions[position:]
         if self._logprobs is not None:
             self._logprobs.drop_last(count)
-        return Rollback(position, token)
+        return Rollback(position, token, match)
 
     def _end(self, reason: FinishReason, matched_stop: str = "") -> None:
         self.ending = ChoiceEnding(

@@ -8,7 +8,8 @@ from bosal_decoding.constraints.program import Program
 from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.errors import PluginFault
 from bosal_decoding.explanation import Explanation, ExplanationSummary
-from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.plan import Plan
+from bosal_decoding.prompt import Prompt
 from bosal_server.errors import ServerError
 
 

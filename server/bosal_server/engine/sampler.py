@@ -1,7 +1,7 @@
 """Draws the next token of one model's groups from their logits."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from time import perf_counter
@@ -97,16 +97,20 @@ class Sampler:
         member: int,
         tokens: Sequence[int],
         logits: Mapping[str, Tensor],
+        *,
+        prepare: Callable[[], None],
     ) -> TokenLogprobs | None:
         """Score and commit given tokens, one for each row of a ready group; None if one is faulty.
 
-        Rules act position by position, as if the tokens had been drawn.
+        Rules act position by position, as if the tokens had been drawn; `prepare` is called before
+        each.
         """
         group = step.ready[member]
         assert group.scoring is not None
         pipeline = self._pipelines[group.streams[0].model]
         found = TokenLogprobs()
         for place, token in enumerate(tokens):
+            prepare()
             rows = _gather_rows(step, [member], logits, offset=place).clone()
             controlled = pipeline.apply(pipeline.combine(rows, [group.slot]), [group.slot])
             for fault in pipeline.take_faults().values():
@@ -120,6 +124,8 @@ class Sampler:
                 group.scoring.forbidden_position = group.scoring.num_scored + place
                 pipeline.slots.lift_constraint(group.slot)
             pipeline.slots.commit([group.slot], [[token]])
+            if pipeline.slots.was_forced(group.slot):
+                group.scoring.forced.append(group.scoring.num_scored + place)
         return found
 
     def _draw_alone(

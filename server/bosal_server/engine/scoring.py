@@ -20,6 +20,13 @@ class Scoring:
         self.num_scored = 0
         # Of the first token that the constraint forbids.
         self.forbidden_position: int | None = None
+        # Of the tokens that a rule dictates, whatever was given.
+        self.forced: list[int] = []
+
+    def take_forced(self) -> tuple[int, ...]:
+        """The positions found to be dictated since the last call."""
+        forced, self.forced = tuple(self.forced), []
+        return forced
 
     @property
     def is_done(self) -> bool:

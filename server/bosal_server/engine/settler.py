@@ -106,14 +106,17 @@ class Settler:
         assert scoring is not None
         with self._roster.isolated(active):
             tokens = scoring.scored(group.num_rows)
-            logprobs = self._sampler.score(step, member, tokens, logits)
+            logprobs = self._sampler.score(
+                step, member, tokens, logits, prepare=lambda: self._dictate(active, group)
+            )
             if logprobs is None:
                 _tell_unusable("model", group.request_id)
                 self._roster.fail(active, InternalFault())
                 return
             now = monotonic()
             first = scoring.num_scored
-            event = TokensEvent(group.choice, first, list(tokens), "", logprobs)
+            forced = scoring.take_forced()
+            event = TokensEvent(group.choice, first, list(tokens), "", logprobs, None, forced)
             self._roster.emit(active, event)
             output = active.outputs[group.choice]
             output.num_tokens += len(tokens)
@@ -180,14 +183,11 @@ class Settler:
 
     def _take_forced(self, active: ActiveRequest, group: StreamGroup) -> None:
         """Hand a choice the tokens that rules or the constraint dictate now."""
-        output, phrases = active.outputs[group.choice], group.phrases
-        slots = self._slots_of(group)
+        output, slots = active.outputs[group.choice], self._slots_of(group)
         # Where every token is asked about, each has a step of its own.
         is_asked = active.request.logprobs >= 0 or active.request.explain is not None
         while output.ending is None:
-            if phrases is not None and not slots.pending(group.slot):
-                due = phrases.due(len(group.output))
-                slots.dictate(group.slot, active.request.plan.vocabulary, due)
+            self._dictate(active, group)
             forced = [] if is_asked else slots.take_forced(group.slot)
             if not forced:
                 return
@@ -208,6 +208,13 @@ class Settler:
                     return
                 if output.ending is not None:
                     return
+
+    def _dictate(self, active: ActiveRequest, group: StreamGroup) -> None:
+        """Let a phrase come that is due."""
+        slots = self._slots_of(group)
+        if group.phrases is not None and not slots.pending(group.slot):
+            due = group.phrases.due(len(slots.output(group.slot)))
+            slots.dictate(group.slot, active.request.plan.vocabulary, due)
 
     def _in_force(self, active: ActiveRequest, group: StreamGroup, position: int) -> list[int]:
         """The rules over the text that count at a token that no row was read for."""
@@ -240,7 +247,7 @@ class Settler:
         count = len(group.output) - rollback.position
         group.rollback(count)
         slots.rollback(group.slot, count)
-        slots.ban(group.slot, rollback.position, rollback.token)
+        slots.ban(group.slot, rollback.position, rollback.token, rollback.match)
         if group.phrases is not None:
             group.phrases.rollback(rollback.position)
         if group.nudger is not None:

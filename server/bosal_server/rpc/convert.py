@@ -132,6 +132,8 @@ def started(event: Started, versions: dict[str, str]) -> pb.Started:
         versions=versions,
         assignment=(None if event.assignment is None else experiments.assignment(event.assignment)),
         overrides=_overrides(event),
+        dropped_messages=event.prompts[0].dropped_messages,
+        dropped_examples=event.prompts[0].dropped_examples,
     )
     if event.program is not None:
         message.constraint.CopyFrom(compiled_constraint(event.program))

@@ -75,6 +75,7 @@ def score_response(
     for event in events:
         # Merging concatenates the parallel lists.
         response.logprobs.MergeFrom(convert.token_batch(event, started.model.vocabulary).logprobs)
+        response.forced_positions.extend(event.forced_positions)
     adherence = finished.endings[0].adherence
     if adherence is not None:
         response.constraint.is_complete = adherence.is_complete

@@ -244,6 +244,28 @@ def test_rules_stand_down_in_structure_and_act_in_strings_if_told_to(
     assert not any(value for value, is_text in zip(weighed, inside, strict=True) if not is_text)
 
 
+@pytest.mark.parametrize("region", ["inside_constraint", "outside_constraint"])
+def test_streams_are_combined_in_strings_or_in_structure_from_their_first_token_on(
+    compiler: ConstraintCompiler, byte_level_vocabulary: Vocabulary, region: str
+) -> None:
+    words = byte_level_vocabulary
+    guess = Guess(
+        compiler, words, {"rule": "guidance", "scale": 2.0, "scope": region},
+        max_tokens=60, seed=1, rules_in_strings=True,
+        json_schema={"type": "array", "items": {"type": "string"}},
+    )  # fmt: skip
+    acted = []
+    text = '["aa","a'
+    for char in text.encode():
+        combined = guess.pipeline.combine(torch.zeros(2, guess.size), [1])
+        assert combined.acted is not None
+        acted.append(bool(combined.acted[0]))
+        guess.pipeline.apply(combined, [1])
+        guess.pipeline.slots.commit([1], [[words.token_bytes.index(bytes([char]))]])
+    in_string = [place in (2, 3, 4, 7) for place in range(len(text))]
+    assert acted == [one == (region == "outside_constraint") for one in in_string]
+
+
 @pytest.mark.parametrize("rules", [[], [{"rule": "allowed_tokens", "strings": ["a", "b", " "]}]])
 def test_raw_logprobs_and_ranks_are_those_of_the_unmasked_row(
     compiler: ConstraintCompiler, byte_level_vocabulary: Vocabulary, rules: list[dict[str, Any]]

@@ -11,7 +11,8 @@ import torch
 
 from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.errors import PluginFault
-from bosal_decoding.plan import Plan, Prompt
+from bosal_decoding.plan import Plan
+from bosal_decoding.prompt import Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.engine_model import EngineModel

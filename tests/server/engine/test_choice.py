@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bosal_decoding.plan import Plan
+from bosal_decoding.stopping import BanMatch
 from bosal_server.engine.choice import ChoiceOutput, Rollback
 from bosal_server.engine.request import (
     ChoiceEnding,
@@ -18,6 +19,8 @@ from bosal_server.engine.request import (
 from bosal_server.model import LoadedModel
 
 MakePlan = Callable[..., Plan]
+# What a rollback also says; not compared.
+BAN = BanMatch(string=b"", position=0)
 
 
 def position(number: float) -> PositionLogprobs:
@@ -155,7 +158,7 @@ def test_a_banned_string_is_taken_back_before_anyone_saw_it(
     event = output.take()
     assert event is not None
     assert event.token_ids == [x]
-    assert output.accept(d) == Rollback(1, b)
+    assert output.accept(d) == Rollback(1, b, BAN)
     assert output.take() is None
     assert output.num_tokens == 1
     assert output.accept(y) is None
@@ -171,7 +174,7 @@ def test_a_ban_that_yielded_is_not_fought_forever(
     output = ChoiceOutput(0, plan, 3)
     a, b, c = letters(tiny_llama, "abc")
     output.accept(a)
-    assert output.accept(b) == Rollback(0, a)
+    assert output.accept(b) == Rollback(0, a, BAN)
     output.accept(a)
     assert output.accept(b) is None
     output.accept(c)
@@ -194,7 +197,7 @@ def test_a_stop_string_behind_a_ban_that_yielded_ends_the_choice_at_once(
     )
     output = ChoiceOutput(0, replace(plan, vocabulary=vocabulary), 9)
     output.accept(a)
-    assert output.accept(whole) == Rollback(1, whole)
+    assert output.accept(whole) == Rollback(1, whole, BAN)
     assert output.accept(whole) is None
     assert ended(output) == ChoiceEnding(0, FinishReason.STOP_STRING, "END", 2, ("banned_strings",))
     event = output.take()
@@ -214,7 +217,7 @@ def test_logprobs_travel_with_their_tokens_and_are_taken_back(
     assert event is not None
     assert event.logprobs is not None
     assert event.logprobs.raw == [-1]
-    assert output.accept(b, position(3)) == Rollback(1, a)
+    assert output.accept(b, position(3)) == Rollback(1, a, BAN)
     output.accept(c, position(4))
     output.accept(c, position(5))
     event = output.take()

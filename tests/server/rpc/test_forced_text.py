@@ -1,5 +1,6 @@
-"""Text that rules force, over a real wire: in the answer, in its marks and in what is refused."""
+"""Text that rules force, over a real wire: in answers, their marks, scores, in what is refused."""
 
+import math
 from typing import Any
 
 import pytest
@@ -90,6 +91,77 @@ def test_what_cannot_be_forced_is_refused(
     assert all(f"'{name}'" in str(caught.value) for name in names)
 
 
-def test_scores_of_forced_text_are_refused(client: Client) -> None:
-    with pytest.raises(BosalError, match="prefill"):
-        client.score(ASKED, "x", recipe=recipe(PREFILL))
+HEALED: dict[str, Any] = {"rule": "token_healing"}
+UNHEALED: dict[str, Any] = {**PREFILL, "heal": False}
+PHRASES: dict[str, Any] = {
+    "rule": "forced_phrases",
+    "phrases": [{"text": " in all", "at": 4}, {"text": " That is it."}],
+}
+WARM: dict[str, Any] = {"rule": "temperature", "value": 1.2}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [PREFILL],
+        [UNHEALED],
+        [HEALED],
+        [HEALED, PREFILL],
+        [PHRASES],
+        [PREFILL, PHRASES],
+        # Draws the end of the text at once, and the last phrase comes before it.
+        [PHRASES, {"rule": "eos_ramp", "weight": 90, "over": 9}],
+        [{"rule": "guidance", "scale": 1.5}, UNHEALED],
+    ],
+)
+def test_forced_text_scores_as_its_generation_reported(
+    client: Client, rules: list[dict[str, Any]]
+) -> None:
+    asked = recipe(WARM, *rules)
+    asked["rules"].remove(GREEDY)
+    drawn = client.generate(ASKED, recipe=asked, seed=4, max_tokens=24, logprobs=0).choices[0]
+    assert drawn.logprobs is not None
+    score = client.score(ASKED, drawn.token_ids, recipe=asked)
+    assert score.forced_positions == drawn.forced_positions
+    assert bool(score.forced_positions) == (rules != [HEALED])
+    assert score.logprobs.raw == pytest.approx(drawn.logprobs.raw, abs=1e-3)
+    assert score.logprobs.controlled == pytest.approx(drawn.logprobs.controlled, abs=5e-3)
+    assert all(score.logprobs.controlled[place] == 0 for place in score.forced_positions)
+
+
+@pytest.mark.parametrize("rules", [[PREFILL], [UNHEALED], [HEALED, PREFILL]])
+def test_a_text_that_begins_as_forced_scores_and_another_does_not(
+    client: Client, rules: list[dict[str, Any]]
+) -> None:
+    asked = recipe(WARM, *rules)
+    asked["rules"].remove(GREEDY)
+    score = client.score(ASKED, "and looked at the river", recipe=asked)
+    assert all(map(math.isfinite, score.logprobs.controlled))
+    assert all(score.logprobs.controlled[place] == 0 for place in score.forced_positions)
+    spelled = b"".join(score.logprobs.token_bytes).decode()
+    assert spelled.endswith("and looked at the river")
+    other = client.score(ASKED, "and walked to the river", recipe=asked)
+    wrong = [
+        place for place in other.forced_positions if other.logprobs.controlled[place] == -math.inf
+    ]
+    assert wrong
+    assert all(map(math.isfinite, other.logprobs.raw))
+    # What is behind the forced text is scored like any answer.
+    assert math.isfinite(other.logprobs.controlled[-1])
+
+
+def test_a_text_holds_its_phrases_where_they_are_due(client: Client) -> None:
+    asked = recipe(WARM, PHRASES)
+    asked["rules"].remove(GREEDY)
+    free = recipe(WARM)
+    free["rules"].remove(GREEDY)
+    begun = client.score(ASKED, "the way", recipe=free).logprobs.token_bytes
+    while len(begun) != 4:
+        begun = begun[:-1] if len(begun) > 4 else (*begun, b" I")
+    begin = b"".join(begun).decode()
+    score = client.score(ASKED, f"{begin} in all the lake. That is it.", recipe=asked)
+    assert all(map(math.isfinite, score.logprobs.controlled))
+    forced = b"".join(score.logprobs.token_bytes[place] for place in score.forced_positions)
+    assert forced == b" in all That is it."
+    last = client.score(ASKED, f"{begin} in all the lake. It is it.", recipe=asked)
+    assert -math.inf in last.logprobs.controlled
