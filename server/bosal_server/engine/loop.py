@@ -11,6 +11,7 @@ from time import monotonic
 import torch
 
 from bosal_decoding.plugin_slots import PLUGIN_SECONDS
+from bosal_server.engine.about import about
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.observer import EngineObserver, EngineStats, NullObserver
@@ -40,6 +41,14 @@ class EngineConfig:
     # Seconds after which Python lets another thread run; unset leaves it. The default of 5 ms
     # makes an event loop beside the engine late by as much.
     switch_interval: float | None = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """What the engine's thread is asked to do, and whose request fails if it cannot be done."""
+
+    act: Callable[[], None]
+    active: ActiveRequest | None = None
 
 
 class EngineLoop:
@@ -75,7 +84,7 @@ class EngineLoop:
             observer=observer or NullObserver(),
             on_left_queue=self._leave_room,
         )
-        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._lock = Lock()
         self._is_stopping = False
         self._drain_until: float | None = None
@@ -113,14 +122,16 @@ class EngineLoop:
             if self._is_stopping:
                 raise EngineStopped
             displaced = self._room.enter(active)
-            self._inbox.put(lambda: self._stepper.roster.add(active))
+            self._inbox.put(_Message(lambda: self._stepper.roster.add(active), active))
             if displaced is not None:
                 error = QueueFull(
                     waiting="requests of keys that take up less",
                     limit=f"{self._config.max_waiting} requests",
                     retry_after=self._room.retry_after(),
                 )
-                self._inbox.put(lambda: self._stepper.roster.displace(displaced, error))
+                self._inbox.put(
+                    _Message(lambda: self._stepper.roster.displace(displaced, error), displaced)
+                )
 
     def _check_size(self, request: EngineRequest) -> None:
         """Refuse a group whose worst case exceeds one of its models, whatever else is there."""
@@ -143,7 +154,7 @@ class EngineLoop:
 
     def cancel(self, request_id: str) -> None:
         """End a request at the next step, from any thread; unknown and ended ones are ignored."""
-        self._inbox.put(lambda: self._stepper.roster.cancel(request_id))
+        self._inbox.put(_Message(lambda: self._stepper.roster.cancel(request_id)))
 
     def stats(self) -> EngineStats:
         """Return the state after the last step, from any thread."""
@@ -153,7 +164,7 @@ class EngineLoop:
         """Take no more requests, give those inside some time, then fail them; wait for the end."""
         with self._lock:
             self._is_stopping = True
-            self._inbox.put(lambda: self._begin_drain(drain_seconds))
+            self._inbox.put(_Message(lambda: self._begin_drain(drain_seconds)))
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -204,13 +215,21 @@ class EngineLoop:
         try:
             message = self._inbox.get(block=wait)
             while True:
-                try:
-                    message()
-                except Exception:
-                    _LOG.exception("a message to the engine could not be honoured")
+                self._honour(message)
                 message = self._inbox.get_nowait()
         except Empty:
             pass
+
+    def _honour(self, message: _Message) -> None:
+        try:
+            message.act()
+        except Exception:
+            if message.active is None:
+                _LOG.exception("a message to the engine could not be honoured")
+                return
+            id_ = message.active.request.request_id
+            _LOG.exception("request %s: a message could not be honoured", id_, extra=about(id_))
+            self._stepper.roster.break_off(message.active)
 
     def _flush(self) -> None:
         self._stats = self._stepper.stats(len(self._room))

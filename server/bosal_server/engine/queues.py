@@ -31,6 +31,9 @@ class WaitingQueues:
     def __len__(self) -> int:
         return len(self._places)
 
+    def __contains__(self, group: StreamGroup) -> bool:
+        return group in self._places
+
     def append(self, group: StreamGroup) -> None:
         now = self._clocks.get(group.priority, 0.0)
         account = (group.priority, group.key_id)

@@ -54,9 +54,7 @@ class Roster:
         """Queue a request's groups, choice after choice."""
         request_id = active.request.request_id
         if request_id in self._requests:
-            active.is_over = True
-            self._on_left_queue(active)
-            self._events.append((active.sink, FailedEvent(RequestIdInUse(request_id))))
+            self._refuse(active, RequestIdInUse(request_id))
             return
         self._requests[request_id] = active
         for group in active.groups:
@@ -90,12 +88,14 @@ class Roster:
     def fail_all(self, error: ServerError) -> None:
         """End every request; each gets its answer, whatever state the engine is in."""
         for active in list(self._requests.values()):
-            try:
-                self.fail(active, error)
-            except Exception:
-                id_ = active.request.request_id
-                _LOG.exception("request %s left blocks behind", id_, extra=about(id_))
-                self._finish(active, FailedEvent(error))
+            self._fail_somehow(active, error)
+
+    def break_off(self, active: ActiveRequest) -> None:
+        """End a request on a fault of ours, however far it got; it gets its answer."""
+        if self._requests.get(active.request.request_id) is active:
+            self._fail_somehow(active, InternalFault())
+        elif not active.is_over:
+            self._refuse(active, InternalFault())
 
     def fail_groups(self, groups: Sequence[StreamGroup]) -> None:
         """End the requests of some groups on a fault of ours."""
@@ -152,6 +152,20 @@ class Roster:
         """Return what has happened since the last call, in order."""
         events, self._events = self._events, []
         return events
+
+    def _fail_somehow(self, active: ActiveRequest, error: ServerError) -> None:
+        try:
+            self.fail(active, error)
+        except Exception:
+            id_ = active.request.request_id
+            _LOG.exception("request %s left blocks behind", id_, extra=about(id_))
+            self._finish(active, FailedEvent(error))
+
+    def _refuse(self, active: ActiveRequest, error: ServerError) -> None:
+        """Answer a request that never got in."""
+        active.is_over = True
+        self._on_left_queue(active)
+        self._events.append((active.sink, FailedEvent(error)))
 
     def _remove(self, group: StreamGroup, *, keep: bool) -> None:
         if group.state in (GroupState.PREFILLING, GroupState.DECODING):

@@ -74,7 +74,9 @@ class Scheduler:
         `keep` leaves what it computed findable; a group that failed may have computed rubbish.
         """
         if group.state is GroupState.WAITING:
-            self._waiting.remove(group)
+            # It is not there if its submission failed.
+            if group in self._waiting:
+                self._waiting.remove(group)
         elif group.state is not GroupState.GONE:
             del self._running[group]
             self._free_slots.append(group.slot)

@@ -345,6 +345,41 @@ def test_a_broken_step_fails_its_requests_and_the_engine_lives_on(
     assert desk.loop.stats().blocks["tiny"].used == 0
 
 
+@pytest.mark.parametrize("place", ["at the door", "half way in"])
+def test_a_message_that_fails_answers_its_request_and_harms_no_other(
+    place: str,
+    make_desk: Callable[..., Desk],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = make_desk(max_waiting=4, max_groups=2)
+    roster = desk.loop._stepper.roster
+    owner, name = (roster, "add") if place == "at the door" else (roster._scheduler, "submit")
+    act = getattr(owner, name)
+
+    def fail(what: Any) -> None:
+        request = what.request if place == "at the door" else roster.of(what).request
+        # Of three choices the first is in the queue already.
+        if request.request_id == "poisoned" and getattr(what, "choice", 1) == 1:
+            raise RuntimeError("injected")
+        act(what)
+
+    monkeypatch.setattr(owner, name, fail)
+    neighbour = desk.submit("neighbour", [1, 2], max_tokens=20)
+    poisoned = desk.submit("poisoned", [3, 4], num_choices=3)
+    desk.wait(neighbour, poisoned)
+    assert isinstance(poisoned.error, InternalFault)
+    assert len(poisoned.events) == 1
+    assert "request poisoned: a message could not be honoured" in caplog.text
+    assert "left blocks behind" not in caplog.text
+    assert neighbour.finished
+    # Its id is free again, its place in the queue too.
+    monkeypatch.undo()
+    again = [desk.submit("poisoned", [3, 4])] + [desk.submit(f"n{i}", [5]) for i in range(3)]
+    desk.wait(*again)
+    assert all(answer.finished for answer in again)
+
+
 def test_starting_shortens_the_switch_interval(make_desk: Callable[..., Desk]) -> None:
     make_desk(switch_interval=0.001)
     assert sys.getswitchinterval() == pytest.approx(0.001)
