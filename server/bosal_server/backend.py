@@ -84,7 +84,9 @@ class Backend:
             DecodingError: a recipe, a rule of a package or a type cannot be used.
         """
         types = load_types(config.python_types)
-        judge = DeliveryFilter.load(config.delivery_filter) if config.delivery_filter else None
+        judge = None
+        if config.delivery_filter:
+            judge = DeliveryFilter.load(config.delivery_filter, config.delivery_filter_seconds)
         for name, rule in installed().items():
             log.info("rule %s comes from %s", name, rule.package)
         threads = config.threads or max((os.cpu_count() or 1) - 1, 1)

@@ -184,6 +184,11 @@ class ServerConfig:
         "imported.",
         metavar="MODULE:FUNCTION",
     )
+    delivery_filter_seconds: float = setting(
+        10.0,
+        "How long it may take over a text, those before it included; then the request fails.",
+        minimum=0.01,
+    )
     unit_key: Path | None = setting(
         None,
         "File with the key under which experiments store their units; made if it is not there. "

@@ -5,7 +5,11 @@ import importlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
+from typing import Final
 
 from bosal_server.config import InvalidConfig
 from bosal_server.engine.request import FinishedEvent, TokensEvent
@@ -15,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # The text of a choice so far, and whether it is whole: may it leave?
 Judge = Callable[[str, bool], bool]
+
+_NUM_THREADS: Final = 2
 
 
 class Withheld(ServerError):
@@ -31,15 +37,20 @@ class DeliveryFilter:
     """Asks a judge about every choice's text before it is delivered.
 
     What the judge refuses ends the request with `Withheld`; what left before has left. A judge that
-    raises lets nothing leave.
+    raises, or takes longer than `seconds`, lets nothing leave. One that never returns keeps its
+    thread, and nobody who closes the filter.
     """
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, seconds: float = 10.0) -> None:
         self._judge = judge
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="bosal-filter")
+        self._seconds = seconds
+        self._questions: SimpleQueue[_Question | None] = SimpleQueue()
+        for _ in range(_NUM_THREADS):
+            # An executor's threads would be waited for at the process's end.
+            Thread(target=self._answer, name="bosal-filter", daemon=True).start()
 
     @classmethod
-    def load(cls, name: str) -> "DeliveryFilter":
+    def load(cls, name: str, seconds: float) -> "DeliveryFilter":
         """Import `MODULE:OBJECT`.
 
         Raises:
@@ -52,25 +63,47 @@ class DeliveryFilter:
             raise InvalidConfig(f"delivery_filter '{name}': {error}") from None
         if not callable(judge):
             raise InvalidConfig(f"delivery_filter '{name}' is no function")
-        return cls(judge)
+        return cls(judge, seconds)
 
     def watch(self) -> "FilteredRequest":
         """Return who follows the texts of one request."""
         return FilteredRequest(self)
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        for _ in range(_NUM_THREADS):
+            self._questions.put(None)
 
     async def ask(self, text: str, is_whole: bool) -> None:
         """Raise if a text may not leave."""
-        loop = asyncio.get_running_loop()
+        question = _Question(text, is_whole)
+        self._questions.put(question)
         try:
-            may_leave = await loop.run_in_executor(self._threads, self._judge, text, is_whole)
+            async with asyncio.timeout(self._seconds):
+                may_leave = await asyncio.wrap_future(question.answer)
+        except TimeoutError:
+            log.error("the delivery filter took over %g s; nothing is delivered", self._seconds)
+            raise InternalFault from None
         except Exception:
             log.exception("the delivery filter failed; nothing is delivered")
             raise InternalFault from None
         if may_leave is not True:
             raise Withheld
+
+    def _answer(self) -> None:
+        while (question := self._questions.get()) is not None:
+            # Nobody waits any more for one that is cancelled.
+            if question.answer.set_running_or_notify_cancel():
+                try:
+                    question.answer.set_result(self._judge(question.text, question.is_whole))
+                except Exception as error:
+                    question.answer.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    text: str
+    is_whole: bool
+    answer: Future[bool] = field(default_factory=Future)
 
 
 class FilteredRequest:

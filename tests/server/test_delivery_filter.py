@@ -1,6 +1,7 @@
 """The operator's judge: asked before text leaves; refusing and failing both keep it in."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import closing
 
@@ -57,7 +58,34 @@ def test_a_judge_that_fails_lets_nothing_leave() -> None:
         check(judge, "hello")
 
 
+def test_a_judge_that_does_not_return_lets_nothing_leave_and_holds_up_no_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    end = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def judge(text: str, is_whole: bool) -> bool:
+        threads.append(threading.current_thread())
+        return end.wait(60)
+
+    async def run() -> None:
+        with closing(DeliveryFilter(judge, seconds=0.05)) as owner:
+            # One more than there are threads.
+            for _ in range(3):
+                with pytest.raises(InternalFault):
+                    await owner.ask("hello", False)
+
+    asyncio.run(run())
+    # Both are still at it; the process would end without them.
+    assert [(thread.is_alive(), thread.daemon) for thread in threads] == [(True, True)] * 2
+    assert caplog.text.count("took over 0.05 s") == 3
+    end.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("name", ["nowhere:judge", "json:nothing", "json", "json:__doc__", ":x"])
 def test_a_judge_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(InvalidConfig, match="delivery_filter"):
-        DeliveryFilter.load(name)
+        DeliveryFilter.load(name, 10.0)
