@@ -101,18 +101,17 @@ class Case:
     ) -> None:
         self.scenario = scenario
         self.vocab_size = vocab_size
-        generator = torch.Generator().manual_seed(7)
+        # On the device itself: rows are many.
+        generator = torch.Generator(device).manual_seed(7)
         streams = len(scenario.weights)
         count = num_rows * streams
-        self.inputs = [
-            _rows(count, vocab_size, generator).to(device, dtype) for _ in range(num_inputs)
-        ]
-        self.outputs = torch.randint(vocab_size, (num_rows, OUTPUT_TOKENS), generator=generator).to(
-            device
-        )
+        self.inputs = [_rows(count, vocab_size, generator).to(dtype) for _ in range(num_inputs)]
+        shape = (num_rows, OUTPUT_TOKENS)
+        self.outputs = torch.randint(vocab_size, shape, generator=generator, device=device)
         self.biased = torch.arange(min(BIASED, vocab_size), device=device)
         words = (num_rows, -(-vocab_size // 32))
-        self.bits = torch.randint(-(2**31), 2**31, words, generator=generator).int().to(device)
+        bits = torch.randint(-(2**31), 2**31, words, generator=generator, device=device)
+        self.bits = bits.int()
         self._rows_of_bits = torch.arange(num_rows, dtype=torch.int32, device=device)
         self._slots = torch.arange(num_rows, device=device)
         self._base = self._slots * streams
@@ -133,8 +132,8 @@ class Case:
         for slot in range(num_rows):
             self._state.admit(slot, scenario.params, biases)
             self._coupling.admit(slot, coupled)
-        for tokens in self.outputs.T:
-            self._state.advance(self._slots, tokens)
+        for tokens in self.outputs.T.tolist():
+            self._state.advance(range(num_rows), tokens)
 
     @property
     def num_rows(self) -> int:
@@ -175,7 +174,8 @@ class Case:
 
 def _rows(count: int, vocab_size: int, generator: torch.Generator) -> Tensor:
     """Return logits whose probabilities fall off like rank^-1.3, with some noise."""
-    rank = torch.arange(1, vocab_size + 1, dtype=torch.float32)
-    order = torch.randperm(vocab_size, generator=generator)
-    noise = 0.3 * torch.randn(count, vocab_size, generator=generator)
+    device = generator.device
+    rank = torch.arange(1, vocab_size + 1, dtype=torch.float32, device=device)
+    order = torch.randperm(vocab_size, generator=generator, device=device)
+    noise = 0.3 * torch.randn(count, vocab_size, generator=generator, device=device)
     return 8 - 1.3 * rank.log()[order] + noise

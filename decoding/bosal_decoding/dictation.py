@@ -53,11 +53,8 @@ class _Script:
 class Dictation:
     """The dictated slots of one pipeline; used by its thread."""
 
-    def __init__(
-        self, num_slots: int, vocabulary_size: int, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, vocabulary_size: int) -> None:
         self._num_words = vocabulary_size // 32 + 1
-        self._device = torch.device(device)
         self._scripts: dict[int, _Script] = {}
 
     def add(self, slot: int, vocabulary: Vocabulary, opening: Opening) -> None:
@@ -102,7 +99,9 @@ class Dictation:
         slots: Sequence[int],
         outputs: Sequence[Sequence[int]],
     ) -> LegalTokens | None:
-        """Narrow a batch's legal tokens to what is dictated; `outputs` are those of all slots.
+        """Narrow a batch's legal tokens, on the host, to what is dictated.
+
+        `outputs` are those of all slots.
 
         A constraint that has one text before it may have it in other tokens. It allows what is
         dictated, as was checked before: tokens that are, stand; of bytes that are, its tokens do.
@@ -124,13 +123,10 @@ class Dictation:
                 narrowed = rows[place] & dictated
                 dictated = narrowed if bool(narrowed.any()) else rows[place]
             rows[place] = dictated
-        return LegalTokens(
-            torch.tensor(list(rows), dtype=torch.int64, device=self._device),
-            torch.stack(list(rows.values())),
-        )
+        return LegalTokens(torch.tensor(list(rows)), torch.stack(list(rows.values())))
 
     def _row(self, tokens: Sequence[int]) -> Tensor:
         flags = np.zeros(self._num_words * 32, np.uint8)
         flags[list(tokens)] = 1
         words = np.packbits(flags, bitorder="little").view(np.int32)
-        return torch.from_numpy(words).to(self._device)
+        return torch.from_numpy(words)

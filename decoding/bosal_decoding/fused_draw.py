@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from bosal_decoding.fused_slots import FusedSlots
-from bosal_kernels import CombineState, LegalTokens, Logprobs, Region, Selection, SlotState
+from bosal_kernels import (
+    CombineState,
+    LegalTokens,
+    Logprobs,
+    Region,
+    Selection,
+    SlotState,
+    TopTokens,
+    delivered,
+    sent,
+)
 
 if TYPE_CHECKING:
     from bosal_kernels.fused.select import Selected
@@ -46,54 +56,47 @@ class FusedDraw:
         *,
         num_tokens: int,
         forced: Sequence[int] | None = None,
-    ) -> tuple[Selection, list[bool]]:
+    ) -> tuple[Selection, Tensor, list[bool]]:
         """Draw for served slots [B], whose stream rows begin at `begins` in rows [R, V].
 
-        Returns the selection, and which rows are left to the torch path: those with nothing left,
-        where rules may yield, and those that are no distribution. The rows stay as they are.
+        Returns, on the host, the selection, where streams had a say, and which rows are left to the
+        torch path: those with nothing left, where rules may yield, and those that are no
+        distribution. The rows stay as they are. Waits for the device once.
         """
         asked = [self._slots[slot] for slot in slots]
         counts = [self._coupling.num_streams(slot) for slot in slots]
         top_n = max(one.logprobs for one in asked)
+        where, first, depths, *wishes = sent(
+            [slots, begins, counts, *([] if forced is None else [forced])], self._state.device
+        )
         found = self._launch(
             rows,
-            self._tensor(slots),
-            self._tensor(begins),
-            self._tensor(counts).int(),
+            where,
+            first,
+            depths.int(),
             legal,
             num_tokens=num_tokens,
             max_depth=max(counts),
-            forced=None if forced is None else self._tensor(forced),
+            forced=wishes[0] if wishes else None,
             top_n=top_n,
             is_plausible=any(one.is_plausible for one in asked),
             looks_back=any(one.looks_back for one in asked),
             has_moments=any(one.has_moments for one in asked),
         )
-        logprobs = None
-        if found.logprobs is not None:
-            asking = [i for i, one in enumerate(asked) if one.logprobs >= 0]
-            which = self._tensor(asking)
-            given = found.logprobs
-            width = torch.arange(max(top_n, 0), device=rows.device)
-            # A row has as many best tokens as it asks for.
-            is_asked = width < self._tensor([asked[i].logprobs for i in asking])[:, None]
-            logprobs = Logprobs(
-                rows=which,
-                raw_logprob=given.raw_logprobs[which],
-                controlled_logprob=given.logprobs[which],
-                raw_rank=given.raw_ranks[which],
-                controlled_rank=given.ranks[which],
-                top_raw=given.raw_top.at(which, is_asked),
-                top_controlled=given.top.at(which, is_asked),
-            )
+        acted = self._acts(where, depths) if max(counts) > 1 else torch.zeros_like(where)
+        given = found.logprobs
+        of_rows = [] if given is None else [given.raw_logprobs, given.logprobs]
+        if given is not None:
+            of_rows += [given.raw_ranks, given.ranks, given.raw_top.ids, given.raw_top.logprobs]
+            of_rows += [given.top.ids, given.top.logprobs]
+        tokens, status, acted, *of_rows = delivered([found.tokens, found.status, acted, *of_rows])
         selection = Selection(
-            tokens=found.tokens,
-            yielded=torch.zeros_like(found.tokens),
-            invalid=torch.zeros_like(found.tokens, dtype=torch.bool),
-            logprobs=logprobs,
+            tokens=tokens,
+            yielded=torch.zeros_like(tokens),
+            invalid=torch.zeros_like(tokens, dtype=torch.bool),
+            logprobs=_logprobs([one.logprobs for one in asked], *of_rows) if of_rows else None,
         )
-        # The step's one wait for the device: the tokens are there as well.
-        return selection, cast(list[bool], (found.status != 0).tolist())
+        return selection, acted != 0, cast(list[bool], (status != 0).tolist())
 
     def warm_up(self, rows: Tensor) -> None:
         """Compile what choices of one stream launch over rows like these, and leave no trace.
@@ -101,7 +104,7 @@ class FusedDraw:
         Otherwise the first of them waits for it. `rows` [1, V] have the type that will be drawn
         from. Several streams, top-n-sigma and eta compile at their first use, once a machine.
         """
-        none, here, one = self._tensor([-1]), self._tensor([0]), self._tensor([1]).int()
+        none, here, one = sent([[-1], [0], [1]], self._state.device)
         words = -(-rows.shape[1] // 32)
         bits = torch.zeros((1, words), dtype=torch.int32, device=rows.device)
         for legal in (None, LegalTokens(here, bits)):
@@ -111,7 +114,7 @@ class FusedDraw:
                         rows,
                         none,
                         here,
-                        one,
+                        one.int(),
                         legal,
                         num_tokens=rows.shape[1],
                         top_n=top_n,
@@ -170,15 +173,34 @@ class FusedDraw:
                 is_plausible=is_plausible,
             )
 
-    def acts(self, slots: Sequence[int]) -> Tensor:
-        """Say of slots [B] whether their streams have a say at this step."""
-        index, coupling = self._tensor(slots), self._coupling
-        position = self._state.position[index]
-        region, inside = coupling.region[index], self._state.in_constraint[index]
-        counts = self._tensor([self._coupling.num_streams(slot) for slot in slots])
-        found = (position >= coupling.after[index]) & (position < coupling.until[index])
+    def _acts(self, slots: Tensor, depths: Tensor) -> Tensor:
+        """Say of slots [B], groups of `depths` streams, whether these have a say at this step."""
+        coupling = self._coupling
+        position = self._state.position[slots]
+        region, inside = coupling.region[slots], self._state.in_constraint[slots]
+        found = (position >= coupling.after[slots]) & (position < coupling.until[slots])
         found &= (region == Region.ANY) | ((region == Region.INSIDE) == inside)
-        return found & (counts > 1)
+        return found & (depths > 1)
 
-    def _tensor(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self._state.device)
+
+def _logprobs(wanted: Sequence[int], *of_rows: Tensor) -> Logprobs:
+    """Pick the rows that ask for log-probabilities; each has as many best tokens as it asks for."""
+    asking = [row for row, number in enumerate(wanted) if number >= 0]
+    raw, controlled, raw_ranks, ranks, raw_ids, raw_tops, ids, tops = (
+        one[asking] for one in of_rows
+    )
+    limits = torch.tensor([wanted[row] for row in asking])
+    is_asked = torch.arange(ids.shape[1]) < limits[:, None]
+
+    def table(ids: Tensor, logprobs: Tensor) -> TopTokens:
+        return TopTokens(torch.where(is_asked, ids, -1), torch.where(is_asked, logprobs, torch.nan))
+
+    return Logprobs(
+        rows=torch.tensor(asking),
+        raw_logprob=raw,
+        controlled_logprob=controlled,
+        raw_rank=raw_ranks,
+        controlled_rank=ranks,
+        top_raw=table(raw_ids, raw_tops),
+        top_controlled=table(ids, tops),
+    )

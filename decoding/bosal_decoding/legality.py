@@ -11,7 +11,7 @@ from bosal_decoding.dictation import Dictation
 from bosal_decoding.opening import Opening
 from bosal_decoding.plan import Plan
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import LegalTokens
+from bosal_kernels import LegalTokens, on_device
 
 
 class Legality:
@@ -20,8 +20,9 @@ class Legality:
     def __init__(
         self, num_slots: int, vocabulary_size: int, device: torch.device | str = "cpu"
     ) -> None:
-        self._constraints = ConstraintSlots(num_slots, vocabulary_size, device)
-        self._dictation = Dictation(num_slots, vocabulary_size, device)
+        self._device = torch.device(device)
+        self._constraints = ConstraintSlots(num_slots, vocabulary_size)
+        self._dictation = Dictation(vocabulary_size)
 
     def admit(
         self, slot: int, plan: Plan, program: Program | None, max_tokens: int, opening: Opening
@@ -44,13 +45,14 @@ class Legality:
 
     def legal(self, slots: Sequence[int], outputs: Sequence[Sequence[int]]) -> LegalTokens | None:
         """Return the masks of a batch; `outputs` are those of all slots. None: all is legal."""
-        return self._dictation.within(self._constraints.legal(slots), slots, outputs)
+        legal = self._dictation.within(self._constraints.legal(slots), slots, outputs)
+        return self._sent(legal)
 
     def dictated(
         self, slots: Sequence[int], outputs: Sequence[Sequence[int]]
     ) -> LegalTokens | None:
         """Return the part of the masks that holds without any constraint."""
-        return self._dictation.within(None, slots, outputs)
+        return self._sent(self._dictation.within(None, slots, outputs))
 
     def in_text(self, slots: Sequence[int]) -> dict[int, bool]:
         """Say of the slots that ask whether their masks allow free text."""
@@ -126,3 +128,10 @@ class Legality:
     def close(self) -> None:
         """End the thread that fills masks."""
         self._constraints.close()
+
+    def _sent(self, legal: LegalTokens | None) -> LegalTokens | None:
+        """Bring masks, which are made on the host, to the device."""
+        if legal is None or self._device.type == "cpu":
+            return legal
+        rows = on_device(legal.rows, self._device)
+        return LegalTokens(rows, on_device(legal.bits, self._device, torch.int32))

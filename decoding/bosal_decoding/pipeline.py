@@ -26,6 +26,7 @@ from bosal_kernels import (
     combine,
     control,
     merged,
+    on_host,
     score,
     select,
 )
@@ -111,6 +112,7 @@ class Pipeline:
 
         Rows are as for `combine`. The kernels draw for the slots that they serve, where this is
         their backend; the torch path draws for the others and for rows where rules may yield.
+        What is returned is on the host: a step of the kernels waits for its device here, once.
         """
         if self._fused is None:
             return self._draw(rows, slots, forced)
@@ -128,7 +130,7 @@ class Pipeline:
         if served:
             own = [slots[i] for i in served]
             self.slots.read_regions(own)
-            selection, is_left = fused.draw(
+            selection, acted, is_left = fused.draw(
                 rows,
                 [begins[i] for i in served],
                 own,
@@ -136,7 +138,7 @@ class Pipeline:
                 num_tokens=self.slots.num_tokens,
                 forced=None if forced is None else [wishes[i] for i in served],
             )
-            parts.append((served, selection, fused.acts(own)))
+            parts.append((served, selection, acted))
             left = sorted([*left, *(i for i, one in zip(served, is_left, strict=True) if one)])
         if left:
             taken = [begins[i] + stream for i in left for stream in range(counts[i])]
@@ -179,7 +181,8 @@ class Pipeline:
         combined = self.combine(rows, slots)
         selection = self.sample(self.apply(combined, slots), forced)
         acted = combined.acted
-        return selection, torch.zeros_like(selection.invalid) if acted is None else acted
+        acted = torch.zeros_like(selection.invalid) if acted is None else acted
+        return on_host(selection, acted)
 
     def _combine(self, rows: Tensor, slots: Sequence[int], *, is_masking: bool = True) -> Combined:
         return combine(

@@ -18,7 +18,7 @@ from bosal_decoding.plugin_slots import PluginSlots
 from bosal_decoding.sentence_slots import SentenceSlots
 from bosal_decoding.stopping import BanMatch
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import CombineState, LegalTokens, SlotState, temperature_of
+from bosal_kernels import CombineState, LegalTokens, SlotState, on_device, temperature_of
 
 
 class Follower(Protocol):
@@ -167,9 +167,7 @@ class Slots:
         pairs = list(zip(slots, token_lists, strict=True))
         for depth in range(max((len(tokens) for tokens in token_lists), default=0)):
             deep = [(slot, tokens[depth]) for slot, tokens in pairs if depth < len(tokens)]
-            self.state.advance(
-                self.index([slot for slot, _ in deep]), self.index([token for _, token in deep])
-            )
+            self.state.advance(*zip(*deep, strict=True))
         for slot, tokens in pairs:
             self._outputs[slot].extend(tokens)
             self._legality.commit(slot, tokens)
@@ -255,7 +253,7 @@ class Slots:
 
         Rules may be limited to one side of it; a fresh slot is inside if it has one.
         """
-        inside = torch.tensor(is_inside, dtype=torch.bool, device=self.state.device)
+        inside = on_device(is_inside, self.state.device, torch.bool)
         self.state.in_constraint[self.index(slots)] = inside
         if self._follower is not None:
             self._follower.set_in_constraint(slots, is_inside)
@@ -298,11 +296,11 @@ class Slots:
 
     def index(self, numbers: Sequence[int]) -> Tensor:
         """Slots, places or tokens as a tensor on the state's device."""
-        return torch.tensor(numbers, dtype=torch.int64, device=self.state.device)
+        return on_device(numbers, self.state.device)
 
     def _read(self, slots: Sequence[int]) -> None:
         """Look whether outputs end a sentence, for the slots that want to know."""
         ends = self._sentences.ends(slots, self._outputs)
         if ends:
-            found = torch.tensor(list(ends.values()), device=self.state.device)
+            found = on_device(list(ends.values()), self.state.device, torch.bool)
             self.state.at_sentence_end[self.index(list(ends))] = found

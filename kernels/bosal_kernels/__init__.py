@@ -11,6 +11,7 @@ from bosal_kernels.control import (
     Control,
     control,
 )
+from bosal_kernels.delivery import on_host
 from bosal_kernels.errors import (
     InvalidCombineParams,
     InvalidSlotParams,
@@ -34,6 +35,7 @@ from bosal_kernels.scope import ACTIVE, DELTA, Region, Scope, ScopedValue
 from bosal_kernels.select import Logprobs, Selection, score, select, temperature_of
 from bosal_kernels.shift import RowShift, row_shift
 from bosal_kernels.streams import MAX_STREAMS, Combined, CombineParams, CombineState, Space
+from bosal_kernels.transfer import delivered, on_device, sent
 
 __all__ = [
     "ACTIVE",
@@ -72,11 +74,15 @@ __all__ = [
     "choice_key",
     "combine",
     "control",
+    "delivered",
     "gumbel",
     "merged",
+    "on_device",
+    "on_host",
+    "packed",
     "row_shift",
     "score",
-    "packed",
     "select",
+    "sent",
     "temperature_of",
 ]

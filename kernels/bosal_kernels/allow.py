@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bosal_kernels.bitmask import LegalTokens
+from bosal_kernels.transfer import on_device
 
 # Sets that one slot may have; they are intersected.
 MAX_ALLOWED = 8
@@ -33,9 +34,7 @@ class AllowTable:
             self.bits = self.bits.new_zeros(shape)
         for column, words in enumerate(sets):
             self.bits[slot, column] = 0
-            self.bits[slot, column, : len(words)] = torch.tensor(
-                words, dtype=torch.int32, device=self.bits.device
-            )
+            self.bits[slot, column, : len(words)] = on_device(words, self.bits.device, torch.int32)
             self.is_on[slot, column] = is_on[column]
 
     def free(self, slot: int) -> None:

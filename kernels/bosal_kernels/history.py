@@ -1,9 +1,8 @@
 """What choices have read and said, and where the end of it has occurred before.
 
-Kept only for slots whose rules look back: n-grams, DRY, penalties with a window. One list serves
-them all: the ends, the places behind the earlier occurrences of the history's last token, and the
-run of each, how many tokens before it equal the last ones of the whole history. A new token's ends
-are looked up in sorted tokens; their runs go on from those of the places before.
+Kept only for slots whose rules look back: n-grams, DRY, penalties with a window. The ends serve
+them all: the places behind the earlier occurrences of the history's last token, and the run of
+each, how many tokens before it equal the last ones of the whole history (`runs`).
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from bosal_kernels.occurrences import Occurrences
+from bosal_kernels.runs import runs_of
+from bosal_kernels.transfer import on_device, sent
 
 # No history is so long.
 _NO_RUN: Final = torch.iinfo(torch.int32).max
@@ -33,100 +33,88 @@ class Ends:
 class HistoryTable:
     """Histories by slot; row s of every tensor is slot s. Entries at and beyond length are -1."""
 
-    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self, num_slots: int, vocab_size: int, device: torch.device, *, is_for_kernels: bool = False
+    ) -> None:
+        """Hold nothing yet; for kernels runs are whole rows, and appending waits for nothing."""
         self.length = torch.zeros(num_slots, dtype=torch.int64, device=device)
         # Place of the first output token; the instruction lies before it.
         self.start = torch.zeros(num_slots, dtype=torch.int64, device=device)
         # Tokens since the last breaker.
         self.unbroken = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        self.is_kept = torch.zeros(num_slots, dtype=torch.bool, device=device)
         self.tokens = torch.full((num_slots, 0), -1, dtype=torch.int32, device=device)
-        # At place i < length: the longest common suffix of tokens[:i] and tokens[:length].
-        self.run = torch.zeros((num_slots, 0), dtype=torch.int32, device=device)
-        # Where it is not 0: slots and places, [n] each, a slot's in order.
-        nowhere = torch.zeros(0, dtype=torch.int64, device=device)
-        self._ends = nowhere, nowhere
         # Which tokens break runs, for each slot.
         self.breaks = torch.zeros((num_slots, 0), dtype=torch.bool, device=device)
-        self._occurrences = Occurrences(num_slots, device)
+        self._runs = runs_of(num_slots, device, is_whole=is_for_kernels)
         self._vocab_size = vocab_size
-        self._slots: set[int] = set()
-        # Upper bound of the lengths, kept on the host so that a step need not read them.
-        self._bound = 0
+        # Histories and breakers by slot, kept on the host too so that a step need not read them.
+        self._said: dict[int, list[int]] = {}
+        self._breakers: dict[int, frozenset[int]] = {}
 
     @property
     def is_used(self) -> bool:
         """Whether any slot keeps its history."""
-        return bool(self._slots)
+        return bool(self._said)
+
+    @property
+    def run(self) -> Tensor:
+        """At place i < length: the longest common suffix of tokens[:i] and tokens[:length]."""
+        return self._runs.table
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._said
 
     def admit(self, slot: int, instruction: Sequence[int], breakers: Sequence[int]) -> None:
         """Keep a slot's history from its instruction on; runs never reach over a breaker."""
-        self._slots.add(slot)
-        self.is_kept[slot] = True
         self.start[slot] = len(instruction)
+        self._breakers[slot] = frozenset(breakers)
         if breakers:
             if self.breaks.shape[1] == 0:
                 self.breaks = self.breaks.new_zeros((len(self.length), self._vocab_size))
-            self.breaks[slot, torch.tensor(breakers, device=self.breaks.device)] = True
+            self.breaks[slot, on_device(breakers, self.breaks.device)] = True
         self._rewrite(slot, list(instruction))
 
     def free(self, slot: int) -> None:
         """Forget a slot."""
-        if slot not in self._slots:
+        if slot not in self._said:
             return
-        self._slots.remove(slot)
-        self._forget_ends(torch.tensor([slot], device=self.tokens.device))
-        self.is_kept[slot] = False
-        self._occurrences.rewrite(slot, self.tokens[slot, :0])
+        del self._said[slot], self._breakers[slot]
+        self._runs.free(slot)
         for table in (self.length, self.start, self.unbroken, self.breaks):
             table[slot] = 0
         self.tokens[slot] = -1
-        self._bound = int(self.length.max())
 
-    def append(self, slots: Tensor, tokens: Tensor) -> None:
-        """Append one token to each of distinct slots [n] that keep their history."""
-        if self._bound + 1 > self.tokens.shape[1]:
-            self._bound = int(self.length.max())
-        self._bound += 1
-        self._make_room(self._bound)
-        row, before = self._occurrences.find(slots, tokens)
-        slot, place = slots.index_select(0, row), before + 1
-        # Runs of the ends before, 0 at other places.
-        run = self.run[slot, before] + 1
-        self._forget_ends(slots)
-        self.run[slot, place] = run
-        self._ends = torch.cat([self._ends[0], slot]), torch.cat([self._ends[1], place])
-        self.tokens[slots, self.length[slots]] = tokens.to(self.tokens.dtype)
-        self._occurrences.append(slots, tokens, self.tokens, self.length)
-        self.length[slots] += 1
-        self.unbroken[slots] += 1
+    def append(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
+        """Append one token to each of distinct slots that keep their history."""
+        for slot, token in zip(slots, tokens, strict=True):
+            self._said[slot].append(token)
+        self._make_room(self._longest)
+        where, new = sent([slots, tokens], self.tokens.device)
+        self._runs.extend(where, new, self.tokens, self.length)
+        self.tokens[where, self.length[where]] = new.to(self.tokens.dtype)
+        self.length[where] += 1
+        self.unbroken[where] += 1
         if self.breaks.shape[1]:
-            self.unbroken[slots] *= ~self.breaks[slots, tokens]
+            self.unbroken[where] *= ~self.breaks[where, new]
 
     def retract(self, slot: int, count: int) -> None:
         """Forget the last tokens of a slot."""
-        if slot in self._slots:
-            kept = int(self.length[slot]) - count
-            self._rewrite(slot, self.tokens[slot, :kept].tolist())
+        if slot in self._said:
+            said = self._said[slot]
+            self._rewrite(slot, said[: len(said) - count])
 
     def earlier_ends(self, slots: Tensor, least: Tensor) -> Ends:
         """List where the history's last `least` [B] tokens occurred before.
 
         A row whose `least` is below 1 has none.
         """
-        row_of = torch.full_like(self.length, -1)
-        row_of[slots] = torch.arange(len(slots), device=slots.device)
-        slot, place = self._ends
-        row, run = row_of.take(slot), self.run[slot, place]
-        # Of slots that are not in the batch the last limit is read, to no effect.
-        limit = least.masked_fill(least < 1, _NO_RUN).take(row)
-        is_one = (run >= limit).logical_and_(row >= 0).nonzero().squeeze(1)
-        slot, place = slot.take(is_one), place.take(is_one)
+        row, place = self._runs.at_least(slots, least.masked_fill(least < 1, _NO_RUN))
+        slot = slots.take(row)
         return Ends(
-            row=row.take(is_one),
+            row=row,
             slot=slot,
             place=place,
-            run=run.take(is_one).long(),
+            run=self.run[slot, place].long(),
             token=self.tokens[slot, place].long(),
         )
 
@@ -167,20 +155,16 @@ class HistoryTable:
         """
         first = self._first(slots, window)
         first = torch.where(with_instruction > 0, first, torch.maximum(first, self.start[slots]))
-        places = torch.arange(self._bound, device=slots.device)
-        counted = self._is_past(slots, self._bound) & (places >= first[:, None])
+        places = torch.arange(self._longest, device=slots.device)
+        counted = self._is_past(slots, self._longest) & (places >= first[:, None])
         row, place = counted.nonzero(as_tuple=True)
         column = touched_index[slots[row], self.tokens[slots[row], place].long()].long()
         counts = torch.bincount(row * width + column, minlength=len(slots) * width)
         return counts.view(len(slots), width).int()
 
-    def _forget_ends(self, slots: Tensor) -> None:
-        is_stale = torch.zeros_like(self.is_kept)
-        is_stale[slots] = True
-        slot, place = self._ends
-        stale = is_stale.take(slot)
-        self.run[slot[stale], place[stale]] = 0
-        self._ends = slot[~stale], place[~stale]
+    @property
+    def _longest(self) -> int:
+        return max(map(len, self._said.values()), default=0)
 
     def _is_past(self, slots: Tensor, width: int) -> Tensor:
         places = torch.arange(width, device=slots.device)
@@ -193,31 +177,25 @@ class HistoryTable:
     def _rewrite(self, slot: int, history: list[int]) -> None:
         """Make this the whole history of a slot."""
         length = len(history)
-        self._bound = max(self._bound, length)
-        self._make_room(self._bound)
+        self._said[slot] = history
+        self._make_room(self._longest)
         device = self.tokens.device
+        said = on_device(history, device, torch.int32)
         self.tokens[slot] = -1
-        self.tokens[slot, :length] = torch.tensor(history, dtype=torch.int32, device=device)
-        self._occurrences.rewrite(slot, self.tokens[slot, :length])
-        runs = torch.tensor(suffix_runs(history)[:length], dtype=torch.int32, device=device)
-        place = runs.nonzero().squeeze(1)
-        where = torch.full_like(place, slot)
-        self._forget_ends(where.new_tensor([slot]))
-        self.run[slot, place] = runs[place]
-        self._ends = torch.cat([self._ends[0], where]), torch.cat([self._ends[1], place])
+        self.tokens[slot, :length] = said
+        runs = suffix_runs(history)[:length]
+        self._runs.rewrite(slot, said, on_device(runs, device, torch.int32))
         self.length[slot] = length
-        unbroken = length
-        if self.breaks.shape[1] and length:
-            broken = self.breaks[slot, self.tokens[slot, :length].long()].nonzero()
-            unbroken = length - 1 - int(broken.max()) if len(broken) else length
-        self.unbroken[slot] = unbroken
+        breakers = self._breakers[slot]
+        broken = (at for at in reversed(range(length)) if history[at] in breakers)
+        self.unbroken[slot] = length - 1 - next(broken, -1)
 
     def _make_room(self, width: int) -> None:
         missing = width - self.tokens.shape[1]
         if missing > 0:
             extra = max(missing, self.tokens.shape[1], 64)
             self.tokens = torch.nn.functional.pad(self.tokens, (0, extra), value=-1)
-            self.run = torch.nn.functional.pad(self.run, (0, extra))
+            self._runs.table = torch.nn.functional.pad(self._runs.table, (0, extra))
 
 
 def suffix_runs(history: Sequence[int]) -> list[int]:

@@ -13,7 +13,7 @@ from bosal_kernels.allow import AllowTable
 from bosal_kernels.errors import InvalidTouchedTokens
 from bosal_kernels.history import HistoryTable
 from bosal_kernels.mirostat import MirostatTable
-from bosal_kernels.numbers import SCOPED, SlotNumbers
+from bosal_kernels.numbers import SCOPED
 from bosal_kernels.params import (
     MAX_RULES,
     MAX_STAGES,
@@ -23,10 +23,15 @@ from bosal_kernels.params import (
     TouchedTokens,
 )
 from bosal_kernels.scope import ScopeTable
+from bosal_kernels.touched_lists import TouchedLists, widened
+from bosal_kernels.transfer import on_device, sent
 
 
-class SlotState(SlotNumbers):
-    """The decoding state of all choices, owned by one thread; row s of every tensor is slot s."""
+class SlotState(TouchedLists):
+    """The decoding state of all choices, owned by one thread; row s of every tensor is slot s.
+
+    On a device neither admission nor the next token waits for it; taking back and banning do.
+    """
 
     def __init__(
         self,
@@ -37,44 +42,31 @@ class SlotState(SlotNumbers):
         touched_capacity: int = 512,
         packs_touched: bool = False,
     ) -> None:
+        device = torch.device(device)
+        super().__init__(
+            num_slots,
+            vocab_size,
+            device,
+            capacity=touched_capacity,
+            packs_touched=packs_touched,
+        )
         self.num_slots = num_slots
-        self.vocab_size = vocab_size
-        self.device = torch.device(device)
 
         def full(shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Tensor:
-            return torch.full(shape, value, dtype=dtype, device=self.device)
+            return torch.full(shape, value, dtype=dtype, device=device)
 
-        super().__init__(num_slots, self.device)
         self.chain_stage = full((num_slots, MAX_STAGES), 0, torch.int64)
         self.chain_value = full((num_slots, MAX_STAGES), 0, torch.float64)
         self.chain_second = full((num_slots, MAX_STAGES), 0, torch.float64)
         # Whether each rule of the slot's recipe is in force at this step.
         self.active = full((num_slots, MAX_RULES), True, torch.bool)
-        self.scopes = ScopeTable(num_slots, self.device, SCOPED)
-        self.history = HistoryTable(num_slots, vocab_size, self.device)
-        self.mirostat = MirostatTable(num_slots, self.device)
-        self.allowed = AllowTable(num_slots, vocab_size, self.device)
-        # Whether the slot's output is in its touched list, counted.
-        self.is_counting = full((num_slots,), False, torch.bool)
-        # Touched lists; entries at and beyond n_touch are neutral.
-        touched = (num_slots, touched_capacity)
-        self.t_tok = full(touched, 0, torch.int32)
-        self.t_out_count = full(touched, 0, torch.int32)
-        self.t_delta = full(touched, 0, torch.float32)
-        # Deltas without the weights that are scoped.
-        self.t_base = full(touched, 0, torch.float32)
-        self.t_flag = full(touched, 0, torch.int32)
-        # Token -> index in the touched list, or -1.
-        self.t_pos = full((num_slots, vocab_size), -1, torch.int32)
-        # Whether a token is in the touched list, one bit each: kernels stream these.
-        self.touched_bits: Tensor | None = None
-        if packs_touched:
-            self.touched_bits = full((num_slots, -(-vocab_size // 32)), 0, torch.int32)
+        self.scopes = ScopeTable(num_slots, device, SCOPED)
+        self.history = HistoryTable(num_slots, vocab_size, device, is_for_kernels=packs_touched)
+        self.mirostat = MirostatTable(num_slots, device)
+        self.allowed = AllowTable(num_slots, vocab_size, device)
         # Tokens banned at one output position, by touched index.
         self.ban_index = full((num_slots, 4), 0, torch.int32)
         self.ban_position = full((num_slots, 4), -1, torch.int64)
-        # Upper bound of n_touch over all slots, kept on the host so that a step need not read it.
-        self._touch_bound = 0
 
     def table(self, name: str) -> Tensor:
         """Return a table of scopable numbers by name, [S, columns], sharing its memory."""
@@ -82,10 +74,6 @@ class SlotState(SlotNumbers):
             return self.allowed.is_on
         table: Tensor = getattr(self, name)
         return table if table.dim() == 2 else table[:, None]
-
-    @property
-    def touched_capacity(self) -> int:
-        return self.t_tok.shape[1]
 
     def admit(
         self,
@@ -110,15 +98,16 @@ class SlotState(SlotNumbers):
         count = len(touched.ids)
         if count and not 0 <= int(touched.ids.min()) <= int(touched.ids.max()) < self.vocab_size:
             raise InvalidTouchedTokens(f"token ids must lie in [0, {self.vocab_size})")
+        if len(torch.unique(touched.ids)) != count:
+            raise InvalidTouchedTokens("token ids must be unique")
         self.free(slot)
-        self._make_room(count=count)
         self.set_numbers(slot, params)
         self.scopes.admit(slot, params.scoped)
         now_and_then = {value.column for value in params.scoped if value.param == "allows"}
         always = [column not in now_and_then for column in range(len(params.allowed))]
         self.allowed.admit(slot, params.allowed, always)
         if params.chain:
-            chain = torch.tensor(params.chain, dtype=torch.float64, device=self.device)
+            chain = on_device(params.chain, self.device, torch.float64)
             self.chain_stage[slot, : len(chain)] = chain[:, 0].long()
             self.chain_value[slot, : len(chain)] = chain[:, 1]
             self.chain_second[slot, : len(chain)] = chain[:, 2]
@@ -130,32 +119,22 @@ class SlotState(SlotNumbers):
             elif stage == Stage.DYNAMIC_TEMPERATURE:
                 self._users["last_temperature"].add(slot)
         if params.counts_output or is_listed:
-            self.is_counting[slot] = True
             self._users["is_counting"].add(slot)
-        self.n_touch[slot] = count
-        self.t_tok[slot, :count] = touched.ids.to(self.t_tok)
-        self.t_base[slot, :count] = touched.deltas.to(self.device)
-        self.t_delta[slot, :count] = self.t_base[slot, :count]
-        self.t_flag[slot, :count] = touched.flags.to(self.t_flag)
-        self.t_pos[slot, touched.ids.to(self.device)] = torch.arange(
-            count, dtype=torch.int32, device=self.device
-        )
-        if int((self.t_pos[slot] >= 0).sum()) != count:
-            self.free(slot)
-            raise InvalidTouchedTokens("token ids must be unique")
-        tokens = touched.ids.to(self.device)
-        self._mark(torch.full_like(tokens, slot), tokens, 1)
+        self._fill(slot, touched)
 
-    def advance(self, slots: Tensor, tokens: Tensor) -> None:
+    def advance(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
         """Append one output token to each of the given, distinct slots."""
-        if self.is_used("is_counting"):
-            self._count(slots, tokens)
-        if self.history.is_used:
-            keeps = self.history.is_kept[slots]
-            self.history.append(slots[keeps], tokens[keeps])
+        pairs = list(zip(slots, tokens, strict=True))
+        counting = [pair for pair in pairs if pair[0] in self._users["is_counting"]]
+        if counting:
+            self._count(*zip(*counting, strict=True))
+        looking = [pair for pair in pairs if pair[0] in self.history]
+        if looking:
+            self.history.append(*zip(*looking, strict=True))
+        (where,) = sent([slots], self.device)
         if self.mirostat.is_used:
-            self.mirostat.advance(slots, self.position[slots])
-        self.position[slots] += 1
+            self.mirostat.advance(where, self.position[where])
+        self.position[where] += 1
 
     def retract(self, slot: int, tokens: Sequence[int]) -> None:
         """Take back the last output tokens, given in output order.
@@ -167,7 +146,8 @@ class SlotState(SlotNumbers):
         self.position[slot] -= len(tokens)
         self.history.retract(slot, len(tokens))
         self._drop_bans_behind(slot, int(self.position[slot]))
-        self._drop_neutral_tail(slot)
+        banned = self.ban_index[slot, : int(self.n_ban[slot])].long()
+        self._drop_neutral_tail(slot, banned)
 
     def ban_at(self, slot: int, position: int, tokens: Sequence[int]) -> None:
         """Make tokens illegal at one output position only."""
@@ -175,32 +155,14 @@ class SlotState(SlotNumbers):
         missing = first + len(tokens) - self.ban_index.shape[1]
         if missing > 0:
             extra = max(missing, self.ban_index.shape[1])
-            self.ban_index = _widened(self.ban_index, extra, 0)
-            self.ban_position = _widened(self.ban_position, extra, -1)
-        self._make_room(pushes=len(tokens))
-        where = torch.tensor([slot], device=self.device)
+            self.ban_index = widened(self.ban_index, extra, 0)
+            self.ban_position = widened(self.ban_position, extra, -1)
         for offset, token in enumerate(tokens, start=first):
-            index = self._touch(where, torch.tensor([token], device=self.device))
+            index = self._push([slot], *sent([[slot], [token]], self.device))
             self.ban_index[slot, offset] = index[0].int()
             self.ban_position[slot, offset] = position
         self.n_ban[slot] = first + len(tokens)
         self._users["n_ban"].add(slot)
-
-    def touch(self, slots: Tensor, tokens: Tensor) -> None:
-        """List tokens that nothing edits yet, so that they can be; distinct pairs, both [n]."""
-        is_new = self.t_pos[slots, tokens] < 0
-        if not bool(is_new.any()):
-            return
-        slots, order = slots[is_new].sort(stable=True)
-        tokens = tokens[is_new][order]
-        # The place of each among the new tokens of its slot.
-        rank = torch.arange(len(slots), device=self.device) - torch.searchsorted(slots, slots)
-        self._make_room(pushes=int(rank.max()) + 1)
-        index = self.n_touch[slots] + rank
-        self.t_tok[slots, index] = tokens.to(self.t_tok.dtype)
-        self.t_pos[slots, tokens] = index.to(self.t_pos.dtype)
-        self.n_touch.index_add_(0, slots, torch.ones_like(slots))
-        self._mark(slots, tokens, 1)
 
     def free(self, slot: int) -> None:
         """Return the slot to its neutral state."""
@@ -210,69 +172,12 @@ class SlotState(SlotNumbers):
         self.mirostat.free(slot)
         self.allowed.free(slot)
         self.active[slot] = True
-        self.is_counting[slot] = False
         self.chain_stage[slot] = 0
         self.chain_value[slot] = 0
         self.chain_second[slot] = 0
-        self.t_tok[slot] = 0
-        self.t_out_count[slot] = 0
-        self.t_delta[slot] = 0
-        self.t_base[slot] = 0
-        self.t_flag[slot] = 0
-        self.t_pos[slot] = -1
-        if self.touched_bits is not None:
-            self.touched_bits[slot] = 0
+        self._clear(slot)
         self.ban_index[slot] = 0
         self.ban_position[slot] = -1
-
-    def _count(self, slots: Tensor, tokens: Tensor) -> None:
-        """Count output tokens of slots, where these are counted."""
-        counting = self.is_counting.take(slots)
-        slots, tokens = slots[counting], tokens[counting]
-        self._make_room(pushes=1)
-        index = self._touch(slots, tokens)
-        self.t_out_count[slots, index] += 1
-
-    def _discount(self, slot: int, tokens: Sequence[int]) -> None:
-        for token in reversed(tokens):
-            index = int(self.t_pos[slot, token])
-            if index < 0 or int(self.t_out_count[slot, index]) < 1:
-                raise InvalidTouchedTokens(f"token {token} is not in the output of slot {slot}")
-            self.t_out_count[slot, index] -= 1
-
-    def _touch(self, slots: Tensor, tokens: Tensor) -> Tensor:
-        """Return the touched index of each (slot, token), pushing tokens that have none."""
-        index = self.t_pos[slots, tokens].long()
-        is_new = index < 0
-        index = torch.where(is_new, self.n_touch[slots], index)
-        self.t_tok[slots, index] = tokens.to(self.t_tok.dtype)
-        self.t_pos[slots, tokens] = index.to(self.t_pos.dtype)
-        self.n_touch[slots] += is_new
-        self._mark(slots, tokens, is_new)
-        return index
-
-    def _mark(self, slots: Tensor, tokens: Tensor, step: int | Tensor) -> None:
-        """Add to the bits of distinct pairs (slot, token), [n] each: 1 sets, -1 clears, 0 leaves.
-
-        A bit is set only where it is clear and cleared only where it is set, so nothing carries.
-        """
-        if self.touched_bits is not None:
-            bit = torch.ones_like(tokens, dtype=torch.int32) << (tokens & 31).int()
-            self.touched_bits.index_put_((slots, tokens >> 5), bit * step, accumulate=True)
-
-    def _make_room(self, *, pushes: int = 0, count: int = 0) -> None:
-        """Let touched lists take `pushes` more entries and hold `count`; double if needed."""
-        if self._touch_bound + pushes > self.touched_capacity:
-            self._touch_bound = int(self.n_touch.max())
-        self._touch_bound = max(self._touch_bound + pushes, count)
-        missing = self._touch_bound - self.touched_capacity
-        if missing > 0:
-            extra = max(missing, self.touched_capacity)
-            self.t_tok = _widened(self.t_tok, extra, 0)
-            self.t_out_count = _widened(self.t_out_count, extra, 0)
-            self.t_delta = _widened(self.t_delta, extra, 0)
-            self.t_base = _widened(self.t_base, extra, 0)
-            self.t_flag = _widened(self.t_flag, extra, 0)
 
     def _drop_bans_behind(self, slot: int, position: int) -> None:
         """Forget the bans at positions greater than `position`."""
@@ -286,23 +191,3 @@ class SlotState(SlotNumbers):
         self.ban_index[slot, : len(kept)] = index
         self.ban_position[slot, : len(kept)] = positions
         self.n_ban[slot] = len(kept)
-
-    def _drop_neutral_tail(self, slot: int) -> None:
-        """Remove entries from the end of the touched list that no longer edit anything."""
-        count = int(self.n_touch[slot])
-        edits = (
-            (self.t_out_count[slot, :count] != 0)
-            | (self.t_delta[slot, :count] != 0)
-            | (self.t_flag[slot, :count] != 0)
-        )
-        edits[self.ban_index[slot, : int(self.n_ban[slot])].long()] = True
-        kept = int(edits.nonzero().max()) + 1 if bool(edits.any()) else 0
-        dropped = self.t_tok[slot, kept:count].long()
-        self.t_pos[slot, dropped] = -1
-        self._mark(torch.full_like(dropped, slot), dropped, -1)
-        self.t_tok[slot, kept:count] = 0
-        self.n_touch[slot] = kept
-
-
-def _widened(table: Tensor, extra: int, value: int) -> Tensor:
-    return torch.nn.functional.pad(table, (0, extra), value=value)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bosal_kernels.errors import InvalidSlotParams
+from bosal_kernels.transfer import on_device
 
 # An output is never so long.
 NO_LIMIT: Final = 2**62
@@ -131,7 +132,7 @@ class ScopeTable:
             for value in values
         ]
         for table, column in zip(self._tables, zip(*rows, strict=True), strict=True):
-            table[slot, : len(rows)] = torch.tensor(column, dtype=table.dtype, device=table.device)
+            table[slot, : len(rows)] = on_device(column, table.device, table.dtype)
         self.count[slot] = len(values)
 
     def free(self, slot: int) -> None:

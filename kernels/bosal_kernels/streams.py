@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bosal_kernels.errors import InvalidCombineParams
 from bosal_kernels.scope import NO_LIMIT, Region, Scope
+from bosal_kernels.transfer import on_device
 
 MAX_STREAMS = 4
 
@@ -135,7 +136,7 @@ class CombineState:
             (self.inverse, [1 / value for value in params.temperatures] or [1.0] * count),
         ):
             table[slot] = 0
-            table[slot, :count] = torch.tensor(values, dtype=table.dtype, device=self.device)
+            table[slot, :count] = on_device(values, self.device, table.dtype)
         self.strength[slot] = params.strength
         final = params.strength if params.final_strength is None else params.final_strength
         self.final_strength[slot] = final

@@ -34,7 +34,7 @@ def base() -> Vocabulary:
 
 def legal(vocabulary: Vocabulary, opening: Opening, output: Sequence[int]) -> set[int] | None:
     """What may follow an output by its opening; None is anything."""
-    dictation = Dictation(1, vocabulary.size)
+    dictation = Dictation(vocabulary.size)
     dictation.add(0, vocabulary, opening)
     found = dictation.within(None, [0], [output])
     if found is None:
@@ -145,7 +145,7 @@ def test_a_constraints_mask_is_narrowed_unless_it_has_other_tokens(base: Vocabul
 
     (the,) = base.ids_of(" the")
     some = next(iter(base.ids_beginning(b" t")))
-    dictation = Dictation(3, base.size)
+    dictation = Dictation(base.size)
     dictation.add(1, base, Opening(rest=b" t"))
     dictation.add(2, base, Opening(token_ids=(some,)))
     outputs: list[list[int]] = [[], [], []]

@@ -49,7 +49,7 @@ def check(lengths: tuple[int, ...], breakers: list[int], *, has_read: bool = Tru
             slot, choice, TouchedTokens.of([9], 0.5), instruction=history[:read], breakers=breakers
         )
         for token in history[read:]:
-            state.advance(torch.tensor([slot]), torch.tensor([token]))
+            state.advance([slot], [token])
         histories.append(history)
     index = torch.tensor(slots)
     runs, repeats = history_scan(state, index)

@@ -97,7 +97,8 @@ def commit(vocab_size: int, steps: int) -> None:
     said: list[list[int]] = [[], []]
     start = state.position[given.slots].clone()
     for step in range(steps):
-        state._make_room(pushes=1)
+        for slot in given.slots.tolist():
+            state._make_room(slot, 1)
         reduced = control_reduce(
             given.streams + step, state, given.coupling, given.slots, given.base, given.depths
         )

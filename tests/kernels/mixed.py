@@ -40,8 +40,8 @@ class Batch:
     def legal_rows(self) -> torch.Tensor | None:
         if self.legal is None:
             return None
-        found = torch.full((len(self.slots),), -1, dtype=torch.int32)
-        found[self.legal.rows] = torch.arange(len(self.legal.rows), dtype=torch.int32)
+        found = torch.full_like(self.slots, -1, dtype=torch.int32)
+        found[self.legal.rows] = torch.arange(len(self.legal.rows), device=found.device).int()
         return found
 
     @property
@@ -153,7 +153,7 @@ def batch(
             z + rng.normal(0, 1, vocab_size).astype(np.float32) for _ in range(depth - 1)
         )
         for token in rng.integers(0, vocab_size, rng.integers(0, 12)).tolist():
-            state.advance(torch.tensor([slot]), torch.tensor([token]))
+            state.advance([slot], [token])
         state.ban_at(slot, int(state.position[slot]), [int(rng.integers(vocab_size))])
         state.ban_at(slot, 99, [int(rng.integers(vocab_size))])
         state.at_sentence_end[slot] = bool(rng.integers(2))

@@ -46,7 +46,7 @@ def controlled(
     state.admit(0, SlotParams(key=2, repetition=1.5, min_tokens=9), noisy)
     state.admit(3, SlotParams(key=3, presence=2.0), TouchedTokens.of())
     for token in output or []:
-        state.advance(torch.tensor([2, 3]), torch.tensor([token, 1 % len(z)]))
+        state.advance([2, 3], [token, 1 % len(z)])
     for position, tokens in (bans or {}).items():
         state.ban_at(2, position, tokens)
     logits = torch.from_numpy(np.stack([z, z, z]))

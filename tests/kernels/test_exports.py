@@ -44,12 +44,16 @@ def test_the_public_names_are_these() -> None:
         "choice_key",
         "combine",
         "control",
+        "delivered",
         "gumbel",
         "merged",
+        "on_device",
+        "on_host",
+        "packed",
         "row_shift",
         "score",
-        "packed",
         "select",
+        "sent",
         "temperature_of",
     ]
     for name in bosal_kernels.__all__:

@@ -1,6 +1,7 @@
 """Histories by slot against brute force, whatever is appended and taken back."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,9 +26,10 @@ def test_runs_are_the_common_suffixes(history: list[int]) -> None:
     assert suffix_runs(history) == brute_runs(history)
 
 
-def test_any_steps_in_any_slots_leave_what_a_fresh_start_would() -> None:
+@pytest.mark.parametrize("is_for_kernels", [False, True])
+def test_any_steps_in_any_slots_leave_what_a_fresh_start_would(is_for_kernels: bool) -> None:
     rng = np.random.default_rng(3)
-    table = HistoryTable(3, VOCAB, torch.device("cpu"))
+    table = HistoryTable(3, VOCAB, torch.device("cpu"), is_for_kernels=is_for_kernels)
     live: dict[int, list[int]] = {}
     breakers = {0: [], 1: [2], 2: [0, 4]}
     for _ in range(600):
@@ -43,7 +45,7 @@ def test_any_steps_in_any_slots_leave_what_a_fresh_start_would() -> None:
         elif action == "append" and live:
             chosen = rng.permutation(list(live))[: rng.integers(1, 4)]
             tokens = rng.integers(0, VOCAB if rng.random() < 0.2 else 2, len(chosen))
-            table.append(torch.from_numpy(chosen), torch.from_numpy(tokens))
+            table.append(chosen.tolist(), tokens.tolist())
             for each, token in zip(chosen.tolist(), tokens.tolist(), strict=True):
                 live[each].append(token)
         elif action == "retract" and slot in live:
@@ -61,3 +63,12 @@ def test_any_steps_in_any_slots_leave_what_a_fresh_start_would() -> None:
             assert int(table.unbroken[each]) == length - 1 - max(broken, default=-1)
             if each in live:
                 assert table.run[each, :length].tolist() == brute_runs(history)[:length]
+        index = torch.tensor(sorted(live), dtype=torch.int64)
+        ends = table.earlier_ends(index, torch.full_like(index, 2))
+        found = set(zip(ends.slot.tolist(), ends.place.tolist(), ends.run.tolist(), strict=True))
+        assert found == {
+            (each, place, run)
+            for each, history in live.items()
+            for place, run in enumerate(brute_runs(history)[:-1])
+            if run >= 2
+        }

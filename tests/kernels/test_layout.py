@@ -94,7 +94,7 @@ def test_state_equals_a_recount_after_any_steps_in_any_slots() -> None:
         elif action == "advance" and live:
             chosen = rng.permutation(list(live))[: rng.integers(1, 5)]
             tokens = rng.integers(0, VOCAB, len(chosen))
-            state.advance(torch.from_numpy(chosen), torch.from_numpy(tokens))
+            state.advance(chosen.tolist(), tokens.tolist())
             for each, token in zip(chosen.tolist(), tokens.tolist(), strict=True):
                 live[each].output.append(token)
         elif action == "retract" and slot in live:
@@ -151,7 +151,7 @@ def test_a_reused_slot_keeps_nothing_of_its_past(end: str) -> None:
     used = SlotState(num_slots=2, vocab_size=VOCAB, touched_capacity=64)
     used.admit(1, full_params(), TouchedTokens.of([1, 2, 3], 2.0, TokenFlag.EOS))
     for token in range(20):
-        used.advance(torch.tensor([1]), torch.tensor([token]))
+        used.advance([1], [token])
     used.ban_at(1, 20, [4, 5])
     fresh = SlotState(num_slots=2, vocab_size=VOCAB, touched_capacity=64)
     if end == "free":
@@ -190,7 +190,7 @@ def test_touched_lists_grow_when_they_are_full() -> None:
     state.admit(0, SlotParams(key=0, presence=1.0), TouchedTokens.of([1, 2, 3]))
     state.admit(1, SlotParams(key=0, used_weight=1.0), TouchedTokens.of())
     for token in range(VOCAB):
-        state.advance(torch.tensor([0, 1]), torch.tensor([token, VOCAB - 1 - token]))
+        state.advance([0, 1], [token, VOCAB - 1 - token])
     for slot in range(2):
         assert entries(state, slot) == dict.fromkeys(range(VOCAB), (1, 0.0, 0))
 
@@ -200,7 +200,7 @@ def test_an_output_that_no_rule_counts_takes_no_room() -> None:
     state.admit(0, SlotParams(key=0, min_tokens=3), TouchedTokens.of([1, 2], 1.0))
     state.admit(1, SlotParams(key=0, repetition=1.1), TouchedTokens.of())
     for token in range(VOCAB):
-        state.advance(torch.tensor([0, 1]), torch.tensor([token, token]))
+        state.advance([0, 1], [token, token])
     assert state.n_touch.tolist() == [2, VOCAB]
     assert state.position.tolist() == [VOCAB, VOCAB]
     state.retract(0, [VOCAB - 1])
@@ -213,7 +213,7 @@ def test_retract_undoes_advance_to_the_bit() -> None:
     before = {name: table.clone() for name, table in tensors(state).items()}
     tokens = [1, 5, 5, 9, 2, 5]
     for token in tokens:
-        state.advance(torch.tensor([0]), torch.tensor([token]))
+        state.advance([0], [token])
     state.retract(0, tokens[3:])
     state.retract(0, tokens[:3])
     for name, table in before.items():

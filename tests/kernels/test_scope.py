@@ -47,7 +47,7 @@ def test_two_values_of_one_place_take_turns_by_position() -> None:
         step(state, 0, 1)
         seen.append(state.repetition[1].item())
         stages.append(int(state.chain_stage[1, 0]))
-        state.advance(torch.tensor([1]), torch.tensor([3]))
+        state.advance([1], [3])
     assert seen == [2.0, 2.0, 1.0, 1.0, 3.0, 3.0]
     assert stages == [0, 2, 2, 0, 0, 0]
     state.retract(1, [3] * 6)
@@ -72,7 +72,7 @@ def test_weights_under_scopes_add_up_and_leave_no_trace() -> None:
         expected[9] = 0.3 + 0.1 * (length < 3) + 0.7 * (length == 1)
         expected[5], expected[7] = -4.0 * (length == 4), 1.0
         torch.testing.assert_close(moved, expected, atol=2e-6, rtol=0)
-        state.advance(torch.tensor([2]), torch.tensor([11]))
+        state.advance([2], [11])
     assert state.t_delta[2, 0] == state.t_base[2, 0]
 
 

@@ -19,15 +19,11 @@ from bosal_kernels import LegalTokens
 class ConstraintSlots:
     """The constrained slots of one pipeline; used by its thread."""
 
-    def __init__(
-        self, num_slots: int, vocabulary_size: int, device: torch.device | str = "cpu"
-    ) -> None:
-        self._device = torch.device(device)
+    def __init__(self, num_slots: int, vocabulary_size: int) -> None:
         self._slots: dict[int, ConstrainedSlot] = {}
         # A matcher may write one word more than the head has.
         shape = (num_slots, vocabulary_size // 32 + 1)
-        is_pinned = self._device.type == "cuda"
-        self._bits = torch.zeros(shape, dtype=torch.int32, pin_memory=is_pinned)
+        self._bits = torch.zeros(shape, dtype=torch.int32)
         self._rows: list[MaskRow] = list(self._bits.numpy())
         # Of the slots whose strings count as outside: two tokens that only free text has both of.
         self._brackets: dict[int, tuple[int, int]] = {}
@@ -81,17 +77,17 @@ class ConstraintSlots:
         self._filling = self._helper.submit(self._fill, waiting)
 
     def legal(self, slots: Sequence[int]) -> LegalTokens | None:
-        """Return the masks of a batch whose rows belong to `slots`; None if none is constrained."""
+        """Return the masks of a batch whose rows belong to `slots`, on the host.
+
+        None if none is constrained.
+        """
         self._join()
         places = [place for place, slot in enumerate(slots) if slot in self._slots]
         if not places:
             return None
         here = [slots[place] for place in places]
         self._fill(here)
-        return LegalTokens(
-            torch.tensor(places, dtype=torch.int64, device=self._device),
-            self._bits[here].to(self._device, non_blocking=True),
-        )
+        return LegalTokens(torch.tensor(places), self._bits[here])
 
     def commit(self, slot: int, tokens: Sequence[int]) -> None:
         if slot in self._slots:

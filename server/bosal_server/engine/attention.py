@@ -109,10 +109,13 @@ class _Attend:
             v = gathered[:, 1].transpose(0, 1)[None]
         capped = self._softcap is not None
         mask = self._batch.prefill_mask(chunk, self._window, query.dtype, force=capped)
-        if capped:
-            num_groups = q.shape[1] // k.shape[1]
+        num_groups = q.shape[1] // k.shape[1]
+        # CUDA's kernels for masks and for float32 know no grouped heads: what is left there keeps
+        # all scores of a chunk in memory.
+        if capped or (q.is_cuda and (mask is not None or q.dtype == torch.float32)):
             k = k.repeat_interleave(num_groups, dim=1)
             v = v.repeat_interleave(num_groups, dim=1)
+        if capped:
             output = self._capped(q, k, v, mask)
         else:
             output = F.scaled_dot_product_attention(

@@ -1,20 +1,24 @@
 """Where a step's queries, keys and values lie: index tensors built once and used by every layer."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bosal_kernels import sent
 from bosal_server.engine.kv_pool import KVPool
 from bosal_server.engine.step import IntArray, StepPlan
 
 # A bucket is split where rows are at most half as long as its longest and the padding saved is
 # worth another kernel call.
 _MIN_SAVED_BLOCKS = 32
+# CUDA's kernels read masks of such widths in place, and copy others for every layer.
+_CUDA_WIDTH = 8
 # Rows share a prefix pass when there are enough of them and the prefix is long enough.
 _MIN_CASCADE_ROWS = 4
 _MIN_CASCADE_BLOCKS = 8
@@ -46,6 +50,17 @@ class DecodeBucket:
     prefix_rows: Tensor | None
 
 
+class _BucketRows(NamedTuple):
+    """A decode bucket on the host."""
+
+    begin: int
+    end: int
+    width: int
+    read_rows: NDArray[np.int64]
+    query_positions: NDArray[np.int64]
+    prefix_rows: NDArray[np.int64]  # empty where nothing is shared
+
+
 class AttentionBatch:
     """One step's batch as the attention function sees it; travels as a forward argument."""
 
@@ -68,18 +83,28 @@ class AttentionBatch:
         self._families = families[order]
 
         token_order = _token_order(plan, order, lengths)
-        self.input_ids = self._to_device(plan.input_ids[token_order])[None]
-        self.positions = self._to_device(plan.positions[token_order])[None]
         inverse = np.empty_like(token_order)
         inverse[token_order] = np.arange(len(token_order))
-        self.logits_rows = self._to_device(inverse[plan.logits_rows])
-
         sequence_of = np.repeat(np.arange(len(order)), lengths[order])
         positions = plan.positions[token_order]
         blocks = self._tables[sequence_of, positions // pool.block_size].astype(np.int64)
-        self.write_rows = self._to_device(blocks * pool.block_size + positions % pool.block_size)
-        self.decode = self._decode_buckets(cascade=has_lse)
-        self.prefill = self._prefill_chunks(lengths[order])
+        buckets = self._bucket_rows(cascade=has_lse)
+        chunks = self._chunk_rows(lengths[order])
+        tensors = self._send(
+            plan.input_ids[token_order],
+            positions,
+            inverse[plan.logits_rows],
+            blocks * pool.block_size + positions % pool.block_size,
+            *_arrays(buckets),
+            *(rows for *_, rows in chunks),
+        )
+        self.input_ids, self.positions = next(tensors)[None], next(tensors)[None]
+        self.logits_rows, self.write_rows = next(tensors), next(tensors)
+        self.decode = self._buckets(buckets, tensors)
+        self.prefill = [
+            PrefillChunk(begin, end, past_len, rows if past_len else None)
+            for (begin, end, past_len, _), rows in zip(chunks, tensors, strict=True)
+        ]
 
     @property
     def plain_decode(self) -> list[DecodeBucket]:
@@ -87,7 +112,8 @@ class AttentionBatch:
         if all(bucket.prefix_rows is None for bucket in self.decode):
             return self.decode
         if self._full_buckets is None:
-            self._full_buckets = self._decode_buckets(cascade=False)
+            rows = self._bucket_rows(cascade=False)
+            self._full_buckets = self._buckets(rows, self._send(*_arrays(rows)))
         return self._full_buckets
 
     def decode_mask(self, bucket: DecodeBucket, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -125,19 +151,20 @@ class AttentionBatch:
             self._masks[key] = mask
         return mask
 
-    def _prefill_chunks(self, lengths: IntArray) -> list[PrefillChunk]:
+    def _chunk_rows(self, lengths: IntArray) -> list[tuple[int, int, int, NDArray[np.int64]]]:
+        """Return each chunk's begin, end, past length and pool rows, none without a past."""
         chunks = []
         begin = self.num_decode
         for i in range(self.num_decode, len(lengths)):
             end = begin + int(lengths[i])
             context = int(self._context[i])
             past_len = context - (end - begin)
-            rows = self._rows(self._tables[i], context) if past_len else None
-            chunks.append(PrefillChunk(begin, end, past_len, rows))
+            rows = self._rows(self._tables[i], context if past_len else 0)
+            chunks.append((begin, end, past_len, rows))
             begin = end
         return chunks
 
-    def _decode_buckets(self, *, cascade: bool) -> list[DecodeBucket]:
+    def _bucket_rows(self, *, cascade: bool) -> list[_BucketRows]:
         buckets = []
         bounds = np.flatnonzero(np.diff(self._families[: self.num_decode])) + 1
         begins = [0, *bounds.tolist(), self.num_decode]
@@ -149,6 +176,20 @@ class AttentionBatch:
             for low, high in self._split_by_length(begin, end, num_shared):
                 buckets.append(self._bucket(low, high, num_shared))
         return buckets
+
+    def _buckets(self, rows: list[_BucketRows], tensors: Iterator[Tensor]) -> list[DecodeBucket]:
+        return [
+            DecodeBucket(
+                begin=one.begin,
+                end=one.end,
+                read_rows=next(tensors),
+                width=one.width,
+                kv_positions=torch.arange(one.width, device=self._device),
+                query_positions=next(tensors),
+                prefix_rows=prefix if len(prefix := next(tensors)) else None,
+            )
+            for one in rows
+        ]
 
     def _count_shared(self, begin: int, end: int) -> int:
         """Count the leading blocks that all rows share, leaving each row a token of its own."""
@@ -170,35 +211,41 @@ class AttentionBatch:
         bounds.append((begin + low, end))
         return bounds
 
-    def _bucket(self, begin: int, end: int, num_shared: int) -> DecodeBucket:
+    def _bucket(self, begin: int, end: int, num_shared: int) -> _BucketRows:
         block_size = self.pool.block_size
         prefix_len = num_shared * block_size
         own_len = self._context[begin:end, None] - prefix_len
         width = int(own_len.max())
+        if self._device.type == "cuda":
+            width = -(-width // _CUDA_WIDTH) * _CUDA_WIDTH
         # Padding repeats the row's own last token: what lies behind it is somebody's leftovers.
         tokens = np.minimum(np.arange(width), own_len - 1)
         blocks = np.take_along_axis(
             self._tables[begin:end], num_shared + tokens // block_size, axis=1
         )
         rows = blocks.astype(np.int64) * block_size + tokens % block_size
-        return DecodeBucket(
+        return _BucketRows(
             begin,
             end,
-            self._to_device(rows.reshape(-1)),
             width,
-            torch.arange(width, device=self._device),
-            self._to_device(own_len[:, 0].astype(np.int64) - 1),
-            self._rows(self._tables[begin], prefix_len) if num_shared else None,
+            rows.reshape(-1),
+            own_len[:, 0].astype(np.int64) - 1,
+            self._rows(self._tables[begin], prefix_len),
         )
 
-    def _rows(self, table: IntArray, count: int) -> Tensor:
+    def _rows(self, table: IntArray, count: int) -> NDArray[np.int64]:
         block_size = self.pool.block_size
         blocks = table[: -(-count // block_size)].astype(np.int64)
         rows = (blocks[:, None] * block_size + np.arange(block_size)).reshape(-1)
-        return self._to_device(rows[:count])
+        return rows[:count]
 
-    def _to_device(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+    def _send(self, *arrays: NDArray[Any]) -> Iterator[Tensor]:
+        return iter(sent(arrays, self._device))
+
+
+def _arrays(buckets: list[_BucketRows]) -> Iterator[NDArray[np.int64]]:
+    for bucket in buckets:
+        yield from (bucket.read_rows, bucket.query_positions, bucket.prefix_rows)
 
 
 def _additive(is_visible: Tensor, dtype: torch.dtype) -> Tensor:

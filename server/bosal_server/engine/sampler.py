@@ -14,7 +14,7 @@ from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.explanation import Explanation
 from bosal_decoding.nudging import Move
 from bosal_decoding.yielding import yielded_rules
-from bosal_kernels import Combined, Logprobs
+from bosal_kernels import Combined, Logprobs, on_device, on_host
 from bosal_kernels import TopTokens as TopTable
 from bosal_server.engine.about import about
 from bosal_server.engine.forwarding import Forwarding
@@ -192,6 +192,7 @@ def _select(
         selection = pipeline.sample(controlled, forced)
         times.append(perf_counter())
         acted = selection.invalid if combined.acted is None else combined.acted
+        selection, acted = on_host(selection, acted)
         if clock is not None:
             seconds = [end - begin for begin, end in pairwise(times)]
             labelled = [(group.label, group.rules) for group in groups]
@@ -268,9 +269,11 @@ def _forced(groups: Sequence[StreamGroup], moves: Mapping[int, Move]) -> list[in
 
 def _stream_rows(rows: Tensor, groups: Sequence[StreamGroup], wanted: Sequence[int]) -> Tensor:
     """Copy the rows of some groups' streams, before anything is done to them."""
+    if not wanted:
+        return rows[:0]
     begins = list(accumulate((len(group.active) for group in groups), initial=0))
     places = [place for i in wanted for place in range(begins[i], begins[i + 1])]
-    return rows[torch.tensor(places, dtype=torch.int64, device=rows.device)]
+    return rows[on_device(places, rows.device)]
 
 
 def _gather_rows(
@@ -290,15 +293,16 @@ def _gather_rows(
     if all(model == base for model, _ in places):
         if [row for _, row in places] == list(range(len(rows))):
             return rows
-        return rows[torch.tensor([row for _, row in places], device=rows.device)]
+        return rows[on_device([row for _, row in places], rows.device)]
     # Heads of one vocabulary may be padded differently.
     gathered = rows.new_full((len(places), rows.shape[1]), -torch.inf)
     for name in dict.fromkeys(model for model, _ in places):
-        where = [i for i, (model, _) in enumerate(places) if model == name]
+        which = [i for i, (model, _) in enumerate(places) if model == name]
         own = logits[name]
-        from_rows = torch.tensor([places[i][1] for i in where], device=own.device)
+        from_rows = on_device([places[i][1] for i in which], own.device)
         width = min(own.shape[1], rows.shape[1])
-        gathered[where, :width] = own[from_rows, :width].to(rows.device)
+        where = on_device(which, rows.device)
+        gathered[:, :width].index_copy_(0, where, own[from_rows, :width].to(rows.device))
     return gathered
 
 
