@@ -19,19 +19,24 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(models.SHAPES), choices=models.SHAPES)
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 8, 32], help="none: no peers")
     parser.add_argument("--runner", default="torch", choices=["torch", "openvino"])
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …; not for openvino")
     options = parser.parse_args()
+    if options.runner == "openvino" and options.device != "cpu":
+        parser.error("OpenVINO runs on a CPU here")
     torch.set_num_threads(options.threads)
     report = Report("engine", options)
     new_tokens = 8 if options.quick else NEW_TOKENS
     for name in options.models:
-        peer = models.build(name)
+        peer = models.build(name).to(options.device)
         clock = DecodeClock()
-        with Engine(load(name), runner=options.runner, observer=clock) as engine:
+        model = load(name, device=options.device)
+        with Engine(model, runner=options.runner, observer=clock) as engine:
             if options.batches:
                 throughput(report, engine, peer, options.batches, new_tokens)
             overhead(report, engine, clock, new_tokens)
             if name == "500m":
                 time_to_first_token(report, engine)
+        report.write()
     report.finish()
 
 
@@ -63,6 +68,7 @@ def throughput(
         label = f"{engine.model.name}_{case}{suffix(report)}"
         for contestant, values in samples.items():
             report.detail(f"{contestant}_{label}_tokens_per_second", values)
+        report.write()
         for contestant in ("generate", "cb"):
             report.figure(f"{contestant}_{label}", ratio(samples, "engine", contestant))
 
@@ -79,13 +85,18 @@ def overhead(report: Report, engine: Engine, clock: DecodeClock, new_tokens: int
             shares.append(share)
     label = f"{engine.model.name}_b32"
     report.detail(f"decode_{label}{suffix(report)}_seconds", seconds)
+    if report.options.device != "cpu":
+        # A device's forward pass is still under way when its launch returns.
+        return
     # OpenVINO's steps are so short that it matters: the plain name is theirs.
     runner = report.options.runner
     report.figure(f"overhead_{label}{'' if runner == 'openvino' else '_torch'}", median(shares))
 
 
 def suffix(report: Report) -> str:
-    """Return what figures of this runner end with."""
+    """Return what figures of this runner and device end with."""
+    if report.options.device != "cpu":
+        return "_cuda"
     return "_ov" if report.options.runner == "openvino" else ""
 
 

@@ -25,11 +25,11 @@ from bosal_server.model import LoadedModel, load_model
 GREEDY = {"scaffold": {"kind": "raw"}, "rules": [{"rule": "temperature", "value": 0}]}
 
 
-def load(name: str, *, dtype: str = "bfloat16") -> LoadedModel:
+def load(name: str, *, dtype: str = "bfloat16", device: str = "cpu") -> LoadedModel:
     """Build a benchmark model and load it the way the server loads any model."""
     with TemporaryDirectory() as folder:
         models.save(name, folder)
-        return load_model(name, folder, dtype=dtype)
+        return load_model(name, folder, dtype=dtype, device=device)
 
 
 def decode_step_seconds(name: str, *, rows: int, context: int, repeats: int) -> float:

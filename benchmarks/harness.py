@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
@@ -30,6 +30,12 @@ def arguments(description: str) -> ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
     return parser
+
+
+def say(text: str) -> None:
+    """Tell at once how far a run has come."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -122,8 +128,16 @@ def context(options: Namespace) -> dict[str, object]:
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    """Return a package's version; one may also run from its sources."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def processor() -> str:

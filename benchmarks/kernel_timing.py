@@ -1,14 +1,17 @@
 """The kernels' times on a device: graphs replayed over inputs in turn, medians of rounds."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from multiprocessing import get_context
 from statistics import median
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Report, interleave, ratio
+from benchmarks.harness import Report, interleave, ratio, say
 from benchmarks.kernel_peers import Peer, peers, versions
-from benchmarks.kernel_scenarios import SCENARIOS, SHAPES, TYPES, Case
+from benchmarks.kernel_scenarios import SCENARIOS, TYPES, Case
 
 # Every graph is replayed so often in a round.
 REPLAYS = 20
@@ -64,14 +67,15 @@ def bytes_per_second(rounds: int) -> float:
     return 2 * source.nbytes / (median(samples[1:]) * 1e-6)
 
 
-def timers(case: Case) -> dict[str, Callable[[], float]]:
-    """Return what times every contestant of a case, ours first."""
+def timers(case: Case, wanted: Sequence[str] | None = None) -> dict[str, Callable[[], float]]:
+    """Return what times every contestant of a case, or those peers that are wanted, ours first."""
     found = {
         "ours": graph_timer(case.step, case.inputs),
         "reduction": graph_timer(case.reduce, case.inputs),
     }
     for name, peer in peers(case).items():
-        found[name] = _timer(peer, case.inputs)
+        if wanted is None or name in wanted:
+            found[name] = _timer(peer, case.inputs)
     return found
 
 
@@ -81,9 +85,16 @@ def _timer(peer: Peer, inputs: Sequence[Tensor]) -> Callable[[], float]:
     return (graph_timer if peer.is_capturable else eager_timer)(peer.step, own)
 
 
-def time_case(report: Report, name: str, case: Case, rounds: int, bandwidth: float) -> None:
+def time_case(
+    report: Report,
+    name: str,
+    case: Case,
+    rounds: int,
+    bandwidth: float,
+    wanted: Sequence[str] | None = None,
+) -> None:
     """Time a scenario's contestants in turn; figures are `<name>_<rows>x<vocabulary>_<type>_…`."""
-    samples = interleave(timers(case), rounds)
+    samples = interleave(timers(case, wanted), rounds)
     type_ = next(key for key, dtype in TYPES.items() if dtype == case.inputs[0].dtype)
     at = f"{case.num_rows}x{case.vocab_size}_{type_}"
     for contestant, times in samples.items():
@@ -91,24 +102,62 @@ def time_case(report: Report, name: str, case: Case, rounds: int, bandwidth: flo
     floor = 1e6 * case.bytes_at_least / bandwidth
     over = [time / floor for time in samples["ours"]]
     report.detail(f"{name}_{at}_over_floor", over)
+    shown = ", ".join(f"{key} {median(times):,.1f}" for key, times in samples.items())
+    say(f"{name} {at}: {shown} us; {median(over):.2f} floors")
     if name == HEADLINE:
         report.figure(f"control_over_floor_{at}", median(over))
-        report.figure(f"vs_processors_{at}", ratio(samples, "processors", "ours"))
+        if "processors" in samples:
+            report.figure(f"vs_processors_{at}", ratio(samples, "processors", "ours"))
 
 
-def time_all(report: Report, *, is_quick: bool, rounds: int) -> None:
-    """Time every scenario at every shape and type, and record the figures."""
+def _compile(scenario: str, vocab_size: int, type_: str) -> str:
+    """Run a step of one row: its kernels are compiled for any number of rows, and kept on disk."""
+    case = Case(SCENARIOS[scenario], 1, vocab_size, TYPES[type_], "cuda", num_inputs=1)
+    case.step(case.inputs[0])
+    torch.cuda.synchronize()
+    return f"{scenario} {vocab_size} {type_}"
+
+
+def compile_all(
+    shapes: Sequence[tuple[int, int]], types: Sequence[str], scenarios: Sequence[str], workers: int
+) -> None:
+    """Compile what will be timed, in several processes: most of what a fresh machine waits for."""
+    sizes = dict.fromkeys(vocab_size for _, vocab_size in shapes)
+    wanted = product(scenarios, sizes, types)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waiting = [pool.submit(_compile, *one) for one in wanted]
+        for one in waiting:
+            error = one.exception()
+            say(f"compiled {one.result()}" if error is None else f"not compiled: {error}")
+
+
+def time_all(
+    report: Report,
+    *,
+    rounds: int,
+    shapes: Sequence[tuple[int, int]],
+    types: Sequence[str],
+    scenarios: Sequence[str],
+    wanted: Sequence[str] | None,
+    workers: int,
+) -> None:
+    """Time scenarios at shapes and types, in that order, and record the figures of each at once."""
     device = torch.cuda.get_device_properties(0)
     report.note("device", f"{device.name}, {device.multi_processor_count} SMs")
     report.note("cuda", str(torch.version.cuda))
     for name, text in versions().items():
         report.note(name, text)
+    compile_all(shapes, types, scenarios, workers)
     bandwidth = bytes_per_second(rounds)
     report.detail("copy_gigabytes_per_second", [bandwidth / 1e9])
-    for shape in SHAPES[::2] if is_quick else SHAPES:
-        for dtype in TYPES.values():
-            for name, scenario in SCENARIOS.items():
-                time_case(report, name, Case(scenario, *shape, dtype, "cuda"), rounds, bandwidth)
-                report.write()
-                # What was compiled for a shape is of no use to the next.
-                torch.compiler.reset()
+    for shape, type_, name in product(shapes, types, scenarios):
+        at = f"{name}_{shape[0]}x{shape[1]}_{type_}"
+        try:
+            case = Case(SCENARIOS[name], *shape, TYPES[type_], "cuda")
+            time_case(report, name, case, rounds, bandwidth, wanted)
+        except Exception as error:  # what was measured stays, and so does what is still to come
+            report.note(f"failed_{at}", f"{type(error).__name__}: {error}")
+            say(f"{at} failed: {error}")
+        report.write()
+        # What was compiled for a shape is of no use to the next.
+        torch.compiler.reset()

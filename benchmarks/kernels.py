@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.ahead import MachineCode, compile_ahead
 from benchmarks.harness import Report, arguments
+from benchmarks.kernel_scenarios import SCENARIOS, SHAPES, TYPES
 from benchmarks.kernel_sources import VOCABULARY, Configuration, configurations
 from bosal_kernels import CombineState, SlotParams, SlotState, TouchedTokens
 from bosal_kernels.fused import control_reduce, history_scan, select
@@ -188,6 +189,15 @@ def count(report: Report, *, is_quick: bool, num_processes: int) -> None:
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--count-only", action="store_true", help="compile and count; no device")
+    shapes = [f"{rows}x{size}" for rows, size in SHAPES]
+    for option, known, chosen in (
+        ("--shapes", shapes, shapes),
+        ("--types", list(TYPES), list(TYPES)),
+        ("--scenarios", list(SCENARIOS), list(SCENARIOS)),
+        ("--peers", None, None),
+    ):
+        what = "timed in this order" if known else "others than these are left out; none: all are"
+        parser.add_argument(option, nargs="*", choices=known, default=chosen, help=what)
     options = parser.parse_args()
     report = Report("kernels", options)
     if options.count_only:
@@ -196,7 +206,15 @@ def main() -> None:
         # The peers are slow to import.
         from benchmarks.kernel_timing import time_all
 
-        time_all(report, is_quick=options.quick, rounds=options.rounds)
+        time_all(
+            report,
+            rounds=options.rounds,
+            shapes=[SHAPES[shapes.index(shape)] for shape in options.shapes],
+            types=options.types,
+            scenarios=options.scenarios,
+            wanted=options.peers,
+            workers=options.threads,
+        )
     else:
         parser.error("there is no CUDA device to time kernels on; --count-only needs none")
     report.finish()

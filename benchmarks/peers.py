@@ -10,7 +10,7 @@ PAGE = 64
 
 def generate(model: Any, prompts: list[list[int]], new_tokens: int) -> int:
     """Decode greedily in one static batch; return the number of new tokens."""
-    batch = torch.tensor(prompts)
+    batch = torch.tensor(prompts, device=model.device)
     output = model.generate(
         batch,
         attention_mask=torch.ones_like(batch),
