@@ -1,6 +1,7 @@
 """Units and the sums over them, kept up to date by differences within one transaction."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,10 +34,10 @@ class Books:
         self._bulk = Bulk(connection)
         self._rows: dict[UnitKey, UnitRow] = {}
         self._before: dict[UnitKey, Sums] = {}
-        self._is_new: set[UnitKey] = set()
         self._removed: set[UnitKey] = set()
         self._entries: dict[int, Experiment] = {}
-        self._differences: dict[TotalKey, list[float]] = {}
+        # What is to be added to a total.
+        self._amounts: dict[TotalKey, list[Sequence[float]]] = {}
 
     def load(self, entry: Entry, keys: Iterable[tuple[int, bytes]]) -> None:
         """Read the rows of units, by phase and unit, that are not loaded yet."""
@@ -75,7 +76,6 @@ class Books:
         if row is None:
             row = self._rows[key] = UnitRow(variant, covariate)
             self._before[key] = {}
-            self._is_new.add(key)
         row.requests += 1
         row.is_mixed = row.is_mixed or row.variant != variant
 
@@ -97,73 +97,64 @@ class Books:
 
     def close(self) -> None:
         """Write the rows and the totals they changed."""
-        created: list[tuple[Any, ...]] = []
         changed: list[tuple[Any, ...]] = []
         for key, row in self._rows.items():
-            experiment, phase, unit = key
+            experiment, phase, _ = key
             before = self._before[key]
             after = {} if key in self._removed else row.sums(self._entries[experiment])
-            if before == after and not row.is_changed and key not in self._removed:
+            if before != after:
+                self._move(experiment, phase, before, after)
+            elif not row.is_changed:
                 continue
-            for name in before.keys() | after.keys():
-                old, new = before.get(name), after.get(name)
-                width = len(new or old or ())
-                self._add(
-                    (experiment, phase, *name),
-                    [b - a for a, b in zip(old or [0] * width, new or [0] * width, strict=True)],
+            if key not in self._removed:
+                changed.append(
+                    (
+                        *key,
+                        row.variant,
+                        row.is_mixed,
+                        row.requests,
+                        row.covariate,
+                        _JSON.encode(row.tallies),
+                    )
                 )
-            if key in self._removed:
-                continue
-            values = (
-                row.variant,
-                row.is_mixed,
-                row.requests,
-                row.covariate,
-                json.dumps(row.tallies, separators=(",", ":")),
-            )
-            if key in self._is_new:
-                created.append((*key, *values))
-            else:
-                changed.append((*values, *key))
-        self._bulk.insert(UNITS, created)
-        self._bulk.update(UNITS, _UNIT_VALUES, _UNIT_KEY, changed)
+        self._bulk.put(UNITS, changed)
         self._bulk.delete(UNITS, _UNIT_KEY, list(self._removed))
         self._write_totals()
 
-    def _add(self, key: TotalKey, difference: Sequence[float]) -> None:
-        known = self._differences.get(key)
+    def _move(self, experiment: int, phase: int, before: Sums, after: Sums) -> None:
+        """Take what a unit added to the totals out of them, and add what it adds now."""
+        for place, numbers in before.items():
+            self._add((experiment, phase, *place), [-number for number in numbers])
+        for place, numbers in after.items():
+            self._add((experiment, phase, *place), numbers)
+
+    def _add(self, key: TotalKey, amounts: Sequence[float]) -> None:
+        known = self._amounts.get(key)
         if known is None:
-            self._differences[key] = list(difference)
-        else:
-            for index, amount in enumerate(difference):
-                known[index] += amount
+            known = self._amounts[key] = []
+        known.append(amounts)
 
     def _write_totals(self) -> None:
+        differences = {
+            key: difference
+            for key, amounts in self._amounts.items()
+            if any(difference := [math.fsum(column) for column in zip(*amounts, strict=True)])
+        }
         known: dict[TotalKey, list[float]] = {}
         by = (TOTALS.c.phase, TOTALS.c.variant, TOTALS.c.name)
-        for experiment in {key[0] for key in self._differences}:
-            wanted = [key[1:] for key in self._differences if key[0] == experiment]
+        for experiment in {key[0] for key in differences}:
+            wanted = [key[1:] for key in differences if key[0] == experiment]
             for _, *place, numbers in self._bulk.find([*TOTALS.c], experiment, by, wanted):
                 phase, variant, name = place
                 known[experiment, phase, variant, name] = json.loads(numbers)
-        created: list[tuple[Any, ...]] = []
         changed: list[tuple[Any, ...]] = []
-        for key, difference in self._differences.items():
-            if not any(difference):
-                continue
+        for key, difference in differences.items():
             old = known.get(key)
-            total = (
-                difference if old is None else [a + b for a, b in zip(old, difference, strict=True)]
-            )
-            numbers = json.dumps(total, separators=(",", ":"))
-            if old is None:
-                created.append((*key, numbers))
-            else:
-                changed.append((numbers, *key))
-        self._bulk.insert(TOTALS, created)
-        self._bulk.update(TOTALS, ("numbers",), _TOTAL_KEY, changed)
+            if old is not None:
+                difference = [a + b for a, b in zip(old, difference, strict=True)]
+            changed.append((*key, _JSON.encode(difference)))
+        self._bulk.put(TOTALS, changed)
 
 
 _UNIT_KEY = ("experiment", "phase", "unit")
-_UNIT_VALUES = ("variant", "is_mixed", "requests", "covariate", "tallies")
-_TOTAL_KEY = ("experiment", "phase", "variant", "name")
+_JSON = json.JSONEncoder(separators=(",", ":"))

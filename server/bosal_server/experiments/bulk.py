@@ -1,10 +1,14 @@
 """Many rows to a statement, handed to the driver as they are.
 
 SQLAlchemy looks at every value on its way; at thousands of rows a second that costs more than the
-database does. So the writer's statements are text, for SQLite and PostgreSQL alike.
+database does. So the writer's statements are text, for SQLite and PostgreSQL alike. SQLite's driver
+takes the interpreter back after every statement, and with an engine at work it waits for its turn
+each time: many rows in one statement wait once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, Connection, Table
@@ -23,9 +27,15 @@ class Bulk:
 
     def insert(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write new rows; values are in the order of the table's columns."""
-        marks = ", ".join([self._mark] * len(table.columns))
-        names = ", ".join(column.name for column in table.columns)
-        self._many(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows)
+        for part in _powers_of_two(rows):
+            statement = _insertion(table, len(part), self._mark)
+            self._connection.exec_driver_sql(statement, tuple(chain.from_iterable(part)))
+
+    def put(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write rows as `insert` does, over those that have the same primary key."""
+        for part in _powers_of_two(rows):
+            statement = _insertion(table, len(part), self._mark) + _replacement(table)
+            self._connection.exec_driver_sql(statement, tuple(chain.from_iterable(part)))
 
     def update(
         self,
@@ -77,6 +87,34 @@ class Bulk:
     def _many(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:
             self._connection.exec_driver_sql(statement, list(rows))
+
+
+# As many rows as a statement has: databases keep a statement they know, so there are few sizes.
+_MAX_ROWS = 64
+
+
+def _powers_of_two(rows: Sequence[Key]) -> Iterator[Sequence[Key]]:
+    size, start = _MAX_ROWS, 0
+    while start < len(rows):
+        while size > len(rows) - start:
+            size //= 2
+        yield rows[start : start + size]
+        start += size
+
+
+@lru_cache
+def _insertion(table: Table, num_rows: int, mark: str) -> str:
+    names = ", ".join(column.name for column in table.columns)
+    row = "(" + ", ".join([mark] * len(table.columns)) + ")"
+    return f"INSERT INTO {table.name} ({names}) VALUES {', '.join([row] * num_rows)}"
+
+
+@lru_cache
+def _replacement(table: Table) -> str:
+    key = [column.name for column in table.primary_key]
+    others = [column.name for column in table.columns if column.name not in key]
+    changes = ", ".join(f"{name} = excluded.{name}" for name in others)
+    return f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
 
 
 def parts(keys: Sequence[Key]) -> Iterable[Sequence[Key]]:

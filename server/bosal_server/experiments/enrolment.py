@@ -72,7 +72,13 @@ class Assignment:
         return f"{self.experiment.name}/{self.variant.key}"
 
     def exposed(self, exposure_id: bytes) -> "Assignment":
-        return replace(self, exposure_id=exposure_id)
+        return Assignment(
+            entry=self.entry,
+            unit=self.unit,
+            variant=self.variant,
+            reason=self.reason,
+            exposure_id=exposure_id,
+        )
 
     def unavailable(self) -> "Assignment":
         """Return what is served when the exposure cannot be kept."""

@@ -1,7 +1,7 @@
 """Experiments as values: what is compared, on whom, and in which state it is."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bosal_decoding.recipe import Recipe
 from bosal_server.experiments.assignment import PPM
-from bosal_server.experiments.metric import DOSES, Metric, MetricRole
+from bosal_server.experiments.metric import DOSES, FAILED, Metric, MetricKind, MetricRole
 
 __all__ = ["Experiment", "Namespace", "Phase", "State", "Variant"]
 
@@ -128,6 +128,11 @@ class Experiment(_Value):
         return {variant.key: variant for variant in self.variants}
 
     @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Where variants are among the arms, by key."""
+        return {variant.key: index for index, variant in enumerate(self.variants)}
+
+    @cached_property
     def primary(self) -> Metric:
         return next(metric for metric in self.metrics if metric.role is MetricRole.PRIMARY)
 
@@ -138,6 +143,21 @@ class Experiment(_Value):
         for metric in self.metrics:
             for outcome in metric.outcomes:
                 found[outcome] = (*found.get(outcome, ()), metric)
+        return found
+
+    @cached_property
+    def tallies(self) -> Mapping[str, Sequence[tuple[str, float | None]]]:
+        """What a unit keeps of each outcome: names, and the threshold a value is held against."""
+        found: dict[str, list[tuple[str, float | None]]] = {FAILED: [(FAILED, None)]}
+        for outcome, metrics in self.outcomes.items():
+            kept = found.setdefault(outcome, [])
+            for metric in metrics:
+                if metric.kind is MetricKind.QUANTILE:
+                    continue
+                is_above = metric.kind is MetricKind.ABOVE
+                name = metric.tally if is_above else outcome
+                if all(name != known for known, _ in kept):
+                    kept.append((name, metric.threshold if is_above else None))
         return found
 
     @property

@@ -100,13 +100,12 @@ class ExperimentManager:
         experiment = assignment.experiment
         unit = self._pseudonyms.unit(experiment.name, assignment.unit)
         id_ = exposure_id(experiment.name, assignment.phase, unit, request_id)
-        arms = experiment.variants
         record = Exposure(
             entry=assignment.entry,
             id=id_,
             phase=assignment.phase,
             unit=unit,
-            variant=arms.index(assignment.variant) if assignment.variant in arms else -1,
+            variant=experiment.places[assignment.variant.key],
             is_forced=assignment.reason is enrolment.Reason.FORCED,
             recipe_version=assignment.variant.recipe_version,
             model_digest=model_digest,

@@ -1,8 +1,9 @@
 """The quantities experiments are judged by: what is recorded of a unit, and what it adds up to."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
@@ -32,6 +33,8 @@ BUILT_IN: Final = {
     "kl_dose": "nats from the control's distribution on the same row to the variant's, a token",
     "failed": "1 for a request the server failed at, else 0",
 }
+# Tallied of every unit: how many of its requests ended, and how many of those failed.
+FAILED: Final = "failed"
 # Those that need every token explained, and of these those that need the control's draws too.
 DOSES: Final = frozenset({"shifted_share", "changed_share", "kl_dose"})
 AGAINST_CONTROL: Final = frozenset({"changed_share", "kl_dose"})
@@ -90,18 +93,12 @@ class Metric(BaseModel):
         """1 where more is better, else -1."""
         return 1 if self.direction is Direction.INCREASE else -1
 
-    @property
-    def tallies(self) -> tuple[str, ...]:
-        """Names of what is kept of a unit for this metric."""
-        match self.kind:
-            case MetricKind.QUANTILE:
-                return ()
-            case MetricKind.ABOVE:
-                return (f"{self.outcome}>{self.threshold!r}",)
-            case MetricKind.RATIO if self.denominator != REQUESTS:
-                return (self.outcome, self.denominator)
-            case _:
-                return (self.outcome,)
+    @cached_property
+    def tally(self) -> str:
+        """Name of what is kept of a unit for this metric; of a ratio, for what is divided."""
+        if self.kind is MetricKind.ABOVE:
+            return f"{self.outcome}>{self.threshold!r}"
+        return self.outcome
 
     @property
     def outcomes(self) -> tuple[str, ...]:
@@ -109,15 +106,6 @@ class Metric(BaseModel):
         if self.kind is MetricKind.RATIO and self.denominator != REQUESTS:
             return (self.outcome, self.denominator)
         return (self.outcome,)
-
-    def added(self, outcome: str, value: float) -> Iterator[tuple[str, float]]:
-        """Yield what a value of an outcome adds to which tally of this metric."""
-        if outcome not in self.outcomes or self.kind is MetricKind.QUANTILE:
-            return
-        if self.kind is MetricKind.ABOVE:
-            yield self.tallies[0], float(value > self.threshold)
-        else:
-            yield outcome, value
 
     def check_value(self, value: float, field: str) -> None:
         """Refuse a value this metric cannot be of."""
@@ -129,11 +117,14 @@ class Metric(BaseModel):
             )
 
 
+_NOTHING: Final = (0.0, 0.0)
+
+
 def contribution(
     metric: Metric, tallies: Mapping[str, Tally], requests: int, covariate: float
 ) -> tuple[float, ...] | None:
     """Return what one unit adds to its arm's sums, as `Moments.numbers`; None: nothing."""
-    count, total = tallies.get(metric.tallies[0], (0.0, 0.0)) if metric.tallies else (0.0, 0.0)
+    count, total = tallies.get(metric.tally, _NOTHING)
     d = 1.0
     match metric.kind:
         case MetricKind.PROPORTION:
@@ -142,7 +133,7 @@ def contribution(
             if metric.denominator == REQUESTS:
                 d = float(requests)
             else:
-                d = tallies.get(metric.denominator, (0.0, 0.0))[1]
+                d = tallies.get(metric.denominator, _NOTHING)[1]
             if not d:
                 return None
             y = total

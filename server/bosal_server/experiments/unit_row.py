@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bosal_server.experiments.experiment import Experiment
-from bosal_server.experiments.metric import Tally, contribution
+from bosal_server.experiments.metric import FAILED, Tally, contribution
 from bosal_server.experiments.records import Pair, PairKind
 
-__all__ = ["FAILED", "PAIRED_PREFIX", "TOUCHED_PREFIX", "Sums", "UnitRow"]
+__all__ = ["PAIRED_PREFIX", "TOUCHED_PREFIX", "Sums", "UnitRow"]
 
-# Tallied of every unit: how many of its requests ended, and how many of those failed.
-FAILED = "failed"
 # Names that no metric has: tallies of pairs, and the totals they become.
 TOUCHED_PREFIX = "~"
 PAIRED_PREFIX = "="
@@ -33,15 +31,8 @@ class UnitRow:
 
     def add(self, experiment: Experiment, outcome: str, value: float) -> None:
         """Take in a value of an outcome."""
-        names = {
-            tally: amount
-            for metric in experiment.outcomes.get(outcome, ())
-            for tally, amount in metric.added(outcome, value)
-        }
-        if outcome == FAILED:
-            names[FAILED] = value
-        for name, amount in names.items():
-            self._tally(name, amount)
+        for name, threshold in experiment.tallies.get(outcome, ()):
+            self._tally(name, value if threshold is None else float(value > threshold))
 
     def hold(self, pair: Pair) -> None:
         """Take in what a request of the unit was held against."""

@@ -21,9 +21,10 @@ log = logging.getLogger(__name__)
 
 # Records that may wait; more mean that the disk does not keep up.
 _MAX_WAITING = 20_000
-_MAX_BATCH = 1000
-# How long a record waits for others to share its commit.
+_MAX_BATCH = 4000
+# How long a record waits for others to share its commit: one that somebody waits for, and others.
 _LINGER_SECONDS = 0.005
+_PATIENCE_SECONDS = 0.1
 _RETRY_SECONDS = 0.5
 _IDLE_SECONDS = 60.0
 
@@ -48,6 +49,7 @@ class Writer:
         self._post = post
         self._waiting: deque[_Waiting] = deque()
         self._has_work = threading.Event()
+        self._is_urgent = threading.Event()
         self._is_failing = False
         self._is_closing = False
         # Records given up: the queue was full while the store failed, or they broke a commit.
@@ -61,6 +63,7 @@ class Writer:
     def close(self) -> None:
         """Write what waits, and end."""
         self._is_closing = True
+        self._is_urgent.set()
         self._has_work.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -102,6 +105,8 @@ class Writer:
 
     def _add(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
+        if waiting.answer is not None or len(self._waiting) >= _MAX_BATCH:
+            self._is_urgent.set()
         if not self._has_work.is_set():
             self._has_work.set()
 
@@ -116,9 +121,13 @@ class Writer:
                 if self._waiting:
                     self._has_work.set()
                 continue
+            self._is_urgent.wait(_PATIENCE_SECONDS)
             if not self._is_closing and len(self._waiting) < _MAX_BATCH:
                 time.sleep(_LINGER_SECONDS)
+            self._is_urgent.clear()
             batch = [self._waiting.popleft() for _ in range(min(_MAX_BATCH, len(self._waiting)))]
+            if self._waiting:
+                self._is_urgent.set()
             self._write(batch)
 
     def _write(self, batch: list[_Waiting]) -> None:
@@ -130,9 +139,10 @@ class Writer:
         except Exception:
             if len(batch) > 1:
                 # One of them cannot be written; the others must not suffer for it.
-                log.exception("a batch of records could not be written; trying one by one")
-                for one in batch:
-                    self._write([one])
+                log.exception("%d records could not be written together", len(batch))
+                half = len(batch) // 2
+                self._write(batch[:half])
+                self._write(batch[half:])
                 return
             log.exception("a record could not be written")
             self.num_lost += 1
