@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from bosal_decoding import generate_settings
 from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.detokenizer import Detokenizer
 from bosal_decoding.errors import ProcessorMisused, RuleUnsupported, UnknownName
@@ -33,7 +34,7 @@ Conversation = str | Sequence[Message]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessedAnswer:
-    """One row's answer; the names of its reasons are the wire's."""
+    """One row's answer; its reasons are called as the client calls them."""
 
     text: str
     # Without an end-of-text token that only told `generate` to stop.
@@ -147,12 +148,7 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
             "max_new_tokens": self._max_tokens,
             "eos_token_id": sorted(self.plan.eos_ids) or None,
             "pad_token_id": pad,
-            # Whatever the model's own configuration says: the recipe says it all.
-            "do_sample": False,
-            "num_beams": 1,
-            "min_length": 0,
-            "repetition_penalty": 1.0,
-            "no_repeat_ngram_size": 0,
+            **generate_settings.settings(),
         }
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -187,7 +183,7 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
             ProcessedAnswer(
                 text=self._text(row),
                 token_ids=tuple(row.tokens),
-                finish_reason=row.reason,
+                finish_reason=row.reason.lower(),
                 matched_stop=row.matched_stop,
                 yielded_rules=tuple(row.yielded),
             )

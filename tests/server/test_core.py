@@ -29,10 +29,13 @@ ENDLESS: dict[str, Any] = {"rules": [{"rule": "logit_bias", "ids": {"0": -1000}}
 
 @asynccontextmanager
 async def running(
-    loaded: LoadedModel, explain_share: float = 0.0, **limits: int
+    loaded: LoadedModel,
+    explain_share: float = 0.0,
+    recipes: RecipeStore | None = None,
+    **limits: int,
 ) -> AsyncIterator[tuple[GenerationCore, EngineLoop]]:
     metrics = Metrics()
-    recipes = RecipeStore.load()
+    recipes = recipes or RecipeStore.load()
     stack = ExitStack()
     experiments = stack.enter_context(idle_manager(recipes))
     runner = loaded.runner(cache_tokens=4096)

@@ -1,13 +1,19 @@
 """A recipe inside transformers' `generate` draws the tokens this engine draws."""
 
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.generation.utils import GenerationMixin
 
+from bosal.v1 import generation_pb2 as pb
+from bosal_client import responses
+from bosal_decoding import generate_settings
 from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.errors import DecodingError, ProcessorMisused, RuleUnsupported, UnknownName
 from bosal_decoding.recipe import Recipe
@@ -63,6 +69,13 @@ def ending(answer: Answer, choice: int) -> ChoiceEnding:
     return answer.finished.endings[choice]
 
 
+def told(end: ChoiceEnding) -> str:
+    """How a client is told why a choice ended."""
+    response = pb.GenerateResponse(choices=[pb.Choice()])
+    response.choices[0].ending.reason = pb.FinishReason.Value(f"FINISH_REASON_{end.reason}")
+    return responses.generation(response).choices[0].finish_reason
+
+
 @pytest.mark.parametrize(
     "rules",
     [
@@ -100,8 +113,74 @@ def test_its_answers_are_those_of_the_engine(
         assert list(answer.token_ids) == theirs.tokens(choice)
         assert answer.text == theirs.text(choice)
         end = ending(theirs, choice)
-        assert (answer.finish_reason, answer.matched_stop) == (end.reason, end.matched_stop)
+        assert (answer.finish_reason, answer.matched_stop) == (told(end), end.matched_stop)
         assert answer.yielded_rules == end.yielded_rules
+
+
+# Everything that a model's configuration can ask of `generate` on its own.
+MEDDLING: dict[str, dict[str, Any]] = {
+    "masks": {
+        "suppress_tokens": list(range(40, 200)),
+        "begin_suppress_tokens": list(range(200, 300)),
+        "bad_words_ids": [[token] for token in range(300, 350)],
+    },
+    "forces": {"forced_bos_token_id": 70, "forced_eos_token_id": 71},
+    "lengths": {
+        "min_length": 30,
+        "min_new_tokens": 20,
+        "exponential_decay_length_penalty": (1, 5.0),
+    },
+    "shapes": {
+        "sequence_bias": [[[70], 50.0]],
+        "repetition_penalty": 3.0,
+        "no_repeat_ngram_size": 1,
+        "encoder_repetition_penalty": 4.0,
+        "encoder_no_repeat_ngram_size": 1,
+        "guidance_scale": 3.0,
+    },
+    "draws": {
+        "do_sample": True, "temperature": 3.0, "top_k": 3, "top_p": 0.1, "typical_p": 0.1,
+        "min_p": 0.9, "epsilon_cutoff": 0.2, "eta_cutoff": 0.2, "top_h": 0.1,
+        "remove_invalid_values": True, "renormalize_logits": True,
+        "watermarking_config": {"bias": 30.0, "greenlist_ratio": 0.1},
+    },
+    "beams": {"num_beams": 4, "num_return_sequences": 3},
+    "lookup": {"prompt_lookup_num_tokens": 3},
+    "ends": {"stop_strings": ["a", "e", "t"], "max_time": 0.0, "token_healing": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", MEDDLING.values(), ids=MEDDLING)
+def test_the_models_own_configuration_has_no_say(
+    monkeypatch: pytest.MonkeyPatch,
+    make_bench: Callable[..., Bench],
+    tiny_llama: LoadedModel,
+    model: Any,
+    tokenizer: Any,
+    asked: dict[str, Any],
+) -> None:
+    own = model.generation_config.to_dict()
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(**(own | asked)))
+    recipe = Recipe.parse({"rules": MANY})
+    processor = RecipeProcessor.of(recipe, model, tokenizer, seed=5)
+    model.generate(**processor.arguments(*PROMPTS, max_tokens=9))
+    expected = served(make_bench(), tiny_llama, recipe, PROMPTS, seed=5, max_tokens=9)
+    for answer, theirs in zip(processor.answers(), expected, strict=True):
+        assert list(answer.token_ids) == theirs.tokens(0)
+        assert answer.finish_reason == told(ending(theirs, 0))
+
+
+def test_whatever_generate_reads_of_a_configuration_is_settled() -> None:
+    sources = "".join(
+        inspect.getsource(getattr(GenerationMixin, name))
+        for name in ("_get_logits_processor", "_get_stopping_criteria")
+    ) + inspect.getsource(GenerationConfig.get_generation_mode)
+    read = set(re.findall(r"\b(?:generation_config|self)\.([a-z]\w*)", sources))
+    read &= GenerationConfig().to_dict().keys()
+    assert "suppress_tokens" in read
+    # Decided by the arguments' other half, or without any say in a token.
+    others = {"eos_token_id", "max_new_tokens", "max_length", "assistant_early_exit", "use_cache"}
+    assert read <= generate_settings.settings().keys() | others
 
 
 def test_generate_returns_the_tokens_too(model: Any, tokenizer: Any) -> None:

@@ -114,11 +114,18 @@ def test_sighup_reads_recipes_too(tiny_model: Path, tmp_path: Path) -> None:
         recipe.write_text("rules: [{rule: top_k, k: 7}]\n")
         live.process.send_signal(signal.SIGHUP)
         assert eventually(lambda: _top_k(client) == 7)
+        recipe.write_text("rules: [{rule: top_k, k: -7}]\n")
+        live.process.send_signal(signal.SIGHUP)
+        reloads = "bosal_recipe_reloads_total"
+        assert eventually(lambda: live.metric(reloads, outcome="refused") >= 1)
+        assert live.metric(reloads, outcome="read") >= 1
+        assert _top_k(client) == 7
         assert live.stop() == 0
         records = [json.loads(line) for line in live.errors().splitlines()]
     messages = {record["message"] for record in records}
     assert "reloaded keys" in messages
     assert any("read the folder's recipes again" in message for message in messages)
+    assert any("mine.yaml" in message and "rules[0].k" in message for message in messages)
     assert all({"time", "level", "logger"} <= record.keys() for record in records)
 
 
