@@ -88,7 +88,7 @@ def run(
     **limits: int,
 ) -> None:
     async def checked() -> None:
-        async with running(loaded, **limits) as (core, engine):
+        async with running(loaded, 0.0, None, **limits) as (core, engine):
             await check(core, engine)
 
     asyncio.run(checked())
