@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo demo-ab test check serve stubs docs notices wheel clean
+.PHONY: demo demo-ab test gpu gpu-wheels check serve stubs docs notices wheel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    a base model, plain and steered, side by side over gRPC"
 	@echo "make demo-ab an experiment on simulated users: watched, reported, promoted"
 	@echo "make test    the whole test suite"
+	@echo "make gpu     tests and timings on a CUDA device, into device-report/; no .venv needed"
+	@echo "make gpu-wheels  what make gpu needs on a machine without a network, into .wheels/"
 	@echo "make check   ruff, mypy, buf lint, buf breaking, promtool"
 	@echo "make serve   the server on the embedded model, until Ctrl-C"
 	@echo "make stubs   regenerate proto/bosal/v1/*_pb2*"
@@ -39,6 +41,20 @@ serve: .venv/server
 
 test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Of glibc so many releases: pip matches them one by one.
+GLIBC := 5 12 17 24 26 27 28 31 34 35
+OUT ?= device-report
+
+gpu:
+	$(PYTHON) benchmarks/device.py --out $(OUT) $(if $(wildcard .wheels),--wheels .wheels)
+
+gpu-wheels: $(BIN)/python
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --only-binary=:all: \
+		--python-version 3.12 --implementation cp \
+		$(foreach release,$(GLIBC),--platform manylinux_2_$(release)_x86_64) \
+		--platform manylinux2014_x86_64 --constraint constraints.txt \
+		--requirement benchmarks/device-wheels.txt --dest .wheels
 
 check: .venv/dev
 	$(BIN)/ruff check .

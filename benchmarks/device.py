@@ -5,7 +5,7 @@
 Needs nothing installed but torch, triton and pytest: other packages may come as wheels, for a
 machine without a network. Stages run in order of importance, each in a process of its own that is
 ended at its limit; a failing one stops nothing. Whatever was found so far is in FOLDER at any time:
-a log and a JSON file a stage, and `device.json`, how each ended.
+one log, a JSON file for each stage that measures, and `device.json`, how each ended.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PARTS = ("", "proto", "kernels", "decoding", "server", "clients/python", "lab")
 # Of a stage's output as much is shown at its end.
 SHOWN_LINES = 25
 # Compilers of kernels that run side by side: compiling is most of what the tests take.
-NUM_WORKERS = 8
+NUM_WORKERS = 12
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def stages(out: Path) -> list[Stage]:
         Stage("engine", benchmark("engine", "engine", "--device", "cuda", "--models", "500m"), 80),
         Stage("fp32", benchmark("fp32", "kernels", *widest, "fp32", *peers), 60),
         Stage("shapes", benchmark("shapes", "kernels", *rest, "--types", "bf16"), 80),
-        Stage("profile", _profile(out), 60, needs="ncu"),
+        Stage("profile", _profile(), 60, needs="ncu"),
         Stage("memory_errors", _sanitizer(), 90, needs="compute-sanitizer"),
         Stage("compiled", benchmark("compiled", "kernels", *widest, "bf16", *compiled), 120),
     ]
@@ -96,10 +96,10 @@ def _sanitizer() -> tuple[str, ...]:
             *checks(f"{which}[0-4097]", workers=1))  # fmt: skip
 
 
-def _profile(out: Path) -> tuple[str, ...]:
+def _profile() -> tuple[str, ...]:
     sections = ("--section", "SpeedOfLight", "--section", "Occupancy", "--section", "LaunchStats")
     return ("ncu", "--kernel-name", "regex:control_reduce_kernel|select_kernel", "--launch-count",
-            "4", *sections, "--log-file", str(out / "ncu.txt"),
+            "4", *sections,
             *python("-c", _STEP))  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def run(stage: Stage, seconds: float, environment: dict[str, str], log: Path) ->
     """Run a stage for so long at most; return how it ended."""
     if stage.needs and shutil.which(stage.needs) is None:
         return f"skipped: {stage.needs} is not installed"
-    with log.open("w") as file:
+    with log.open("a") as file:
         process = subprocess.Popen(
             stage.command,
             cwd=ROOT,
@@ -158,24 +158,26 @@ def main() -> int:
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    ends: dict[str, object] = {}
+    ends: dict[str, dict[str, object]] = {}
     chosen = [one for one in stages(out) if not options.only or one.name in options.only]
     for stage in chosen:
         started = time.monotonic()
         left = options.seconds - (started - begin)
-        log = out / f"{stage.name}.log"
+        log = out / "device.log"
+        with log.open("a") as file:
+            file.write(f"== {stage.name}: {' '.join(stage.command)}\n")
+        begin_of_log = log.stat().st_size
         limit = min(stage.seconds, left)
         end = run(stage, limit, environment, log) if left > 10 else "no time was left"
         taken = time.monotonic() - started
         ends[stage.name] = {"end": end, "seconds": round(taken, 1), "command": list(stage.command)}
         (out / "device.json").write_text(json.dumps(ends, indent=2) + "\n")
         say(f"== {stage.name}: {end}, {taken:.0f} s")
-        if log.exists():
-            lines = log.read_text(errors="replace").splitlines()
-            say("\n".join(lines[-SHOWN_LINES:]))
+        lines = log.read_bytes()[begin_of_log:].decode(errors="replace").splitlines()
+        say("\n".join(lines[-SHOWN_LINES:]))
     say("== all")
     for name, one in ends.items():
-        say(f"{name:14} {one}")
+        say(f"{name:14} {one['seconds']:6} s  {one['end']}")
     return 0
 
 

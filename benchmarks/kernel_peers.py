@@ -56,6 +56,8 @@ class Plain:
         """Return the groups' rows [B, V], float32."""
         count = len(self._scenario.weights)
         z = rows.float()
+        if self._scenario.is_normed:
+            z = z.log_softmax(-1)
         return (z.view(-1, count, z.shape[-1]) * self._weights).sum(1) if count > 1 else z
 
     def masked(self, z: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from bosal_kernels import (
 from bosal_kernels.fused.control_reduce import Reduced, control_reduce
 from bosal_kernels.fused.history_scan import history_scan
 from bosal_kernels.fused.select import Selected, select
+from bosal_kernels.fused.stream_masses import stream_masses
 
 # Rows and vocabulary of a step.
 SHAPES: Final = ((1, 32_000), (8, 32_000), (64, 128_256), (256, 151_936))
@@ -42,8 +43,9 @@ class Scenario:
     ngram: int = 0
     # What is added to a few tokens' logits.
     bias: float = 0.0
-    # z = sum of weights[i] times stream i.
+    # z = sum of weights[i] times stream i, of its log-probabilities where it says so.
     weights: tuple[float, ...] = (1.0,)
+    is_normed: bool = False
     has_mask: bool = False
     logprobs: int = -1
 
@@ -79,7 +81,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "usual": Scenario(**_USUAL),  # type: ignore[arg-type]
     "everything": Scenario(**_EVERYTHING, top_n_sigma=3.0),  # type: ignore[arg-type]
     "everything_but_moments": Scenario(**_EVERYTHING),  # type: ignore[arg-type]
-    "guidance": Scenario(**_USUAL, weights=(1.5, -0.5)),  # type: ignore[arg-type]
+    "guidance": Scenario(**_USUAL, weights=(1.5, -0.5), is_normed=True),  # type: ignore[arg-type]
     "proxy": Scenario(**_USUAL, weights=(1.0, 1.0, -1.0)),  # type: ignore[arg-type]
     "mask": Scenario(**_USUAL, has_mask=True),  # type: ignore[arg-type]
     "logprobs": Scenario(**_USUAL, logprobs=8),  # type: ignore[arg-type]
@@ -123,7 +125,7 @@ class Case:
         coupled = None
         if streams > 1:
             coupled = CombineParams(
-                space=Space.LOGITS,
+                space=Space.LOGPROBS if scenario.is_normed else Space.LOGITS,
                 weights=scenario.weights,
                 slopes=(0.0,) * streams,
                 strength=1.0,
@@ -150,6 +152,18 @@ class Case:
         if self.scenario.ngram:
             runs, repeats = history_scan(self._state, self._slots)
         has_mask = self.scenario.has_mask
+        max_depth = len(self.scenario.weights)
+        masses = None
+        if self.scenario.is_normed:
+            masses = stream_masses(
+                rows,
+                self._coupling,
+                self._slots,
+                self._base,
+                self._depths,
+                max_depth=max_depth,
+                num_tokens=self.vocab_size,
+            )
         return control_reduce(
             rows,
             self._state,
@@ -157,7 +171,8 @@ class Case:
             self._slots,
             self._base,
             self._depths,
-            max_depth=len(self.scenario.weights),
+            max_depth=max_depth,
+            masses=masses,
             legal_rows=self._rows_of_bits if has_mask else None,
             legal_bits=self.bits if has_mask else None,
             runs=runs,

@@ -13,6 +13,7 @@ from bosal_kernels.fused import (
     row_logprobs,
     row_tiles,
     select,
+    stream_masses,
     tile_stats,
 )
 from bosal_kernels.fused.control_reduce_kernel import control_reduce_kernel
@@ -20,6 +21,8 @@ from bosal_kernels.fused.select_kernel import select_kernel
 
 # Vocabulary of the shape whose floors are given, and of its padded row.
 VOCABULARY: Final = 128_256
+# Its tiles of 4,096 tokens, a power of two.
+TILES: Final = 32
 # Types of arguments that are no rows of logits, by name.
 _TYPES: Final[Mapping[str, str]] = {
     **dict.fromkeys(
@@ -34,17 +37,18 @@ _TYPES: Final[Mapping[str, str]] = {
         (
             "rows", "tokens", "keys", "positions", "found", "ranks", "top_ids", "base", "slots",
             "position", "eos_ramp_over", "eos_decay_start", "min_tokens", "dry_allowed", "n_touch",
-            "n_ban", "ban_position", "chain_stage", "over", "after", "until", "region", "key",
-            "forced", "raw_ranks", "raw_top_ids", "wanted", "length", "unbroken",
+            "n_ban", "ban_position", "chain_stage", "over", "after", "until", "region", "space",
+            "key", "forced", "raw_ranks", "raw_top_ids", "wanted", "length", "unbroken",
             "ngram", "dry_window",
         ),
         "*i64",
     ),
     **dict.fromkeys(
         (
-            "stats", "logprobs", "normalizers", "top_logprobs", "t_delta", "shaped", "repetition",
-            "presence", "frequency", "used_weight", "eos_ramp_weight", "dry_multiplier", "inverse",
-            "aside_values", "raw_logprobs", "raw_top_logprobs", "log_plausibility",
+            "stats", "logprobs", "normalizers", "masses", "top_logprobs", "t_delta", "shaped",
+            "repetition", "presence", "frequency", "used_weight", "eos_ramp_weight",
+            "dry_multiplier", "inverse", "aside_values", "raw_logprobs", "raw_top_logprobs",
+            "log_plausibility",
         ),
         "*fp32",
     ),
@@ -78,8 +82,8 @@ def control_source(dtype: str, **features: int | bool) -> Source:
     """Return the reduction with some features; what is not named is off."""
     constants = {
         "STREAMS": 1, "NORMED": False, "LEGAL": False, "HISTORY": False, "RAW": False,
-        "MOMENTS": False, "BLOCK": control_reduce.BLOCK, "LIST_BLOCK": control_reduce.LIST_BLOCK,
-        "NUM_STATS": tile_stats.NUM_STATS,
+        "MOMENTS": False, "TILES": TILES, "BLOCK": control_reduce.BLOCK,
+        "LIST_BLOCK": control_reduce.LIST_BLOCK, "NUM_STATS": tile_stats.NUM_STATS,
     } | features  # fmt: skip
     return source(
         control_reduce_kernel,
@@ -95,7 +99,7 @@ def select_source(dtype: str, **features: int | bool) -> Source:
     num_groups = VOCABULARY // 64
     constants = {
         "STREAMS": 1, "NORMED": False, "LEGAL": False, "PLAUSIBLE": False, "MOMENTS": False,
-        "FORCED": False, "LOGPROBS": False, "COMMIT": False,
+        "FORCED": False, "LOGPROBS": False, "COMMIT": False, "TILES": TILES,
         "GROUPS": 1 << (num_groups - 1).bit_length(), "STATS": 64,
         "NUM_STATS": tile_stats.NUM_STATS,
     } | features  # fmt: skip
@@ -175,7 +179,7 @@ def _reduction(
 def _row_kernels(dtype: str, width: int) -> list[Configuration]:
     """Return the kernels that stand alone."""
     groups = 1 << (VOCABULARY // 64 - 1).bit_length()
-    tiles = {"TILES": 32, "GROUPS": groups, "NUM_STATS": row_tiles.NUM_STATS}
+    tiles = {"TILES": TILES, "GROUPS": groups, "NUM_STATS": row_tiles.NUM_STATS}
     mask = source(
         bitmask_apply.bitmask_apply_kernel,
         dtype,
@@ -189,6 +193,13 @@ def _row_kernels(dtype: str, width: int) -> list[Configuration]:
         dtype,
         row_tiles.NUM_WARPS,
         {"BLOCK": row_tiles.BLOCK, "GROUPED": True, "NUM_STATS": row_tiles.NUM_STATS},
+        "row_stride",
+    )
+    masses = source(
+        stream_masses.stream_masses_kernel,
+        dtype,
+        stream_masses.NUM_WARPS,
+        {"STREAMS": 2, "BLOCK": stream_masses.BLOCK},
         "row_stride",
     )
     best = source(
@@ -215,6 +226,14 @@ def _row_kernels(dtype: str, width: int) -> list[Configuration]:
             source=pass_,
             elements_per_thread=row_tiles.BLOCK // (32 * row_tiles.NUM_WARPS),
             bytes_per_element=width + 4 / 64,
+        ),
+        Configuration(
+            name="stream_masses",
+            dtype=dtype,
+            source=masses,
+            elements_per_thread=stream_masses.BLOCK // (32 * stream_masses.NUM_WARPS),
+            # Of one stream's row; its masses are few.
+            bytes_per_element=width,
         ),
         Configuration(name="row_logprobs", dtype=dtype, source=best),
         Configuration(name="gumbel_topk", dtype=dtype, source=draws),

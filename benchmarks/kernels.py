@@ -23,7 +23,7 @@ from benchmarks.harness import Report, arguments
 from benchmarks.kernel_scenarios import SCENARIOS, SHAPES, TYPES
 from benchmarks.kernel_sources import VOCABULARY, Configuration, configurations
 from bosal_kernels import CombineState, SlotParams, SlotState, TouchedTokens
-from bosal_kernels.fused import control_reduce, history_scan, select
+from bosal_kernels.fused import control_reduce, history_scan, select, stream_masses
 
 ROWS = 64
 # Of an H100 SXM: bytes a second from its memory, and instructions a second of all its lanes.
@@ -80,8 +80,11 @@ class _Launches:
         return launch
 
 
-def launches_per_step(*, looks_back: bool) -> int:
-    """Return how many launches take raw rows to committed tokens, everything on."""
+def launches_per_step(*, looks_back: bool, is_normed: bool = False) -> int:
+    """Return how many launches take raw rows to committed tokens, everything on.
+
+    Streams' log-probabilities need one more than their logits, and so do rules that look back.
+    """
     state = SlotState(num_slots=4, vocab_size=1000, packs_touched=True)
     for slot in range(4):
         params = SlotParams(key=slot, logprobs=8, ngram=3 if looks_back else 0)
@@ -93,6 +96,7 @@ def launches_per_step(*, looks_back: bool) -> int:
     standing: Any = _Launches()
     kernels = (
         (history_scan, "history_scan_kernel"),
+        (stream_masses, "stream_masses_kernel"),
         (control_reduce, "control_reduce_kernel"),
         (select, "select_kernel"),
     )
@@ -103,6 +107,11 @@ def launches_per_step(*, looks_back: bool) -> int:
         runs = repeats = None
         if looks_back:
             runs, repeats = history_scan.history_scan(state, slots)
+        masses = None
+        if is_normed:
+            masses = stream_masses.stream_masses(
+                rows, coupling, slots, slots, depths, max_depth=3, num_tokens=1000
+            )
         reduced = control_reduce.control_reduce(
             rows,
             state,
@@ -111,6 +120,7 @@ def launches_per_step(*, looks_back: bool) -> int:
             slots,
             depths,
             max_depth=3,
+            masses=masses,
             legal_rows=which,
             legal_bits=bits,
             runs=runs,
@@ -183,6 +193,8 @@ def count(report: Report, *, is_quick: bool, num_processes: int) -> None:
     report.figure("spills", sum(one.code.spills for one in counts))
     report.figure("launches_per_step", launches_per_step(looks_back=True))
     report.detail("launches_without_history", [launches_per_step(looks_back=False)])
+    with_streams = launches_per_step(looks_back=False, is_normed=True)
+    report.detail("launches_of_log_probabilities_without_history", [with_streams])
     Console(width=140).print(table(counts))
 
 

@@ -34,13 +34,17 @@ def backend_of(device: torch.device | str) -> Backend:
 
 
 class FusedDraw:
-    """Runs control and selection of fused slots in two launches, or three where rules look back."""
+    """Runs control and selection of fused slots in two launches.
+
+    One more where rules look back, and one where streams are summed as log-probabilities.
+    """
 
     def __init__(self, slots: FusedSlots, state: SlotState, coupling: CombineState) -> None:
         # Triton is on Linux only, and slow to import.
-        from bosal_kernels.fused import control_reduce, history_scan, select
+        from bosal_kernels.fused import control_reduce, history_scan, select, stream_masses
 
         self._scan = history_scan.history_scan
+        self._masses = stream_masses.stream_masses
         self._reduce = control_reduce.control_reduce
         self._select = select.select
         self._slots = slots
@@ -82,6 +86,7 @@ class FusedDraw:
             is_plausible=any(one.is_plausible for one in asked),
             looks_back=any(one.looks_back for one in asked),
             has_moments=any(one.has_moments for one in asked),
+            is_normed=any(one.is_normed for one in asked),
         )
         acted = self._acts(where, depths) if max(counts) > 1 else torch.zeros_like(where)
         given = found.logprobs
@@ -136,6 +141,7 @@ class FusedDraw:
         is_plausible: bool = False,
         looks_back: bool = False,
         has_moments: bool = False,
+        is_normed: bool = False,
     ) -> "Selected":
         """Launch a step for slots [B] on the device; -1 is no slot."""
         legal_rows = None
@@ -148,6 +154,17 @@ class FusedDraw:
         with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
             if looks_back:
                 runs, repeats = self._scan(self._state, slots)
+            masses = None
+            if is_normed:
+                masses = self._masses(
+                    rows,
+                    self._coupling,
+                    slots,
+                    begins,
+                    counts,
+                    max_depth=max_depth,
+                    num_tokens=num_tokens,
+                )
             reduced = self._reduce(
                 rows,
                 self._state,
@@ -157,6 +174,7 @@ class FusedDraw:
                 counts,
                 max_depth=max_depth,
                 num_tokens=num_tokens,
+                masses=masses,
                 legal_rows=legal_rows,
                 legal_bits=None if legal is None else legal.bits,
                 runs=runs,

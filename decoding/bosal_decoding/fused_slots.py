@@ -3,19 +3,21 @@
 from dataclasses import dataclass
 from typing import Final
 
-from bosal_kernels import CombineParams, SlotParams, Stage
+from bosal_kernels import CombineParams, SlotParams, Space, Stage
 from bosal_kernels.fusible import is_fusible
 
 # Rules that the kernels execute, unless under a scope; others go through the torch path.
 FUSED_RULES: Final = (
     "banned_strings",
     "context_aware",
+    "contrastive",
     "dry",
     "eos_ramp",
     "epsilon",
     "eta",
     "exponential_decay_length",
     "frequency_penalty",
+    "guidance",
     "logit_bias",
     "min_p",
     "min_tokens",
@@ -41,6 +43,7 @@ class Features:
     has_moments: bool
     looks_back: bool
     is_plausible: bool
+    is_normed: bool
     logprobs: int
 
 
@@ -59,6 +62,7 @@ class FusedSlots:
                 has_moments=bool(stages & {Stage.TOP_N_SIGMA, Stage.ETA}),
                 looks_back=params.keeps_history,
                 is_plausible=coupling is not None and coupling.plausibility > 0,
+                is_normed=coupling is not None and coupling.space is Space.LOGPROBS,
                 logprobs=params.logprobs,
             )
 

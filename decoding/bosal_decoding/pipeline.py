@@ -110,9 +110,10 @@ class Pipeline:
     ) -> tuple[Selection, Tensor]:
         """Combine, apply and sample in one: the selection, and where streams had a say, [B] bool.
 
-        Rows are as for `combine`. The kernels draw for the slots that they serve, where this is
-        their backend; the torch path draws for the others and for rows where rules may yield.
-        What is returned is on the host: a step of the kernels waits for its device here, once.
+        Rows are as for `combine`, or of another float type where the kernels draw: for the slots
+        that they serve, where this is their backend. The torch path draws for the others and for
+        rows where rules may yield. What is returned is on the host: a step of the kernels waits for
+        its device here, once.
         """
         if self._fused is None:
             return self._draw(rows, slots, forced)
@@ -144,7 +145,8 @@ class Pipeline:
             taken = [begins[i] + stream for i in left for stream in range(counts[i])]
             own = [slots[i] for i in left]
             given = None if forced is None else [wishes[i] for i in left]
-            parts.append((left, *self._draw(rows[self.slots.index(taken)], own, given)))
+            float_rows = rows[self.slots.index(taken)].float()
+            parts.append((left, *self._draw(float_rows, own, given)))
         return merged(parts, len(slots))
 
     def score(self, controlled: Control, tokens: Sequence[int]) -> Logprobs:

@@ -43,7 +43,8 @@ def combine(
                      shortest prefix of tokens by descending probability with that mass; ties of
                      its last token stay), and where x_0 is -inf
 
-    Where its scope does not hold, by its base's row, a group's row is its base's, bit for bit.
+    Where its scope does not hold, by its base's row, a group's row is its base's, bit for bit,
+    whatever its other streams are; where it holds, NaN or +inf in any of them is NaN in all of it.
     A group's row depends on its own streams alone. `is_masking` False leaves out plausibility and
     nucleus.
     """
@@ -114,7 +115,7 @@ class _Groups:
                 z.masked_fill_(base == -torch.inf, -torch.inf)
             if not one.scope.is_always:
                 torch.where(acts[group], z, base, out=z)
-        for group in self._is_faulty().nonzero().squeeze(1).tolist():
+        for group in (self._is_faulty() & acts).nonzero().squeeze(1).tolist():
             out[group].fill_(torch.nan)
         return acts
 

@@ -1,6 +1,7 @@
 """The tokens that the rules of a batch edit: their logits before and after, and what masks them."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -9,7 +10,8 @@ from bosal_kernels.bitmask import LegalTokens
 from bosal_kernels.layout import SlotState
 from bosal_kernels.params import TokenFlag
 
-_LARGEST_GAIN = 1e30
+# No rule adds or takes more than this: the sum stays finite.
+LARGEST_GAIN: Final = 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ def _without_loops(z: Tensor, touched: Touched, found: _Found) -> Tensor:
     # Of several runs the longest costs most: the base is at least 1.
     place = torch.add(touched.index(row, token), row, alpha=touched.width)
     costs = torch.zeros_like(z)
-    penalty = penalty.clamp(max=_LARGEST_GAIN).float()
+    penalty = penalty.clamp(max=LARGEST_GAIN).float()
     costs.view(-1).scatter_reduce_(0, place, penalty, "amax")
     return z - costs
 
@@ -189,7 +191,7 @@ def _nearer_to_the_end(z: Tensor, touched: Touched, is_eos: Tensor) -> Tensor:
         factor = touched.param(state.eos_decay_factor)
         growth = factor ** (position - touched.param(state.eos_decay_start)).clamp(min=0) - 1
         # Bounded, so that a long output drives the logit to no infinity.
-        gain = (z.abs() * growth.clamp(max=_LARGEST_GAIN).float()).clamp(max=_LARGEST_GAIN)
+        gain = (z.abs() * growth.clamp(max=LARGEST_GAIN).float()).clamp(max=LARGEST_GAIN)
         z = torch.where(is_eos & z.isfinite(), z + gain, z)
     return z
 

@@ -27,8 +27,8 @@ def is_fusible(params: SlotParams, coupling: CombineParams | None) -> bool:
     """Say whether the kernels execute all that a choice asks for.
 
     They do not yet: numbers under a scope, penalties with a window, sets of allowed tokens, typical
-    sampling, dynamic temperature and mirostat; of streams, sums of log-probabilities or of
-    probabilities, a base's nucleus, a strength by confidence, gates.
+    sampling, dynamic temperature and mirostat; of streams, sums of probabilities, a base's
+    nucleus, a strength by confidence, gates.
     """
     if params.scoped or params.counts_history or params.allowed:
         return False
@@ -42,4 +42,4 @@ def is_fusible(params: SlotParams, coupling: CombineParams | None) -> bool:
     is_plain = coupling.nucleus == 1 and not coupling.by_confidence
     is_plain = is_plain and not coupling.scope.is_gated
     few = coupling.num_streams <= MAX_FUSED_STREAMS
-    return is_plain and few and coupling.space is Space.LOGITS
+    return is_plain and few and coupling.space in (Space.LOGITS, Space.LOGPROBS)

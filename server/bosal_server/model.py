@@ -67,12 +67,26 @@ class LoadedModel:
             weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
 
     def runner(self, *, cache_tokens: int | None = None) -> TorchRunner:
-        """Build the torch runner with room for so many tokens; unset: 65,536 or 4 GiB."""
+        """Build the torch runner with room for so many tokens; unset: 65,536 or 4 GiB.
+
+        Raises:
+            ModelError: the device has no memory for so many.
+        """
+        per_token = KVPool.bytes_per_token(self.layers, _DTYPES[self.dtype])
         if cache_tokens is None:
-            per_token = KVPool.bytes_per_token(self.layers, _DTYPES[self.dtype])
             cache_tokens = min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // per_token)
         num_blocks = -(-cache_tokens // TorchRunner.block_size)
-        return TorchRunner(self.model, self.layers, num_blocks=num_blocks)
+        try:
+            return TorchRunner(self.model, self.layers, num_blocks=num_blocks)
+        except RuntimeError as error:
+            # What torch raises where memory is short: of its own kind on CUDA, a bare one on a CPU.
+            if not isinstance(error, torch.OutOfMemoryError) and "alloc" not in str(error):
+                raise
+            size = num_blocks * TorchRunner.block_size * per_token / 2**30
+            raise ModelError(
+                f"model '{self.name}': {self.device} has no memory for keys and values of "
+                f"{cache_tokens:,} tokens, {size:,.1f} GiB; --cache-tokens sets how many"
+            ) from None
 
 
 def load_model(

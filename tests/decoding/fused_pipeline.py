@@ -35,7 +35,7 @@ RECIPES: tuple[list[dict[str, Any]], ...] = (
     [{"rule": "no_repeat_ngram", "n": 2}, WARM, {"rule": "typical", "p": 0.8}],
     [{"rule": "no_repeat_ngram", "n": 2}, {"rule": "dry", "multiplier": 3.0}, WARM],
     [{"rule": "context_aware", "alpha": 0.5}, {"rule": "min_p", "p": 0.05}],
-    [{"rule": "guidance", "scale": 1.5}, WARM],
+    [{"rule": "guidance", "scale": 1.5}, {"rule": "repetition_penalty", "value": 1.2}, WARM],
     # Where only the end of the text is left, it yields: the torch path's business.
     [{"rule": "min_tokens", "value": 4}, WARM],
     [{"rule": "logit_bias", "ids": {"7": 1.5}}],

@@ -26,6 +26,7 @@ FUSED: dict[str, dict[str, Any]] = {
     "eta": {"value": 0.01},
     "exponential_decay_length": {"start": 2, "factor": 1.1},
     "frequency_penalty": {"value": 0.5},
+    "guidance": {"scale": 1.5},
     "logit_bias": {"ids": {"7": 1.5}},
     "min_p": {"p": 0.05},
     "min_tokens": {"value": 3},
@@ -44,7 +45,6 @@ UNFUSED: dict[str, dict[str, Any]] = {
     "typical": {"p": 0.9},
     "mirostat": {"tau": 3},
     "dynamic_temperature": {"low": 0.5, "high": 1.5},
-    "guidance": {"scale": 1.5},
     "allowed_tokens": {"ids": [5, 6]},
 }
 
@@ -56,7 +56,7 @@ def fuses(vocabulary: Vocabulary, rules: list[dict[str, Any]]) -> bool:
 
 def test_the_kernels_serve_the_rules_that_are_listed(vocabulary: Vocabulary) -> None:
     # Those of several models are left: the next test has their combinations.
-    assert set(FUSED_RULES) == FUSED.keys() | {"proxy_tuning", "realign"}
+    assert set(FUSED_RULES) == FUSED.keys() | {"contrastive", "proxy_tuning", "realign"}
     assert set(FUSED_RULES) <= RULES.keys()
     for name, params in FUSED.items():
         assert fuses(vocabulary, [{"rule": name, **params}]), name
@@ -68,7 +68,7 @@ def test_the_kernels_serve_the_rules_that_are_listed(vocabulary: Vocabulary) -> 
     assert not fuses(vocabulary, [{"rule": "top_p", "p": 0.9, "scope": scope}])
 
 
-def test_the_kernels_serve_sums_of_logits_of_up_to_three_streams() -> None:
+def test_the_kernels_serve_sums_over_up_to_three_streams() -> None:
     def coupled(count: int, **params: Any) -> CombineParams:
         space = params.pop("space", Space.LOGITS)
         ones = (1.0,) * count
@@ -78,7 +78,8 @@ def test_the_kernels_serve_sums_of_logits_of_up_to_three_streams() -> None:
     assert is_fusible(plain, coupled(3))
     assert is_fusible(plain, coupled(2, plausibility=0.1))
     assert not is_fusible(plain, coupled(4))
-    assert not is_fusible(plain, coupled(2, space=Space.LOGPROBS))
+    assert is_fusible(plain, coupled(3, space=Space.LOGPROBS))
+    assert not is_fusible(plain, coupled(2, space=Space.PROBABILITIES))
     assert not is_fusible(plain, coupled(2, nucleus=0.9))
     assert not is_fusible(plain, coupled(2, by_confidence=True))
     sigma = SlotParams(key=1, chain=((Stage.TOP_N_SIGMA, 1.0, 0.0),))

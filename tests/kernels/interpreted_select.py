@@ -25,6 +25,7 @@ def both(given: mixed.Batch, *, top_n: int = -1, is_plausible: bool = False) -> 
         given.base,
         given.depths,
         max_depth=given.max_depth,
+        masses=given.masses(),
         legal_rows=given.legal_rows,
         legal_bits=given.legal_bits,
         keeps_raw=top_n >= 0 or is_plausible,

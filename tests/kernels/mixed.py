@@ -48,6 +48,22 @@ class Batch:
     def legal_bits(self) -> torch.Tensor | None:
         return None if self.legal is None else self.legal.bits
 
+    def masses(self) -> torch.Tensor | None:
+        """What the kernels normalise streams by, where there are several."""
+        from bosal_kernels.fused.stream_masses import stream_masses
+
+        if self.max_depth == 1:
+            return None
+        return stream_masses(
+            self.streams,
+            self.coupling,
+            self.slots,
+            self.base,
+            self.depths,
+            max_depth=self.max_depth,
+            num_tokens=self.streams.shape[1],
+        )
+
     def torch_control(self) -> Control:
         """The torch path on float32 copies of the rows."""
         copies = self.streams.float().contiguous()
@@ -86,7 +102,7 @@ def chain(seed: int, max_stages: int = 4) -> tuple[tuple[Stage, float, float], .
 
 def coupled(rng: np.random.Generator, count: int, plausibility: float) -> CombineParams:
     return CombineParams(
-        space=Space.LOGITS,
+        space=Space.LOGITS if rng.random() < 0.5 else Space.LOGPROBS,
         weights=(1.0, 0.0, 0.0)[:count],
         slopes=((1.0, -1.0), (0.0, 1.0, -1.0))[count - 2],
         strength=float(rng.uniform(0.2, 1.5)),

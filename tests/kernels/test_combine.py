@@ -193,6 +193,17 @@ def test_a_faulty_stream_shows(bad: float, stream: int) -> None:
     assert not (run([(params, rows, 0)]).rows[0] < torch.inf).all()
 
 
+def test_a_faulty_stream_without_a_say_shows_not() -> None:
+    rows = torch.randn(2, V, generator=torch.Generator().manual_seed(2))
+    base = rows[0].clone()
+    rows[1, 9] = torch.nan
+    params = CombineParams(
+        space=Space.LOGPROBS, weights=(0, 1), slopes=(1, -1), strength=2.0, scope=Scope(after=3)
+    )
+    assert torch.equal(run([(params, rows, 2)]).rows[0], base)
+    assert not (run([(params, rows, 3)]).rows[0] < torch.inf).any()
+
+
 def test_masks_can_be_left_out() -> None:
     rows = torch.zeros(2, V)
     rows[0, 5] = 20.0

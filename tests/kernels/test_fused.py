@@ -20,6 +20,7 @@ pytest.importorskip("triton")
 REGISTERS = {
     "bitmask_apply": 40,
     "row_tiles": 48,
+    "stream_masses": 48,
     "row_logprobs": 96,
     "gumbel_topk": 128,
     "history_scan": 64,
@@ -124,9 +125,10 @@ def test_the_kernels_compile_without_spills_and_read_128_bits_at_a_time(tmp_path
     assert found["figures"] == {"spills": 0, "launches_per_step": 3}
     details = found["details"]
     assert details["launches_without_history"] == 2
+    assert details["launches_of_log_probabilities_without_history"] == 3
     for name, limit in REGISTERS.items():
         assert 0 < details[f"{name}_bf16_sm90_registers"] <= limit, name
-    for name in ("bitmask_apply", "row_tiles"):
+    for name in ("bitmask_apply", "row_tiles", "stream_masses"):
         for dtype in ("bf16", "fp16", "fp32"):
             for arch in (80, 90):
                 assert details[f"{name}_{dtype}_sm{arch}_wide_loads"] > 0, (name, dtype, arch)

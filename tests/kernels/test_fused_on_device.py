@@ -49,6 +49,7 @@ def draw(
         given.base,
         given.depths,
         max_depth=given.max_depth,
+        masses=given.masses(),
         legal_rows=given.legal_rows,
         legal_bits=given.legal_bits,
         keeps_raw=top_n >= 0 or is_plausible,

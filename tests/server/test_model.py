@@ -231,6 +231,13 @@ def test_longrope_models_stay_within_their_original_context(
     assert load_model("long", str(folder)).context_tokens == 64
 
 
+def test_keys_and_values_that_no_memory_holds_are_an_error_that_names_the_option(
+    tiny_llama: LoadedModel,
+) -> None:
+    with pytest.raises(ModelError, match="no memory for keys and values.*--cache-tokens"):
+        tiny_llama.runner(cache_tokens=2**44)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

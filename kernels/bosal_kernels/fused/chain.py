@@ -5,8 +5,9 @@ import triton.language as tl
 
 from bosal_kernels.fused.cut import cut_at
 from bosal_kernels.fused.interval import LAST_TOKEN, raised
-from bosal_kernels.fused.masses import masses
+from bosal_kernels.fused.masses import kept_masses
 from bosal_kernels.fused.noise import coin
+from bosal_kernels.fused.numbers import LARGEST_INVERSE, MAX_STAGES, STAGE_PLACES
 from bosal_kernels.fused.rows import LEAST_KEY, key_of
 from bosal_kernels.fused.thresholds import last_choice, share_floor
 from bosal_kernels.fused.tile_stats import sigma_floor
@@ -34,9 +35,11 @@ def asks_mass(stage):
 def chain_kind(chain, slot, floor, MOMENTS: tl.constexpr, PLAUSIBLE: tl.constexpr):
     """Say whether a slot's chain is for the torch path, and whether it is greedy."""
     chain_stage, chain_value, _second = chain
-    place = tl.arange(0, 16)
-    stages = tl.load(chain_stage + slot * 12 + place, mask=place < 12, other=0).to(tl.int32)
-    values = tl.load(chain_value + slot * 12 + place, mask=place < 12, other=0.0)
+    place = tl.arange(0, STAGE_PLACES)
+    stages = tl.load(chain_stage + slot * MAX_STAGES + place, mask=place < MAX_STAGES, other=0).to(
+        tl.int32
+    )
+    values = tl.load(chain_value + slot * MAX_STAGES + place, mask=place < MAX_STAGES, other=0.0)
     is_strange = (stages == _TYPICAL) | (stages > _XTC)
     if MOMENTS == 0:
         is_strange = is_strange | (stages == _TOP_N_SIGMA)
@@ -78,8 +81,10 @@ def truncate(
     if the mass before it, at its own 1 / T, is less than the target; without one that is inf.
     """
     chain_stage, chain_value, chain_second = chain
-    place = tl.arange(0, 16)
-    stages = tl.load(chain_stage + slot * 12 + place, mask=place < 12, other=0).to(tl.int32)
+    place = tl.arange(0, STAGE_PLACES)
+    stages = tl.load(chain_stage + slot * MAX_STAGES + place, mask=place < MAX_STAGES, other=0).to(
+        tl.int32
+    )
     is_open = keys > LEAST_KEY
     first = row_max
     low = tl.full((), float("-inf"), tl.float32)
@@ -94,10 +99,10 @@ def truncate(
     is_moment_known = is_mass_known * are_moments_known
     lazy_target = tl.full((), float("inf"), tl.float64)
     lazy_scale = tl.full((), 1.0, tl.float32)
-    for step in range(12):
-        stage = tl.load(chain_stage + slot * 12 + step).to(tl.int32)
-        value = tl.load(chain_value + slot * 12 + step)
-        second = tl.load(chain_second + slot * 12 + step)
+    for step in range(MAX_STAGES):
+        stage = tl.load(chain_stage + slot * MAX_STAGES + step).to(tl.int32)
+        value = tl.load(chain_value + slot * MAX_STAGES + step)
+        second = tl.load(chain_second + slot * MAX_STAGES + step)
         is_later = tl.where((place > step) & asks_mass(stages), 1, 0)
         asks_later = tl.max(is_later, 0)
         # Which stages do anything, and what they need.
@@ -112,7 +117,7 @@ def truncate(
         if is_xtc:
             is_xtc = coin(noise_key, here) < value
         if stage == _TEMPERATURE:
-            scale = tl.minimum(1.0 / value, 3e38).to(tl.float32)
+            scale = tl.minimum(1.0 / value, LARGEST_INVERSE).to(tl.float32)
             is_whole = (low == float("-inf")) & (high == float("inf"))
             is_mass_known = tl.where(is_whole & (scale == heat), 1, 0)
             mass = tl.where(is_mass_known != 0, row_mass, mass)
@@ -125,7 +130,7 @@ def truncate(
         is_stale = (needs & (is_mass_known == 0)) | (is_eta & (is_moment_known == 0))
         if is_stale:
             chosen = is_open & (keys >= key_of(low))
-            mass, moment = masses(
+            mass, moment = kept_masses(
                 chosen, listed, view, kept, row_max, scale, offset, GROUPS, STREAMS, LEGAL, True
             )
             is_mass_known = tl.full((), 1, tl.int32)

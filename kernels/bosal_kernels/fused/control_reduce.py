@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from bosal_kernels.fused.control_reduce_kernel import control_reduce_kernel
+from bosal_kernels.fused.rows import GROUP
 from bosal_kernels.fused.tile_stats import NUM_STATS
 from bosal_kernels.fusible import MAX_FUSED_STREAMS
 from bosal_kernels.layout import SlotState
@@ -32,7 +33,7 @@ class Reduced:
     base: Tensor  # [B] int64, the base's place among them
     depths: Tensor  # [B] int32, how many streams a group has
     max_depth: int
-    normalizers: Tensor | None  # [R] float32, what each stream's row is normalised by
+    masses: Tensor | None  # of `stream_masses`, where any group sums log-probabilities
     slots: Tensor  # [B] int64; -1 is no row
     legal_rows: Tensor | None  # [B] int32, rows of `legal_bits`, -1 for none
     legal_bits: Tensor | None  # [L, ceil(V / 32)] int32
@@ -58,7 +59,7 @@ def control_reduce(
     *,
     max_depth: int = 1,
     num_tokens: int | None = None,
-    normalizers: Tensor | None = None,
+    masses: Tensor | None = None,
     legal_rows: Tensor | None = None,
     legal_bits: Tensor | None = None,
     runs: Tensor | None = None,
@@ -69,23 +70,25 @@ def control_reduce(
     """Combine, shape and mask rows by the formulas of `control.control`, and reduce them.
 
         x_i   stream i's row, i < depths[b]: row base[b] + i of `streams` [R, V']
-        z     sum_i w_i (x_i inverse_i - normalizers_i) where a group has more than one and its
-              scope holds, else x_0; then shaped and masked
+        z     sum_i w_i (x_i inverse_i - n_i) where a group has more than one and its scope holds,
+              else x_0; then shaped and masked; n_i is ln sum exp(x_i inverse_i) where the group
+              sums log-probabilities, 0 elsewhere
         per tile t: m = max z, sum e, sum e s with s = (z - m) / T and e = exp(s), count, mean and
               squared deviations of z, max x_0 and sum exp(x_0 - max), the number of NaN and +inf
         per group of 64 tokens: max z without edited tokens, max x_0
 
     `slots`, `base` and `depths` are [B] on the device; `max_depth`, the longest of `depths`, is
-    the host's. Row b holds to the packed mask `legal_bits[legal_rows[b]]`, -1 to none. `runs` and
-    `repeats` [B, W] come from `history_scan`. `keeps_raw` and `has_moments` say which sums the
-    batch needs. Reads each stream once; the state packs its touched tokens.
+    the host's. `masses` come from `stream_masses`, `runs` and `repeats` [B, W] from `history_scan`.
+    Row b holds to the packed mask `legal_bits[legal_rows[b]]`, -1 to none. `keeps_raw` and
+    `has_moments` say which sums the batch needs. Reads each stream once; the state packs its
+    touched tokens.
     """
     if not 1 <= max_depth <= MAX_FUSED_STREAMS:
         raise ValueError(f"1 to {MAX_FUSED_STREAMS} streams are combined here: {max_depth}")
     assert state.touched_bits is not None, "a state for kernels packs its touched tokens"
     batch = len(slots)
     size = streams.shape[1] if num_tokens is None else num_tokens
-    num_groups, num_tiles = triton.cdiv(size, 64), triton.cdiv(size, BLOCK)
+    num_groups, num_tiles = triton.cdiv(size, GROUP.value), triton.cdiv(size, BLOCK)
     width = state.touched_capacity
     num_lists = triton.cdiv(width, LIST_BLOCK)
 
@@ -97,7 +100,7 @@ def control_reduce(
         base=base,
         depths=depths,
         max_depth=max_depth,
-        normalizers=normalizers,
+        masses=masses,
         slots=slots,
         legal_rows=legal_rows,
         legal_bits=legal_bits,
@@ -116,7 +119,7 @@ def control_reduce(
         streams=streams,
         base=base,
         depths=depths,
-        normalizers=nothing if normalizers is None else normalizers,
+        masses=nothing if masses is None else masses,
         slots=slots,
         legal_rows=nothing if legal_rows is None else legal_rows,
         legal_bits=nothing if legal_bits is None else legal_bits,
@@ -161,6 +164,7 @@ def control_reduce(
         after=coupling.after,
         until=coupling.until,
         region=coupling.region,
+        space=coupling.space,
         in_constraint=state.in_constraint,
         vocab_size=size,
         row_stride=streams.stride(0),
@@ -171,7 +175,8 @@ def control_reduce(
         num_groups=num_groups,
         num_tiles=num_tiles,
         STREAMS=max_depth,
-        NORMED=normalizers is not None,
+        NORMED=masses is not None,
+        TILES=triton.next_power_of_2(num_tiles),
         LEGAL=legal_rows is not None,
         HISTORY=runs is not None,
         RAW=keeps_raw,

@@ -3,8 +3,10 @@
 import triton
 import triton.language as tl
 
+from bosal_kernels.edits import LARGEST_GAIN
+from bosal_kernels.fused.numbers import NO_LIMIT
 from bosal_kernels.fused.row_tiles import load_tile, sum_exp
-from bosal_kernels.fused.rows import key_of
+from bosal_kernels.fused.rows import GROUP, key_of
 from bosal_kernels.fused.streams import bits_at, scaled, stream_terms
 from bosal_kernels.fused.tile_stats import inverse_temperature, store_stats
 from bosal_kernels.params import TokenFlag
@@ -13,7 +15,7 @@ _EOS = tl.constexpr(int(TokenFlag.EOS))
 _BANNED = tl.constexpr(int(TokenFlag.BANNED))
 _IN_PROMPT = tl.constexpr(int(TokenFlag.IN_PROMPT))
 _USED = tl.constexpr(int(TokenFlag.USED_AT_START))
-_LARGEST = tl.constexpr(1e30)
+_LARGEST = tl.constexpr(LARGEST_GAIN)
 
 
 # Of numbers that change as it serves Triton would compile one kernel for each divisibility.
@@ -30,7 +32,7 @@ def control_reduce_kernel(
     streams,
     base,
     depths,
-    normalizers,
+    masses,
     slots,
     legal_rows,
     legal_bits,
@@ -75,6 +77,7 @@ def control_reduce_kernel(
     after,
     until,
     region,
+    space,
     in_constraint,
     vocab_size,
     row_stride,
@@ -86,6 +89,7 @@ def control_reduce_kernel(
     num_tiles,
     STREAMS: tl.constexpr,
     NORMED: tl.constexpr,
+    TILES: tl.constexpr,
     LEGAL: tl.constexpr,
     HISTORY: tl.constexpr,
     RAW: tl.constexpr,
@@ -104,11 +108,12 @@ def control_reduce_kernel(
         first = tl.load(base + number)
         row = streams + first * row_stride
         coupling = (
-            weights, slopes, inverse, strength, final_strength, over, after, until, region,
+            weights, slopes, inverse, strength, final_strength, over, after, until, region, space,
         )  # fmt: skip
         terms = stream_terms(
-            slot, number, here, first, depths, normalizers, coupling, in_constraint, STREAMS, NORMED
-        )
+            slot, number, here, depths, masses, coupling, in_constraint, num_tiles,
+            STREAMS, NORMED, TILES,
+        )  # fmt: skip
         depth, w0, w1, w2, i0, i1, i2, n0, n1, n2 = terms
         legal_row = tl.full((), -1, tl.int32)
         if LEGAL:
@@ -118,12 +123,12 @@ def control_reduce_kernel(
         list_row = slot * touched_stride
         if tile < num_tiles:
             x = load_tile(row, tile, vocab_size, BLOCK)
-            fault = tl.where(x < float("inf"), 0, 1)
             z = x
+            faults = tl.full((), 0, tl.int32)
             if STREAMS > 1:
                 if depth > 1:
                     other = load_tile(row + row_stride, tile, vocab_size, BLOCK)
-                    fault += tl.where(other < float("inf"), 0, 1)
+                    fault = tl.where((x < float("inf")) & (other < float("inf")), 0, 1)
                     z = scaled(x, i0, n0, w0) + scaled(other, i1, n1, w1)
                     if STREAMS > 2:
                         if depth > 2:
@@ -132,6 +137,7 @@ def control_reduce_kernel(
                             z = z + scaled(third, i2, n2, w2)
                     z = tl.where(x == float("-inf"), float("-inf"), z)
                     fault += tl.where(z < float("inf"), 0, 1)
+                    faults = tl.sum(fault, 0)
             word = tile * (BLOCK // 32) + tl.arange(0, BLOCK // 32)
             is_word = word * 32 < vocab_size
             taken = tl.load(touched + word, mask=is_word, other=0)
@@ -140,20 +146,20 @@ def control_reduce_kernel(
                 if legal_row >= 0:
                     kept = kept & tl.load(legal + word, mask=is_word, other=0)
             is_kept = ((kept[:, None] >> tl.arange(0, 32)[None, :]) & 1).reshape([BLOCK]) != 0
-            z = tl.where(is_kept & (z < float("inf")), z, float("-inf"))
-            group = tile * (BLOCK // 64) + tl.arange(0, BLOCK // 64)
+            # By a sum, which lets no NaN and no +inf disappear.
+            z = z + tl.where(is_kept, 0.0, float("-inf"))
+            group = tile * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)
             place = number.to(tl.int64) * num_groups + group
-            best = tl.max(tl.reshape(z, [BLOCK // 64, 64]), 1)
+            best = tl.max(tl.reshape(z, [BLOCK // GROUP, GROUP]), 1)
             tl.store(maxima + place, key_of(best), mask=group < num_groups)
             if RAW:
-                x = tl.where(x < float("inf"), x, float("-inf"))
-                most = tl.max(tl.reshape(x, [BLOCK // 64, 64]), 1)
+                most = tl.max(tl.reshape(x, [BLOCK // GROUP, GROUP]), 1)
                 tl.store(raw_maxima + place, key_of(most), mask=group < num_groups)
                 raw_best = tl.max(most, 0)
                 tl.store(out + 6, raw_best)
                 tl.store(out + 7, sum_exp(x, raw_best))
-            store_stats(out, z, heat, MOMENTS)
-            tl.store(out + 8, tl.sum(fault, 0).to(tl.float32))
+            faults += store_stats(out, z, heat, MOMENTS)
+            tl.store(out + 8, faults.to(tl.float32))
         else:
             index = (tile - num_tiles) * LIST_BLOCK + tl.arange(0, LIST_BLOCK)
             is_one = index < tl.load(n_touch + slot)
@@ -183,7 +189,6 @@ def control_reduce_kernel(
             used = said | ((flag & _USED) != 0)
             y = y + tl.where(used, tl.load(used_weight + slot), 0.0)
             y = y + delta
-            NEVER: tl.constexpr = 2**62
             masked = (flag & _BANNED) != 0
             if HISTORY:
                 seen_row = number.to(tl.int64) * touched_stride
@@ -209,7 +214,7 @@ def control_reduce_kernel(
             grows = is_eos & (tl.abs(y) < float("inf"))
             y = tl.where(grows, y + gain, y)
             # Blocks of truth values meet blocks only: the interpreter cannot widen single ones.
-            masked = masked | (tl.where(is_eos, here, NEVER) < tl.load(min_tokens + slot))
+            masked = masked | (tl.where(is_eos, here, NO_LIMIT) < tl.load(min_tokens + slot))
             for entry in range(tl.load(n_ban + slot)):
                 place_ = slot * ban_stride + entry
                 is_here = tl.load(ban_position + place_) == here
@@ -222,7 +227,7 @@ def control_reduce_kernel(
             wrong = tl.where(is_one, wrong, 0)
             y = tl.where(is_one & (masked == 0) & (y < float("inf")), y, float("-inf"))
             tl.store(shaped + number.to(tl.int64) * touched_stride + index, y, mask=is_one)
-            store_stats(out, y, heat, MOMENTS)
+            _fault = store_stats(out, y, heat, MOMENTS)
             if RAW:
                 tl.store(out + 6, float("-inf"))
                 tl.store(out + 7, 0.0)

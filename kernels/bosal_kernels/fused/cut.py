@@ -3,7 +3,9 @@
 import triton
 import triton.language as tl
 
+from bosal_kernels.fused.exponential import exp2
 from bosal_kernels.fused.interval import LAST_TOKEN, contains
+from bosal_kernels.fused.numbers import LOG2E
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
@@ -21,7 +23,6 @@ from bosal_kernels.fused.streams import chunk_values
 _MAX_ENUMERATED = tl.constexpr(1024)
 # Tokens kept aside while a cut is searched among them; a longer list is read from its row.
 KEPT_ASIDE = tl.constexpr(4096)
-_LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -115,7 +116,7 @@ def cut_at(
             weight = tl.full([CHUNK], 1.0, tl.float32)
             if by_mass:
                 relative = (z - row_max) * scale - offset
-                weight = tl.exp2(relative * _LOG2E)
+                weight = exp2(relative * LOG2E)
             reached += tl.sum(tl.where(inside, weight, 0.0).to(tl.float64), 0)
             if rounds_left == 1:
                 rank = ties + tl.cumsum(tl.where(is_tie, 1, 0), 0)
@@ -131,7 +132,7 @@ def cut_at(
                 above = reached
                 if by_mass:
                     relative_ = (value_of(edge) - row_max) * scale - offset
-                    weight_of_edge = tl.exp2(relative_ * _LOG2E).to(tl.float64)
+                    weight_of_edge = exp2(relative_ * LOG2E).to(tl.float64)
                 quota = (target - above) / tl.maximum(weight_of_edge, 1e-300)
                 quota = tl.minimum(tl.ceil(quota), 2147483000.0)
                 missing = tl.maximum(quota, 1.0).to(tl.int32)

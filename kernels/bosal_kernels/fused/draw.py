@@ -4,11 +4,12 @@ import triton
 import triton.language as tl
 
 from bosal_kernels.fused.interval import contains, raised
-from bosal_kernels.fused.masses import masses
+from bosal_kernels.fused.masses import kept_masses
 from bosal_kernels.fused.noise import group_noise, token_noise
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
+    GROUP,
     LEAST_KEY,
     NOTHING,
     key_of,
@@ -47,7 +48,7 @@ def draw(
     is_open = keys > LEAST_KEY
     # On each group's lane its noise is greatest: those scores are floors.
     _smallest, limit, lane_of = group_noise(noise_key, here, GROUPS)
-    holder = group * 64 + lane_of
+    holder = group * GROUP + lane_of
     pivot = value_at(holder, is_open & (holder < view[2]), view, STREAMS, LEGAL)
     pivot_score = (pivot - row_max) * scale + limit
     bound = (tl.minimum(value_of(keys), high) - row_max) * scale + limit
@@ -77,7 +78,7 @@ def draw(
             chosen = is_open & (keys >= key_of(value_of_token))
             offset = (first - row_max) * lazy_scale
             before = (value_of_token, token - 1, high, high_token)
-            ahead, _moment = masses(
+            ahead, _moment = kept_masses(
                 chosen, listed, view, before, row_max, lazy_scale, offset,
                 GROUPS, STREAMS, LEGAL, False,
             )  # fmt: skip

@@ -10,6 +10,7 @@ from bosal_kernels.fused.row_tiles import NUM_STATS, merge_tiles, row_tiles
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
+    GROUP,
     LEAST_KEY,
     NO_KEY,
     NOTHING,
@@ -54,7 +55,7 @@ def gumbel_topk_kernel(
     _smallest, limit, lane = group_noise(key, position, GROUPS)
     bound = tl.where(is_open, (value_of(best) - row_max) + limit, float("-inf"))
     # On each group's lane its noise is greatest: the n-th of those scores is a floor.
-    holder = group * 64 + lane
+    holder = group * GROUP + lane
     pivot = tl.load(row + holder, mask=is_open & (holder < vocab_size), other=float("-inf"))
     pivot = pivot.to(tl.float32)
     scores = tl.where(pivot > float("-inf"), key_of((pivot - row_max) + limit), NO_KEY)
@@ -67,7 +68,7 @@ def gumbel_topk_kernel(
         first = tl.full((), NOTHING, tl.int64)
         for chunk in range(num_chunks):
             of_group, is_real = chunk_groups(listed + place, chunk, count)
-            token = of_group * 64 + tl.arange(0, CHUNK) % 64
+            token = of_group * GROUP + tl.arange(0, CHUNK) % GROUP
             is_real = is_real & (token < vocab_size)
             z = tl.load(row + token, mask=is_real, other=float("-inf")).to(tl.float32)
             score = (z - row_max) + token_noise(key, position, of_group, CHUNK)

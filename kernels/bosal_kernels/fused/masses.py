@@ -3,10 +3,13 @@
 import triton
 import triton.language as tl
 
+from bosal_kernels.fused.exponential import exp2
 from bosal_kernels.fused.interval import contains
+from bosal_kernels.fused.numbers import FAR, LOG2E
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
+    GROUP,
     LEAST_KEY,
     NO_KEY,
     key_of,
@@ -14,11 +17,9 @@ from bosal_kernels.fused.rows import (
 )
 from bosal_kernels.fused.streams import chunk_values
 
-_LOG2E = tl.constexpr(1.4426950408889634)
-
 
 @triton.jit
-def masses(
+def kept_masses(
     chosen,
     listed,
     view,
@@ -44,10 +45,10 @@ def masses(
         _group, t, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
         inside = contains(z, t, low, low_token, high, high_token)
         relative = (z - row_max) * scale - offset
-        weight = tl.where(inside, tl.exp2(relative * _LOG2E), 0.0)
+        weight = tl.where(inside, exp2(relative * LOG2E), 0.0)
         mass += tl.sum(weight.to(tl.float64), 0)
         if MOMENT:
-            share = weight * tl.maximum(relative, -1e30)
+            share = weight * tl.maximum(relative, FAR)
             moment += tl.sum(tl.where(inside, share, 0.0).to(tl.float64), 0)
     return mass, moment
 
@@ -82,7 +83,7 @@ def plausible_keys(
     count = list_groups(is_read, listed, GROUPS)
     for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
         _group, _token, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
-        best = tl.max(tl.reshape(z, [CHUNK_GROUPS, 64]), 1)
+        best = tl.max(tl.reshape(z, [CHUNK_GROUPS, GROUP]), 1)
         which = chunk * CHUNK_GROUPS + tl.arange(0, CHUNK_GROUPS)
         is_one = which < count
         place = tl.load(listed + which, mask=is_one, other=0)

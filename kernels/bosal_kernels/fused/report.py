@@ -6,6 +6,7 @@ import triton.language as tl
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
+    GROUP,
     NOTHING,
     best_groups,
     chunk_groups,
@@ -24,7 +25,7 @@ def seen_values(
 ):  # fmt: skip
     """Return the ids of a chunk of listed groups, and their logits: the base's or controlled."""
     of_group, is_real = chunk_groups(listed, chunk, count)
-    t = of_group * 64 + tl.arange(0, CHUNK) % 64
+    t = of_group * GROUP + tl.arange(0, CHUNK) % GROUP
     is_real = is_real & (t < view[2])
     if is_raw != 0:
         z = tl.load(view[0] + t, mask=is_real, other=float("-inf")).to(tl.float32)

@@ -9,6 +9,7 @@ from bosal_kernels.fused.row_tiles import NUM_STATS, merge_tiles, row_tiles
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
+    GROUP,
     NO_KEY,
     NOTHING,
     best_groups,
@@ -66,7 +67,7 @@ def row_logprobs_kernel(
             best = tl.full((), NOTHING, tl.int64)
             for chunk in range(num_chunks):
                 of_group, is_real = chunk_groups(listed + place, chunk, count)
-                token = of_group * 64 + tl.arange(0, CHUNK) % 64
+                token = of_group * GROUP + tl.arange(0, CHUNK) % GROUP
                 is_real = is_real & (token < vocab_size)
                 z = tl.load(row + token, mask=is_real, other=float("-inf")).to(tl.float32)
                 pack = tl.where(z > float("-inf"), packed(z, token), NOTHING)

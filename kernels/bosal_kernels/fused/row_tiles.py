@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bosal_kernels.fused.rows import key_of
+from bosal_kernels.fused.exponential import exp2
+from bosal_kernels.fused.numbers import LOG2E
+from bosal_kernels.fused.rows import GROUP, key_of
 
 # Tokens of a tile; the number of tiles depends on the vocabulary alone.
 BLOCK = 4096
@@ -33,7 +35,7 @@ def load_tile(row, tile, vocab_size, BLOCK: tl.constexpr):
 def sum_exp(value, best):
     """Return the sum of exp(value - best) of a tile; 0 where the tile is empty."""
     anchor = tl.where(best == float("-inf"), 0.0, best)
-    return tl.sum(tl.exp2((value - anchor) * 1.4426950408889634), 0)
+    return tl.sum(exp2((value - anchor) * LOG2E), 0)
 
 
 @triton.jit
@@ -60,8 +62,8 @@ def row_tiles_kernel(
     above = tl.sum(tl.where(value > edge, 1, 0), 0)
     best = tl.max(value, 0)
     if GROUPED:
-        group = tile * (BLOCK // 64) + tl.arange(0, BLOCK // 64)
-        of_group = tl.max(tl.reshape(value, [BLOCK // 64, 64]), 1)
+        group = tile * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)
+        of_group = tl.max(tl.reshape(value, [BLOCK // GROUP, GROUP]), 1)
         place = maxima + number.to(tl.int64) * num_groups + group
         tl.store(place, key_of(of_group), mask=group < num_groups)
     out = stats + (number * tl.num_programs(1) + tile) * NUM_STATS
@@ -115,7 +117,7 @@ def row_tiles(logits: Tensor, tokens: Tensor, *, is_grouped: bool) -> RowTiles:
     Rows have adjacent tokens; `tokens` are [R] int64.
     """
     num_rows, vocab_size = logits.shape
-    num_groups, num_tiles = triton.cdiv(vocab_size, 64), triton.cdiv(vocab_size, BLOCK)
+    num_groups, num_tiles = triton.cdiv(vocab_size, GROUP.value), triton.cdiv(vocab_size, BLOCK)
     keys = torch.empty(
         (num_rows, num_groups if is_grouped else 1), dtype=torch.int32, device=logits.device
     )

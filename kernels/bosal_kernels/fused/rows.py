@@ -6,11 +6,13 @@ A row is one program's from here on. What it lists it lists by id, so nothing de
 import triton
 import triton.language as tl
 
+from bosal_kernels import groups
+
 # Tokens of a group.
-GROUP = tl.constexpr(64)
+GROUP = tl.constexpr(groups.GROUP)
 # Tokens read at a time from listed groups, all in order of their ids.
 CHUNK = tl.constexpr(1024)
-CHUNK_GROUPS = tl.constexpr(16)
+CHUNK_GROUPS = tl.constexpr(CHUNK.value // GROUP.value)
 # Sorts behind every number, -inf too.
 NO_KEY = tl.constexpr(-2147483648)
 LEAST_KEY = tl.constexpr(-2139095041)
@@ -85,6 +87,6 @@ def list_groups(chosen, listed, GROUPS: tl.constexpr):
 @triton.jit
 def chunk_groups(listed, chunk, count):
     """Return the group of every lane of a chunk, and whether there is one."""
-    place = chunk * CHUNK_GROUPS + tl.arange(0, CHUNK) // 64
+    place = chunk * CHUNK_GROUPS + tl.arange(0, CHUNK) // GROUP
     is_real = place < count
     return tl.load(listed + place, mask=is_real, other=0), is_real

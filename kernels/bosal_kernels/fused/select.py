@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from bosal_kernels.fused.control_reduce import Reduced
+from bosal_kernels.fused.control_reduce import BLOCK, Reduced
 from bosal_kernels.fused.cut import KEPT_ASIDE
 from bosal_kernels.fused.select_kernel import select_kernel
 from bosal_kernels.fused.tile_stats import NUM_STATS
@@ -95,11 +95,12 @@ def select(
     nothing = reduced.maxima
     given = found.logprobs
     num_groups, num_stats = reduced.num_groups, reduced.stats.shape[1]
+    num_tiles = triton.cdiv(reduced.num_tokens, BLOCK)
     select_kernel[(batch,)](
         streams=reduced.streams,
         base=reduced.base,
         depths=reduced.depths,
-        normalizers=nothing if reduced.normalizers is None else reduced.normalizers,
+        masses=nothing if reduced.masses is None else reduced.masses,
         slots=reduced.slots,
         legal_rows=nothing if reduced.legal_rows is None else reduced.legal_rows,
         legal_bits=nothing if reduced.legal_bits is None else reduced.legal_bits,
@@ -142,6 +143,7 @@ def select(
         after=coupling.after,
         until=coupling.until,
         region=coupling.region,
+        space=coupling.space,
         in_constraint=state.in_constraint,
         log_plausibility=coupling.log_plausibility,
         vocab_size=reduced.num_tokens,
@@ -151,10 +153,12 @@ def select(
         touched_stride=state.touched_capacity,
         index_stride=state.t_pos.stride(0),
         num_groups=num_groups,
+        num_tiles=num_tiles,
         num_stats=num_stats,
         top_width=width,
         STREAMS=reduced.max_depth,
-        NORMED=reduced.normalizers is not None,
+        NORMED=reduced.masses is not None,
+        TILES=triton.next_power_of_2(num_tiles),
         LEGAL=reduced.legal_rows is not None,
         PLAUSIBLE=is_plausible,
         MOMENTS=reduced.has_moments,

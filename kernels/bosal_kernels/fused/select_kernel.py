@@ -7,9 +7,9 @@ from bosal_kernels.fused.chain import chain_kind, truncate
 from bosal_kernels.fused.cut import KEPT_ASIDE
 from bosal_kernels.fused.draw import draw
 from bosal_kernels.fused.interval import LAST_TOKEN
-from bosal_kernels.fused.masses import masses, merge_edited, plausible_keys
+from bosal_kernels.fused.masses import kept_masses, merge_edited, plausible_keys
 from bosal_kernels.fused.report import clear_report, write_report
-from bosal_kernels.fused.rows import LEAST_KEY, NO_KEY, value_of
+from bosal_kernels.fused.rows import GROUP, LEAST_KEY, NO_KEY, value_of
 from bosal_kernels.fused.streams import stream_terms, value_at
 from bosal_kernels.fused.tile_stats import inverse_temperature
 
@@ -23,6 +23,7 @@ from bosal_kernels.fused.tile_stats import inverse_temperature
         "touched_stride",
         "index_stride",
         "num_groups",
+        "num_tiles",
         "num_stats",
         "top_width",
     ]
@@ -31,7 +32,7 @@ def select_kernel(
     streams,
     base,
     depths,
-    normalizers,
+    masses,
     slots,
     legal_rows,
     legal_bits,
@@ -74,6 +75,7 @@ def select_kernel(
     after,
     until,
     region,
+    space,
     in_constraint,
     log_plausibility,
     vocab_size,
@@ -83,10 +85,12 @@ def select_kernel(
     touched_stride,
     index_stride,
     num_groups,
+    num_tiles,
     num_stats,
     top_width,
     STREAMS: tl.constexpr,
     NORMED: tl.constexpr,
+    TILES: tl.constexpr,
     LEGAL: tl.constexpr,
     PLAUSIBLE: tl.constexpr,
     MOMENTS: tl.constexpr,
@@ -115,11 +119,11 @@ def select_kernel(
         first_row = tl.load(base + number)
         row = streams + first_row * row_stride
         coupling = (
-            weights, slopes, inverse, strength, final_strength, over, after, until, region,
+            weights, slopes, inverse, strength, final_strength, over, after, until, region, space,
         )  # fmt: skip
         terms = stream_terms(
-            slot, number, here, first_row, depths, normalizers, coupling, in_constraint,
-            STREAMS, NORMED,
+            slot, number, here, depths, masses, coupling, in_constraint, num_tiles,
+            STREAMS, NORMED, TILES,
         )  # fmt: skip
         legal_row = tl.full((), -1, tl.int32)
         if LEGAL:
@@ -190,7 +194,7 @@ def select_kernel(
         if outcome == 0:
             # The first token of the row.
             top_group = tl.min(tl.where(keys == best_key, group, GROUPS), 0)
-            lane = top_group * 64 + tl.arange(0, 64)
+            lane = top_group * GROUP + tl.arange(0, GROUP)
             z_first = value_at(lane, lane < vocab_size, view, STREAMS, LEGAL)
             token = tl.min(tl.where(z_first == row_max, lane, LAST_TOKEN), 0)
             value_of_token = row_max
@@ -198,7 +202,7 @@ def select_kernel(
                 if floor > float("-inf"):
                     # The tiles' sums knew nothing of plausibility.
                     everything = (float("-inf"), -1, float("inf"), -1)
-                    row_mass, _moment = masses(
+                    row_mass, _moment = kept_masses(
                         keys > LEAST_KEY, list_row, view, everything, row_max, heat, 0.0,
                         GROUPS, STREAMS, LEGAL, False,
                     )  # fmt: skip

@@ -3,7 +3,9 @@
 import triton
 import triton.language as tl
 
-from bosal_kernels.fused.rows import CHUNK, chunk_groups
+from bosal_kernels.fused.numbers import ANYWHERE, INSIDE, MAX_STREAMS
+from bosal_kernels.fused.rows import CHUNK, GROUP, chunk_groups
+from bosal_kernels.fused.stream_masses import is_normalised, normalizer
 
 
 @triton.jit
@@ -12,13 +14,13 @@ def is_in_force(slot, position, after, until, region, in_constraint):
     is_here = (position >= tl.load(after + slot)) & (position < tl.load(until + slot))
     where = tl.load(region + slot)
     is_inside = tl.load(in_constraint + slot) != 0
-    return is_here & ((where == 0) | ((where == 1) == is_inside))
+    return is_here & ((where == ANYWHERE) | ((where == INSIDE) == is_inside))
 
 
 @triton.jit
 def stream_weight(slot, stream: tl.constexpr, strength, weights, slopes):
     """Return the weight of a stream, float32; rounded once, from float64."""
-    place = slot * 4 + stream
+    place = slot * MAX_STREAMS + stream
     return (tl.load(weights + place) + strength * tl.load(slopes + place)).to(tl.float32)
 
 
@@ -42,20 +44,21 @@ def stream_terms(
     slot,
     number,
     position,
-    first_row,
     depths,
-    normalizers,
+    masses,
     coupling,
     in_constraint,
+    num_tiles,
     STREAMS: tl.constexpr,
     NORMED: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """Return how many streams a row combines, and the weight, 1 / T and normalizer of each.
 
     `coupling` holds the state's weights, slopes, inverse, strength, final_strength, over, after,
-    until and region.
+    until, region and space. Where NORMED, `masses` are those of `stream_masses`.
     """
-    weights, slopes, inverse, strength, final_strength, over, after, until, region = coupling
+    weights, slopes, inverse, strength, final_strength, over, after, until, region, space = coupling
     depth = tl.load(depths + number)
     w0, w1, w2, i0, i1, i2, n0, n1, n2 = 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0
     if STREAMS > 1:
@@ -64,16 +67,19 @@ def stream_terms(
         pull = strength_of(slot, position, strength, final_strength, over)
         w0 = stream_weight(slot, 0, pull, weights, slopes)
         w1 = stream_weight(slot, 1, pull, weights, slopes)
-        i0 = tl.load(inverse + slot * 4)
-        i1 = tl.load(inverse + slot * 4 + 1)
-        if NORMED:
-            n0 = tl.load(normalizers + first_row)
-            n1 = tl.load(normalizers + first_row + 1, mask=depth > 1, other=0.0)
+        i0 = tl.load(inverse + slot * MAX_STREAMS)
+        i1 = tl.load(inverse + slot * MAX_STREAMS + 1)
         if STREAMS > 2:
             w2 = stream_weight(slot, 2, pull, weights, slopes)
-            i2 = tl.load(inverse + slot * 4 + 2)
-            if NORMED:
-                n2 = tl.load(normalizers + first_row + 2, mask=depth > 2, other=0.0)
+            i2 = tl.load(inverse + slot * MAX_STREAMS + 2)
+        if NORMED:
+            if (depth > 1) & is_normalised(slot, space):
+                first = number * STREAMS
+                n0 = normalizer(masses, first, i0, num_tiles, TILES)
+                n1 = normalizer(masses, first + 1, i1, num_tiles, TILES)
+                if STREAMS > 2:
+                    if depth > 2:
+                        n2 = normalizer(masses, first + 2, i2, num_tiles, TILES)
     return depth, w0, w1, w2, i0, i1, i2, n0, n1, n2
 
 
@@ -120,5 +126,5 @@ def value_at(token, is_real, view, STREAMS: tl.constexpr, LEGAL: tl.constexpr):
 def chunk_values(listed, chunk, count, view, STREAMS: tl.constexpr, LEGAL: tl.constexpr):
     """Return the group, id and controlled logit of every lane of a chunk of listed groups."""
     of_group, is_real = chunk_groups(listed, chunk, count)
-    token = of_group * 64 + tl.arange(0, CHUNK) % 64
+    token = of_group * GROUP + tl.arange(0, CHUNK) % GROUP
     return of_group, token, value_at(token, is_real & (token < view[2]), view, STREAMS, LEGAL)

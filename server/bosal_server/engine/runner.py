@@ -35,7 +35,10 @@ class ModelRunner(Protocol):
     def num_blocks(self) -> int: ...
 
     def forward(self, plan: StepPlan) -> Tensor:
-        """Write the new tokens' keys and values; return float32 logits [R, vocab_size]."""
+        """Write the new tokens' keys and values; return logits [R, vocab_size].
+
+        They are float32, or on a device of any type that its kernels read.
+        """
         ...
 
     def close(self) -> None:

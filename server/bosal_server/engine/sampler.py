@@ -111,7 +111,7 @@ class Sampler:
         found = TokenLogprobs()
         for place, token in enumerate(tokens):
             prepare()
-            rows = _gather_rows(step, [member], logits, offset=place).clone()
+            rows = _gather_rows(step, [member], logits, offset=place).to(torch.float32, copy=True)
             controlled = pipeline.apply(pipeline.combine(rows, [group.slot]), [group.slot])
             for fault in pipeline.take_faults().values():
                 raise fault
@@ -170,11 +170,14 @@ def _select(
     rows = _gather_rows(step, members, logits)
     slots = [group.slot for group in groups]
     explained = [i for i, group in enumerate(groups) if pipeline.is_explained(group.slot)]
+    is_fused = pipeline.backend == "triton" and not explained and not _are_nudged(groups)
+    if not is_fused:
+        rows = rows.float()
     streams = _stream_rows(rows, groups, explained)
     moves: dict[int, Move] = {}
     forced = None
     controlled = None
-    if pipeline.backend == "triton" and not explained and not _are_nudged(groups):
+    if is_fused:
         selection, acted = pipeline.draw(rows, slots)
         if clock is not None:
             # The rules share two launches: plug-ins alone have seconds of their own.
@@ -302,7 +305,7 @@ def _gather_rows(
         from_rows = on_device([places[i][1] for i in which], own.device)
         width = min(own.shape[1], rows.shape[1])
         where = on_device(which, rows.device)
-        gathered[:, :width].index_copy_(0, where, own[from_rows, :width].to(rows.device))
+        gathered[:, :width].index_copy_(0, where, own[from_rows, :width].to(rows))
     return gathered
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from time import monotonic, perf_counter
 
+import torch
 from torch import Tensor
 
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
@@ -55,8 +56,9 @@ class Stepper:
             )
             for name, model in self._models.items()
         }
-        for pipeline in self._pipelines.values():
-            pipeline.warm_up()
+        for name, pipeline in self._pipelines.items():
+            # Rows come in the type that the model computes in.
+            pipeline.warm_up(getattr(torch, self._models[name].runner.dtype))
         slots = {name: pipeline.slots for name, pipeline in self._pipelines.items()}
         self._forwarding = Forwarding({name: model.runner for name, model in self._models.items()})
         self._sampler = Sampler(self._forwarding, self._pipelines)

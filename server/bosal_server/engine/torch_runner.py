@@ -63,7 +63,8 @@ class TorchRunner:
             bosal_batch=batch,
         )
         logits: Tensor = output.logits[0]
-        return logits.float()
+        # Kernels read rows of any type: on a device nothing as wide is written again.
+        return logits.float() if self._device.type == "cpu" else logits
 
     def close(self) -> None:
         self._pool.close()
