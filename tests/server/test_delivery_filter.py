@@ -76,8 +76,9 @@ def test_a_judge_that_does_not_return_lets_nothing_leave_and_holds_up_no_end(
                     await owner.ask("hello", False)
 
     asyncio.run(run())
-    # Both are still at it; the process would end without them.
-    assert [(thread.is_alive(), thread.daemon) for thread in threads] == [(True, True)] * 2
+    # They are still at it; the process would end without them.
+    assert 1 <= len(threads) <= 2
+    assert all(thread.is_alive() and thread.daemon for thread in threads)
     assert caplog.text.count("took over 0.05 s") == 3
     end.set()
     for thread in threads:
