@@ -29,7 +29,7 @@ from bosal_server.preparation import Preparation
 from bosal_server.recipe_desk import RecipeDesk
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import InvalidRequest, located
-from bosal_server.security.caller import Priority
+from bosal_server.security.caller import Caller, Priority
 from bosal_server.security.errors import PriorityTooHigh
 from bosal_server.security.quota import QuotaLedger
 from bosal_server.served_models import ServedModel, ServedModels
@@ -114,6 +114,17 @@ class GenerationCore:
         if self._filter is not None:
             self._filter.close()
 
+    def check_room(self, caller: Caller, priority: Priority | None, deadline: float | None) -> None:
+        """Refuse a request that could not wait, before anything is made of it.
+
+        Raises:
+            QueueFull, DeadlineUnreachable: there is no room, or no time.
+            PriorityTooHigh: the key may not ask for it.
+        """
+        self._engine.check_room(
+            key_id=caller.key_id, priority=_priority(caller, priority), deadline=deadline
+        )
+
     async def generate(self, command: GenerateCommand) -> AsyncGenerator[CoreEvent, None]:
         """Yield Started, then tokens as they come, then the end; an error is raised.
 
@@ -156,7 +167,7 @@ class GenerationCore:
             program=started.program,
             explain=started.explain or self._sampled(started),
             deadline=command.deadline,
-            priority=_priority(command),
+            priority=_priority(command.caller, command.priority),
             key_id=command.caller.key_id,
             cache_salt=command.caller.cache_salt,
             shares_scaffold=started.recipe_name in self._shared_scaffolds,
@@ -286,15 +297,15 @@ def _refuse_other_recipes(command: GenerateCommand) -> None:
             )
 
 
-def _priority(command: GenerateCommand) -> Priority:
+def _priority(caller: Caller, wanted: Priority | None) -> Priority:
     """Return whose turn a request is; unset: the usual, or less where the key has less.
 
     Raises:
         PriorityTooHigh: the key may not ask for it.
     """
-    most = command.caller.max_priority
-    if command.priority is None:
+    most = caller.max_priority
+    if wanted is None:
         return min(Priority.NORMAL, most)
-    if command.priority > most:
-        raise PriorityTooHigh(command.priority.name, most.name)
-    return command.priority
+    if wanted > most:
+        raise PriorityTooHigh(wanted.name, most.name)
+    return wanted

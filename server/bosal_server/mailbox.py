@@ -3,12 +3,16 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from threading import Lock
 from typing import Final
 
 from bosal_server.engine.request import EngineEvent, TokenLogprobs, TokensEvent
 
 # Events that wait for a slow reader before they are joined into one for each choice.
 _MAX_EVENTS: Final = 64
+# Readers that are woken at once; each takes some tenths of a millisecond.
+_MAX_READERS: Final = 8
 
 
 class Mailbox:
@@ -41,19 +45,37 @@ class Mailbox:
 
 
 class Delivery:
-    """Given to the engine: brings a step's events to their mailboxes by one wake-up."""
+    """Given to the engine: brings its events to their mailboxes.
+
+    A step has an event for everyone. Their readers are woken a few at a time, so that whatever
+    else the event loop has to do is not late by a whole step's messages.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._lock = Lock()
+        # In the order in which they have waited; all of one mailbox go together.
+        self._waiting: dict[Mailbox, list[EngineEvent]] = {}
 
     def __call__(self, batch: Sequence[tuple[object, EngineEvent]]) -> None:
-        self._loop.call_soon_threadsafe(_put_all, batch)
+        with self._lock:
+            is_idle = not self._waiting
+            for mailbox, event in batch:
+                assert isinstance(mailbox, Mailbox)
+                self._waiting.setdefault(mailbox, []).append(event)
+        if is_idle:
+            self._loop.call_soon_threadsafe(self._hand_out)
 
-
-def _put_all(batch: Sequence[tuple[object, EngineEvent]]) -> None:
-    for mailbox, event in batch:
-        assert isinstance(mailbox, Mailbox)
-        mailbox.put(event)
+    def _hand_out(self) -> None:
+        with self._lock:
+            mailboxes = list(islice(self._waiting, _MAX_READERS))
+            some = [(mailbox, self._waiting.pop(mailbox)) for mailbox in mailboxes]
+            is_done = not self._waiting
+        if not is_done:
+            self._loop.call_soon(self._hand_out)
+        for mailbox, events in some:
+            for event in events:
+                mailbox.put(event)
 
 
 def merged(events: Iterable[EngineEvent]) -> list[EngineEvent]:

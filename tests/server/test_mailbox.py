@@ -1,6 +1,7 @@
 """Events on their way to a reader: order kept, what is ready together joined."""
 
 import asyncio
+import itertools
 import threading
 
 from hypothesis import given
@@ -73,6 +74,38 @@ def test_events_of_another_thread_wake_the_reader_in_order() -> None:
         place for part in parts if isinstance(part, TokensEvent) for place in part.token_ids
     ]
     assert positions == list(range(50))
+
+
+def test_a_steps_readers_are_woken_a_few_at_a_time_and_each_gets_all_that_waits() -> None:
+    async def run() -> list[int]:
+        loop = asyncio.get_running_loop()
+        deliver = Delivery(loop)
+        mailboxes = [Mailbox() for _ in range(20)]
+        deliver([(mailbox, token(0, 0)) for mailbox in mailboxes])
+        # The next step is there before the first has been handed out.
+        deliver([(mailbox, token(0, 1)) for mailbox in mailboxes])
+        woken: list[int] = []
+        is_done = asyncio.Event()
+
+        def look() -> None:
+            woken.append(sum(map(len, mailboxes)))
+            if woken[-1] < 40:
+                loop.call_soon(look)
+            else:
+                is_done.set()
+
+        loop.call_soon(look)
+        await is_done.wait()
+        for mailbox in mailboxes:
+            (event,) = await mailbox.take()
+            assert isinstance(event, TokensEvent)
+            assert event.token_ids == [0, 1]
+        return woken
+
+    woken = asyncio.run(run())
+    steps = [after - before for before, after in itertools.pairwise([0, *woken])]
+    # Eight readers of two events, and something else in between.
+    assert max(steps) == 16
 
 
 def test_what_a_slow_reader_has_not_seen_is_joined() -> None:

@@ -133,6 +133,14 @@ class EngineLoop:
                     _Message(lambda: self._stepper.roster.displace(displaced, error), displaced)
                 )
 
+    def check_room(self, *, key_id: str, priority: int, deadline: float | None) -> None:
+        """Refuse a request of which nothing else is known yet, from any thread.
+
+        Raises:
+            QueueFull, DeadlineUnreachable: `submit` would raise it, whatever the request.
+        """
+        self._room.check(key_id=key_id, priority=priority, deadline=deadline)
+
     def _check_size(self, request: EngineRequest) -> None:
         """Refuse a group whose worst case exceeds one of its models, whatever else is there."""
         lengths: dict[str, list[int]] = {}

@@ -13,6 +13,9 @@ _MAX_RETRY_SECONDS = 30.0
 # Weight of the newest second in what is known of the engine's speed.
 _SMOOTHING = 0.2
 _MIN_INTERVAL = 0.05
+# Of the time a request may wait, what it may be expected to: speeds change, and then comes its
+# prompt.
+_EXPECTED_SHARE = 0.8
 
 
 class WaitingRoom:
@@ -51,6 +54,16 @@ class WaitingRoom:
     def num_tokens(self) -> int:
         return self._num_tokens
 
+    def check(self, *, key_id: str, priority: int, deadline: float | None) -> None:
+        """Refuse, before any work for it, what could not wait however small it is.
+
+        Raises:
+            QueueFull, DeadlineUnreachable: as `enter` would.
+        """
+        with self._lock:
+            self._check_time(priority, deadline)
+            self._make_room(key_id, cost=1)
+
     def enter(self, active: ActiveRequest) -> ActiveRequest | None:
         """Let a request wait; return the one that has to leave for it, which is out already.
 
@@ -59,15 +72,16 @@ class WaitingRoom:
             DeadlineUnreachable: it would not be admitted before its deadline.
         """
         with self._lock:
-            self._check_time(active)
-            displaced = self._make_room(active)
+            request = active.request
+            self._check_time(request.priority, request.deadline)
+            displaced = self._make_room(request.key_id, active.cost)
             if displaced is not None:
                 self._take_out(displaced)
             self._waiting[active] = None
             self._num_tokens += active.cost
-            self._tokens_by_priority[active.request.priority] += active.cost
-            self._num_by_key[active.request.key_id] += 1
-            self._tokens_by_key[active.request.key_id] += active.cost
+            self._tokens_by_priority[request.priority] += active.cost
+            self._num_by_key[request.key_id] += 1
+            self._tokens_by_key[request.key_id] += active.cost
             if self._measured_from is None:
                 self._measured_from, self._admitted_tokens = self._clock(), 0
             return displaced
@@ -88,27 +102,25 @@ class WaitingRoom:
         with self._lock:
             return self._retry_after()
 
-    def _check_time(self, active: ActiveRequest) -> None:
-        wait = self._expected_wait(active)
-        deadline = active.request.deadline
+    def _check_time(self, priority: int, deadline: float | None) -> None:
+        wait = self._expected_wait(priority)
         if deadline is not None and wait and self._clock() + wait >= deadline:
             raise DeadlineUnreachable(wait, self._retry_after())
-        if self._max_seconds is not None and wait > self._max_seconds:
+        if self._max_seconds is not None and wait > _EXPECTED_SHARE * self._max_seconds:
             raise QueueFull(
                 waiting=f"requests for {wait:.1f} s",
                 limit=f"{self._max_seconds:g} s",
                 retry_after=self._retry_after(),
             )
 
-    def _make_room(self, active: ActiveRequest) -> ActiveRequest | None:
-        if len(self._waiting) < self._max_waiting and self._has_tokens(active, self._num_tokens):
+    def _make_room(self, key: str, cost: int) -> ActiveRequest | None:
+        if len(self._waiting) < self._max_waiting and self._has_tokens(cost, self._num_tokens):
             return None
-        key = active.request.key_id
         largest = max(self._num_by_key, key=self._part, default=key)
-        mine = self._part(key) + self._size(1, active.cost)
+        mine = self._part(key) + self._size(1, cost)
         if largest != key and mine < self._part(largest):
             last = next(one for one in reversed(self._waiting) if one.request.key_id == largest)
-            if self._has_tokens(active, self._num_tokens - last.cost):
+            if self._has_tokens(cost, self._num_tokens - last.cost):
                 return last
         raise QueueFull(
             waiting=f"{len(self._waiting)} requests of {self._num_tokens} tokens",
@@ -124,9 +136,9 @@ class WaitingRoom:
     def _size(self, requests: int, tokens: int) -> float:
         return max(requests / self._max_waiting, tokens / (self._max_tokens or float("inf")))
 
-    def _has_tokens(self, active: ActiveRequest, taken: int) -> bool:
+    def _has_tokens(self, cost: int, taken: int) -> bool:
         # An empty room takes anything that the engine can.
-        return self._max_tokens is None or not taken or taken + active.cost <= self._max_tokens
+        return self._max_tokens is None or not taken or taken + cost <= self._max_tokens
 
     def _take_out(self, active: ActiveRequest) -> None:
         del self._waiting[active]
@@ -138,11 +150,10 @@ class WaitingRoom:
         if not self._num_by_key[request.key_id]:
             del self._num_by_key[request.key_id], self._tokens_by_key[request.key_id]
 
-    def _expected_wait(self, active: ActiveRequest) -> float:
+    def _expected_wait(self, priority: int) -> float:
         """Estimate from those that go first; 0 while the engine's speed is not known."""
         if not self._rate:
             return 0.0
-        priority = active.request.priority
         ahead = sum(
             tokens for other, tokens in self._tokens_by_priority.items() if other >= priority
         )

@@ -64,7 +64,7 @@ def generate_command(
         request_id=spec.request_id,
         deadline=deadline,
         caller=current_caller.get(),
-        priority=_priority(spec),
+        priority=priority(spec),
         experiment=_experiment_command(spec),
     )
 
@@ -94,7 +94,8 @@ def prompt_command(source: pb.GenerationSpec | pb.PromptSource, limits: Limits) 
     )
 
 
-def _priority(spec: pb.GenerationSpec) -> Priority | None:
+def priority(spec: pb.GenerationSpec) -> Priority | None:
+    """Return whose turn a request asks to be; None: it does not say."""
     if spec.priority not in _PRIORITIES:
         raise InvalidRequest(f"priority {spec.priority} is none of this server's", field="priority")
     return _PRIORITIES[spec.priority]

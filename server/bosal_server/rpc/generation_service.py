@@ -15,6 +15,7 @@ from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.generate_command import GenerateCommand
 from bosal_server.request_errors import MissingField, located
 from bosal_server.rpc import comparisons, convert, experiments, scores
+from bosal_server.security.caller import current_caller
 from bosal_server.started import Started
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -116,7 +117,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return pb.TokenizeResponse(sequences=sequences)
 
     def _command(self, spec: pb.GenerationSpec, context: Context) -> GenerateCommand:
-        return convert.generate_command(spec, _deadline(context), self._core.limits)
+        deadline = _deadline(context)
+        self._core.check_room(current_caller.get(), convert.priority(spec), deadline)
+        return convert.generate_command(spec, deadline, self._core.limits)
 
 
 def _tell_assignment(event: Started, context: Context) -> None:

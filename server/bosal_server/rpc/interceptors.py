@@ -17,6 +17,8 @@ from bosal_server.errors import InternalFault, ServerError
 from bosal_server.metrics import Metrics
 from bosal_server.request_errors import InvalidRequest, ReaderStalled, ShuttingDown
 from bosal_server.rpc.reader import reader
+from bosal_server.rpc.refusal_log import RefusalLog
+from bosal_server.rpc.stalls import StallWatch
 from bosal_server.rpc.status import describe
 from bosal_server.security.access import Access
 from bosal_server.security.caller import Caller, current_caller
@@ -52,6 +54,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._stall_seconds = stall_seconds
         self._trace_refusal = trace_refusal
+        self._refusals = RefusalLog()
         self._access = access or Access()
         self._max_request_bytes = max_request_bytes
         self._num_running = 0
@@ -134,25 +137,16 @@ class Boundary(grpc.aio.ServerInterceptor):
             call = self._begin(request, caller, context)
             try:
                 # Closed here and now, so that a cancelled call stops its generation at once.
-                async with aclosing(behavior(self._accepted(request), context)) as messages:
-                    async for message in messages:
-                        await self._write(message, context)
+                with StallWatch(self._stall_seconds) as watch:
+                    async with aclosing(behavior(self._accepted(request), context)) as messages:
+                        async for message in messages:
+                            await watch.write(context.write(message))
             except (Exception, asyncio.CancelledError) as error:
                 await self._end(error, method, call, context)
             finally:
                 self._leave()
 
         return answer
-
-    async def _write(self, message: Message, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Send a message once there is room for it in the transport's window."""
-        try:
-            async with asyncio.timeout(self._stall_seconds):
-                await context.write(message)
-        except TimeoutError:
-            assert self._stall_seconds is not None
-            self._metrics.count_stalled()
-            raise ReaderStalled(self._stall_seconds) from None
 
     def _accepted(self, request: Message | InvalidRequest) -> Message:
         if self._is_draining:
@@ -176,6 +170,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         if not isinstance(error, DecodingError | ServerError):
             log.error("request %r: %s failed", call.request_id, method, exc_info=error)
             error = InternalFault()
+        if isinstance(error, ReaderStalled):
+            self._metrics.count_stalled()
         if error.code == "RESOURCE_EXHAUSTED":
             self._metrics.count_refusal(error.reason)
         self._tell(error, method, call)
@@ -183,12 +179,9 @@ class Boundary(grpc.aio.ServerInterceptor):
         await context.abort(code, text, trailers)
 
     def _tell(self, error: DecodingError | ServerError, method: str, call: Call) -> None:
-        """Count, log and trace a call that ends with an error; its message may quote a prompt."""
+        """Count, log and trace a call that ends with an error."""
         self._metrics.count_error(method, error.code)
-        facts = {"method": method, "code": error.code, "reason": error.reason}
-        if error.field:
-            facts["field"] = error.field
-        log.info("request %r: %s", call.request_id, " ".join(map(str, facts.values())), extra=facts)
+        self._refusals.note(call.request_id, method, error)
         if self._trace_refusal is not None and not call.has_run:
             self._trace_refusal(method, call, error)
 

@@ -99,3 +99,40 @@ def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
     room.leave(ahead[0], was_admitted=True)
     with pytest.raises(QueueFull, match="5 s"):
         room.enter(waiting())
+
+
+def test_a_fifth_of_the_time_allowed_is_kept_for_what_an_estimate_misses() -> None:
+    clock = Clock()
+    room = WaitingRoom(100, None, 10.0, clock=clock)
+    ahead = [waiting(cost=100) for _ in range(8)]
+    for one in ahead:
+        room.enter(one)
+    clock.now = 1.0
+    room.leave(ahead[0], was_admitted=True)
+    # 700 tokens wait and 100 a second are admitted; then 850.
+    room.enter(waiting(cost=150))
+    with pytest.raises(QueueFull, match="10 s"):
+        room.enter(waiting())
+
+
+def test_what_could_not_wait_is_refused_before_anything_is_known_of_it() -> None:
+    clock = Clock()
+    room = WaitingRoom(3, 1000, 10.0, clock=clock)
+    alone: Any = {"priority": 1, "deadline": None}
+    room.check(key_id="greedy", **alone)
+    ahead = [waiting("greedy", cost=300) for _ in range(3)]
+    for one in ahead:
+        room.enter(one)
+    with pytest.raises(QueueFull):
+        room.check(key_id="greedy", **alone)
+    # Another key's would displace one of theirs: it may come, and nobody has left for it yet.
+    room.check(key_id="modest", **alone)
+    assert len(room) == 3
+    clock.now = 1.0
+    room.leave(ahead[0], was_admitted=True)
+    # There is a place; 600 tokens are ahead, admitted at 300 a second.
+    room.check(key_id="greedy", **alone)
+    with pytest.raises(DeadlineUnreachable):
+        room.check(key_id="greedy", priority=1, deadline=2.9)
+    room.check(key_id="greedy", priority=1, deadline=3.1)
+    room.check(key_id="greedy", priority=2, deadline=1.1)

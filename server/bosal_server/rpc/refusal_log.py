@@ -1,0 +1,41 @@
+"""Says why calls end with an error; of those refused for want of room, once a second."""
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from bosal_decoding.errors import DecodingError
+from bosal_server.errors import ServerError
+
+log = logging.getLogger(__name__)
+
+# Who is overloaded has better to do than to write a line for each call it turns away.
+_SECONDS_BETWEEN: Final = 1.0
+_SUMMED_CODE: Final = "RESOURCE_EXHAUSTED"
+
+
+class RefusalLog:
+    """Belongs to one event loop. An error's message may quote a prompt and is not logged."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._last: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def note(self, request_id: str, method: str, error: DecodingError | ServerError) -> None:
+        """Log a call, or count it towards the next line of its reason."""
+        facts: dict[str, object] = {"method": method, "code": error.code, "reason": error.reason}
+        if error.field:
+            facts["field"] = error.field
+        said = " ".join(map(str, facts.values()))
+        if error.code == _SUMMED_CODE:
+            now = self._clock()
+            if now - self._last.get(error.reason, -_SECONDS_BETWEEN) < _SECONDS_BETWEEN:
+                self._unsaid[error.reason] = self._unsaid.get(error.reason, 0) + 1
+                return
+            self._last[error.reason] = now
+            if unsaid := self._unsaid.pop(error.reason, 0):
+                facts["unsaid"] = unsaid
+                said += f", and {unsaid} more before it"
+        log.info("request %r: %s", request_id, said, extra=facts)
