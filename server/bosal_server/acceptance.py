@@ -22,6 +22,7 @@ from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.experiment import INLINE
 from bosal_server.experiments.held_draws import Held
+from bosal_server.experiments.trial import instruction_text
 from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.opposition import oppose
 from bosal_server.preparation import Preparation
@@ -196,6 +197,9 @@ class Acceptance:
                     has_effects=command.explain,
                 )
             explain, held = opposition.counterfactuals, opposition.held
+        instruction_tokens = 0
+        if assignment is not None and assignment.is_recorded:
+            instruction_tokens = len(served.vocabulary.encode(instruction_text(messages)))
         return Started(
             request_id=command.request_id,
             model=served,
@@ -211,6 +215,7 @@ class Acceptance:
             arrival=arrival,
             explain=explain,
             assignment=assignment,
+            instruction_tokens=instruction_tokens,
             held=held,
         )
 

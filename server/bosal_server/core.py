@@ -243,14 +243,13 @@ class GenerationCore:
         started = await self.accept(command, assignment)
         if assignment.is_recorded:
             text = instruction_text(self._acceptance.messages(command.prompt)[0])
-            tokens = await self._preparation.run(lambda: len(started.model.vocabulary.encode(text)))
             exposed = self.experiments.expose(
                 assignment,
                 request_id=started.request_id,
                 model_digest=started.model.digest,
                 seed=started.seed,
                 instruction=text,
-                instruction_tokens=tokens,
+                instruction_tokens=started.instruction_tokens,
             )
             if exposed is not None:
                 started = replace(started, assignment=exposed)

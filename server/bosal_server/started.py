@@ -40,6 +40,8 @@ class Started:
     program: Program | None = None
     # None: no experiment was named.
     assignment: Assignment | None = None
+    # Tokens of what was said, by itself; counted of an exposure alone.
+    instruction_tokens: int = 0
     # The variants that its draws are held against.
     held: tuple[Held, ...] = ()
 
