@@ -35,6 +35,15 @@ from bosal_server.statistics.plan import units_needed
 
 _ALPHA, _BURN_IN = 0.05, 50
 _NEW_TOKENS = 32
+# As short a step as there is, and every answer as long as every other.
+_RECIPE: Final = {
+    "name": "fixed",
+    "scaffold": {"kind": "raw"},
+    "rules": [
+        {"rule": "temperature", "value": 0},
+        {"rule": "min_tokens", "value": _NEW_TOKENS},
+    ],
+}
 
 
 def assign_us(number: int) -> float:
@@ -176,12 +185,13 @@ def simulate(shares: tuple[float, float], runs: int, looks: int, step: int, plan
 def _served(threads: int) -> Iterator[str]:
     with server(threads, "torch") as address:
         with Client(address) as client:
+            client.create_recipe(_RECIPE)
             client.experiments.create(
                 {
                     "name": NAME,
                     "variants": [
-                        {"key": "a", "recipe": "plain", "weight": 0.5, "control": True},
-                        {"key": "b", "recipe": "plain", "weight": 0.5},
+                        {"key": "a", "recipe": "fixed", "weight": 0.5, "control": True},
+                        {"key": "b", "recipe": "fixed", "weight": 0.5},
                     ],
                     "metrics": [
                         {"name": "total_ms", "kind": "mean", "direction": "decrease",
@@ -193,7 +203,7 @@ def _served(threads: int) -> Iterator[str]:
         yield address
 
 
-def latency(report: Report, threads: int, rounds: int, requests: int) -> None:
+def latency(report: Report, threads: int, rounds: int) -> None:
     """Record what naming an experiment adds to a request, one at a time."""
     numbers = count()
     with _served(threads) as address, asyncio.Runner() as runner:
@@ -201,17 +211,18 @@ def latency(report: Report, threads: int, rounds: int, requests: int) -> None:
         client = AsyncClient(address)
 
         async def ask(*, with_experiment: bool) -> float:
+            number = next(numbers)
+            text = f"Number {number} of all numbers"
             begin = perf_counter()
-            for _ in range(requests):
-                number = next(numbers)
-                text = f"Number {number} of all numbers"
-                if with_experiment:
-                    await client.generate(
-                        text, experiment=NAME, unit=f"u{number}", max_tokens=_NEW_TOKENS, seed=1
-                    )
-                else:
-                    await client.generate(text, recipe="plain", max_tokens=_NEW_TOKENS, seed=1)
-            return (perf_counter() - begin) / requests
+            if with_experiment:
+                answer = await client.generate(
+                    text, experiment=NAME, unit=f"u{number}", max_tokens=_NEW_TOKENS, seed=1
+                )
+            else:
+                answer = await client.generate(text, recipe="fixed", max_tokens=_NEW_TOKENS, seed=1)
+            took = perf_counter() - begin
+            assert answer.usage.output_tokens == _NEW_TOKENS
+            return took
 
         samples = interleave(
             {
@@ -266,7 +277,7 @@ def _report(report: Report, options: Namespace) -> None:
 
 
 def _latency(report: Report, options: Namespace) -> None:
-    latency(report, options.threads, options.rounds, 1 if options.quick else 4)
+    latency(report, options.threads, 2 if options.quick else 20 * options.rounds)
 
 
 _PARTS: Final[dict[str, Callable[[Report, Namespace], None]]] = {

@@ -1,17 +1,18 @@
 """Many rows to a statement, handed to the driver as they are.
 
-SQLAlchemy looks at every value on its way; at thousands of rows a second that costs more than the
-database does. So the writer's statements are text, for SQLite and PostgreSQL alike. SQLite's driver
-takes the interpreter back after every statement, and with an engine at work it waits for its turn
-each time: many rows in one statement wait once.
+SQLAlchemy looks at every statement and value on its way; that costs more than the database does.
+So the writer's statements are text, for SQLite and PostgreSQL alike. SQLite's driver takes the
+interpreter back after every statement, and with an engine at work it waits for its turn each time:
+many rows in one statement wait once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, Connection, Table
+from sqlalchemy.exc import DBAPIError
 
 __all__ = ["Bulk", "parts"]
 
@@ -22,20 +23,20 @@ class Bulk:
     """Reads and writes rows by the columns that tell them apart, within one transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self._dialect = connection.dialect
+        self._cursor = connection.connection.cursor()
         self._mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
 
     def insert(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write new rows; values are in the order of the table's columns."""
         for part in _powers_of_two(rows):
-            statement = _insertion(table, len(part), self._mark)
-            self._connection.exec_driver_sql(statement, tuple(chain.from_iterable(part)))
+            self._run(_insertion(table, len(part), self._mark), tuple(chain.from_iterable(part)))
 
     def put(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write rows as `insert` does, over those that have the same primary key."""
         for part in _powers_of_two(rows):
             statement = _insertion(table, len(part), self._mark) + _replacement(table)
-            self._connection.exec_driver_sql(statement, tuple(chain.from_iterable(part)))
+            self._run(statement, tuple(chain.from_iterable(part)))
 
     def update(
         self,
@@ -74,19 +75,40 @@ class Bulk:
             else:
                 among = f"({place}) IN (VALUES {', '.join([row] * len(part))})"
                 values = tuple(value for one in part for value in one)
-            found = self._connection.exec_driver_sql(
+            self._run(
                 f"SELECT {names} FROM {table} WHERE experiment = {self._mark} "
                 f"AND {among}{' AND ' * bool(condition)}{condition}",
                 (experiment, *values),
             )
-            yield from (tuple(row_) for row_ in found.all())
+            yield from self._cursor.fetchall()
+
+    def has(self, table: Table, experiment: int, condition: str) -> bool:
+        """Say whether a condition is true of any row of an experiment."""
+        where = f"experiment = {self._mark} AND {condition}"
+        self._run(f"SELECT 1 FROM {table} WHERE {where} LIMIT 1", (experiment,))
+        return self._cursor.fetchone() is not None
 
     def _where(self, keys: Sequence[str]) -> str:
         return " AND ".join(f"{name} = {self._mark}" for name in keys)
 
     def _many(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:
-            self._connection.exec_driver_sql(statement, list(rows))
+            self._run(statement, rows, self._cursor.executemany)
+
+    def _run(
+        self,
+        statement: str,
+        values: Sequence[Any],
+        run: Callable[[str, Sequence[Any]], object] | None = None,
+    ) -> None:
+        known = self._dialect.loaded_dbapi.Error
+        try:
+            (run or self._cursor.execute)(statement, values)
+        except known as error:
+            # As whoever holds the transaction expects it.
+            raise DBAPIError.instance(
+                statement, None, error, known, hide_parameters=True, dialect=self._dialect
+            ) from error
 
 
 # As many rows as a statement has: databases keep a statement they know, so there are few sizes.

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection, select, text
+from sqlalchemy import Column, Connection, text
 
 from bosal_server.experiments import erasure
 from bosal_server.experiments.books import Books
@@ -152,7 +152,7 @@ class _Page:
 
     def _adopt(self, new: Sequence[Exposure]) -> None:
         """Count outcomes that came before the exposure, or before the unit."""
-        if not new or not self._has_orphans():
+        if not new or not self._bulk.has(OUTCOMES, self._entry.id, "is_orphan"):
             return
         rows = []
         by_unit = {one.unit: one for one in new if not one.is_forced}
@@ -172,12 +172,6 @@ class _Page:
         changes = ("is_orphan", "unit", "phase")
         self._bulk.update(OUTCOMES, changes, ("experiment", "key"), rows)
         self._books.count(self._entry, "orphans", -len(rows))
-
-    def _has_orphans(self) -> bool:
-        query = select(OUTCOMES.c.key).where(
-            OUTCOMES.c.experiment == self._entry.id, OUTCOMES.c.is_orphan
-        )
-        return self._connection.execute(query.limit(1)).first() is not None
 
     def _complete(self, completions: Sequence[Completion]) -> None:
         columns = COMPLETIONS.c
