@@ -21,6 +21,10 @@ from bosal_server.engine.openvino_trace import (
     record_layers,
 )
 
+# Numbers in a matrix from which on reading it from memory costs more than widening it. A smaller
+# one stays in the processor's cache: of sixteen bits, prompts would take a fifth longer.
+_NARROWED_SIZE = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
@@ -35,7 +39,9 @@ class Conversion:
 
 
 def convert(model: nn.Module) -> Conversion:
-    """Convert; the weights keep their type, arithmetic is float32 until the graph is compiled.
+    """Convert; arithmetic is float32 until the graph is compiled.
+
+    The weights keep their type, but for large matrices of float32 that sixteen bits hold exactly.
 
     Raises:
         OpenVinoRefused: the graph would not compute what the model does, or does not convert.
@@ -70,7 +76,7 @@ def _traceable_copy(model: nn.Module) -> Any:
             else:
                 cast.add(id(weight))
     # Weights of other modules are cast in place, so a tied one must be a copy.
-    memo = {key: weight for key, weight in shared.items() if key not in cast}
+    memo = {key: _narrowed(weight) for key, weight in shared.items() if key not in cast}
     traced: Any = copy.deepcopy(model, memo)
     traced.set_attn_implementation(IMPLEMENTATION)
     traced.eval()
@@ -85,6 +91,21 @@ def _traceable_copy(model: nn.Module) -> Any:
                 if tensor.is_floating_point():
                     tensor.data = tensor.data.float()
     return traced
+
+
+def _narrowed(weight: nn.Parameter) -> nn.Parameter:
+    """Return a large float32 matrix in sixteen bits if that changes no number: less to read.
+
+    So are those of a checkpoint in sixteen bits that was loaded in float32.
+    """
+    if weight.dtype != torch.float32 or weight.numel() < _NARROWED_SIZE:
+        return weight
+    numbers = weight.detach()
+    for dtype in (torch.bfloat16, torch.float16):
+        # One row tells nearly always; all of them are looked at where it does not.
+        if all(torch.equal(part.to(dtype).float(), part) for part in (numbers[:1], numbers)):
+            return nn.Parameter(numbers.to(dtype), requires_grad=False)
+    return weight
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import logging
 import resource
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.live_server import environment
 
 from bosal_server.engine.openvino_cache import ConversionCache, default_folder
 from bosal_server.engine.openvino_compiled import compile_graph
@@ -176,6 +179,47 @@ def test_starts_at_once_convert_once(tmp_path: Path, converter: Converter) -> No
         thread.join()
     assert sorted(sources) == ["converted", "from the cache", "from the cache"]
     assert converter.count == 1
+
+
+def test_two_processes_that_start_at_once_convert_once(
+    tmp_path: Path, tiny_llama_folder: Path
+) -> None:
+    """Both have loaded the model before either begins."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from bosal_server.engine import runner_choice\n"
+        "from bosal_server.engine.step import Chunk, StepPlan\n"
+        "from bosal_server.model import load_model\n"
+        "runner_choice.load_openvino()\n"
+        "model = load_model('tiny', sys.argv[1], dtype='float32')\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "choice = runner_choice.choose_runner(model, preference='openvino', cache_tokens=100,"
+        " dtype='float32', threads=1, conversions=Path(sys.argv[2]))\n"
+        "plan = StepPlan.pack([Chunk(list(range(3, 45)), 0, [1, 0], 1)], 32)\n"
+        "print(choice.reason.split(';')[0], choice.runner.forward(plan)[0, :8].tolist())\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tiny_llama_folder), str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(OMP_NUM_THREADS="1"),
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = sorted(process.communicate()[0] for process in processes)
+    sources = [answer.split(" [")[0] for answer in answers]
+    assert sources == ["converted", "from the cache"]
+    assert len({answer.split(" [")[1] for answer in answers}) == 1
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bosal_server.engine import openvino_convert
 from bosal_server.engine.openvino_compiled import compile_graph
 from bosal_server.engine.openvino_convert import convert
 from bosal_server.engine.openvino_runner import OpenVinoRunner
@@ -68,6 +69,12 @@ ROTATED = {
     "olmo2": ("olmo2", GROUPED),
     "gpt-neox": ("gpt_neox", SMALL),
 }
+
+# Of that Qwen3, the matrices of a layer with 8,192 numbers or more.
+LARGE = [
+    *(f"self_attn.{name}_proj" for name in "qo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+]
 
 
 def build(model_type: str, settings: dict[str, Any], dtype: torch.dtype = torch.float32) -> Any:
@@ -177,6 +184,31 @@ def test_bfloat16_is_refused_where_it_would_round_positions() -> None:
     if has_bf16():
         with pytest.raises(OpenVinoRefused, match="would round what it computes from positions"):
             OpenVinoRunner(compile_graph(conversion, dtype="bfloat16", threads=1), num_blocks=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_large_weights_that_sixteen_bits_hold_are_kept_in_them(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_convert, "_NARROWED_SIZE", 64 * 128)
+    model = build(*ARCHITECTURES["qwen3"], dtype=dtype).float()
+    # One number that needs more bits keeps its matrix as it is.
+    wide = model.model.layers[1].mlp.up_proj.weight
+    wide.data[-1, -1] = 1 / 3
+    conversion = convert(model)
+    narrowed = {
+        node.get_friendly_name().split("/")[0].removeprefix("__module.model.")
+        for node in conversion.graph.get_ops()
+        if node.get_type_name() == "MatMul"
+        and "ov_ext::linear" in node.get_friendly_name()
+        and node.input_value(1).get_node().get_type_name() == "Convert"
+    }
+    layers = [f"model.layers.{i}" for i in (0, 1)]
+    large = {f"{layer}.{name}" for layer in layers for name in LARGE} | {"lm_head"}
+    assert narrowed == large - {"model.layers.1.mlp.up_proj"}
+    plan = StepPlan.pack([Chunk(draw(70), 0, [2, 0, 1], 1)], 32)
+    runner = OpenVinoRunner(compile_graph(conversion, dtype="float32", threads=1), num_blocks=3)
+    assert error_of(runner.forward(plan)[0], own_logits(model, draw(70))[-1]) < 1e-5
 
 
 def test_converting_leaves_the_model_as_it_was() -> None:
