@@ -81,15 +81,14 @@ class Pipeline:
 
         Rows are float32, contiguous and the pipeline's until `apply` is done.
         """
-        # The padding of a head counts in no stream's normaliser.
-        rows[:, self.slots.num_tokens :] = -torch.inf
+        self._pad(rows)
         self.slots.read_regions(slots)
         return self._combine(rows, slots)
 
     def apply(self, logits: Tensor | Combined, slots: Sequence[int]) -> Control:
         """Shape and mask rows [B, V] (float32, contiguous, changed in place)."""
         if isinstance(logits, Tensor):
-            logits[:, self.slots.num_tokens :] = -torch.inf
+            self._pad(logits)
             self.slots.read_regions(slots)
             return self._control(logits, slots)
         controlled = self._control(logits.rows, slots, logits)
@@ -185,6 +184,11 @@ class Pipeline:
         acted = combined.acted
         acted = torch.zeros_like(selection.invalid) if acted is None else acted
         return on_host(selection, acted)
+
+    def _pad(self, rows: Tensor) -> None:
+        """Mask the rows of the head behind the vocabulary, which count in no normaliser."""
+        if self.slots.num_tokens < rows.shape[1]:
+            rows[:, self.slots.num_tokens :] = -torch.inf
 
     def _combine(self, rows: Tensor, slots: Sequence[int], *, is_masking: bool = True) -> Combined:
         return combine(

@@ -51,13 +51,14 @@ def combine(
     counts = [coupling.num_streams(slot) for slot in slots]
     if sum(counts) != len(rows):
         raise ValueError(f"{len(rows)} rows for groups of {counts} streams")
+    if len(rows) == len(counts):
+        alone = torch.arange(len(rows), device=rows.device)
+        return Combined(rows=rows, acted=None, streams=rows, base=alone, masked=())
     starts = [0] * len(counts)
     for place in range(1, len(counts)):
         starts[place] = starts[place - 1] + counts[place - 1]
     base = _index(starts, rows)
     coupled = [place for place, count in enumerate(counts) if count > 1]
-    if not coupled:
-        return Combined(rows=rows, acted=None, streams=rows, base=base, masked=())
     own = [slots[i] for i in coupled]
     groups = _Groups(rows, coupling, state, own, [starts[i] for i in coupled])
     out = rows.new_empty((len(slots), rows.shape[1]))

@@ -70,6 +70,8 @@ def control(
         raise ValueError(f"rows of {vocab_size} logits for a state of {state.vocab_size}")
     resolve(logits, state, slots, combined)
     legal = state.allowed.within(legal, slots)
+    if not state.is_editing and not state.is_used("logprobs"):
+        return _unedited(logits, slots, legal)
     edits = edit(logits, state, slots, legal)
     raw = None
     asking = slots[:0]
@@ -122,4 +124,21 @@ def control(
         invalid=invalid,
         yielded=yielded,
         raw=raw,
+    )
+
+
+def _unedited(logits: Tensor, slots: Tensor, legal: LegalTokens | None) -> Control:
+    """Mask rows that no rule edits and that report nothing: there is nothing to lift either."""
+    if legal is not None:
+        legal.forbid(logits)
+    maxima = group_max(logits)
+    row_max = maxima.amax(1)
+    return Control(
+        logits=logits,
+        slots=slots,
+        group_max=maxima,
+        row_max=row_max,
+        invalid=~(row_max < torch.inf),
+        yielded=torch.zeros(len(logits), dtype=torch.int64, device=logits.device),
+        raw=None,
     )

@@ -75,6 +75,11 @@ class SlotState(TouchedLists):
         table: Tensor = getattr(self, name)
         return table if table.dim() == 2 else table[:, None]
 
+    @property
+    def is_editing(self) -> bool:
+        """Whether any slot lists tokens to edit, or may come to."""
+        return self.history.is_used or any(self._bounds)
+
     def admit(
         self,
         slot: int,

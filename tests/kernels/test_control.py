@@ -15,6 +15,7 @@ from bosal_kernels import (
     YIELDED_MIN_TOKENS,
     YIELDED_REPEATS,
     Control,
+    LegalTokens,
     SlotParams,
     SlotState,
     Stage,
@@ -72,6 +73,42 @@ def z(request: pytest.FixtureRequest) -> Array:
 
 def test_a_slot_without_rules_changes_no_bit(z: Array) -> None:
     assert np.array_equal(row(controlled(z, output=OUTPUT)), z)
+
+
+def test_rows_that_nothing_edits_are_controlled_as_beside_one_that_is_edited(z: Array) -> None:
+    nan, infinite, empty = z.copy(), z.copy(), np.full_like(z, -np.inf)
+    nan[3], infinite[150] = np.nan, np.inf
+    legal = LegalTokens(torch.tensor([1]), torch.tensor([[-1, 0, -1, 7, -1, -1, -1]]).int())
+    found = []
+    for touched in (TouchedTokens.of(), TouchedTokens.of([3], 2.0)):
+        state = SlotState(num_slots=6, vocab_size=len(z))
+        for slot in range(5):
+            state.admit(slot, SlotParams(key=slot), TouchedTokens.of())
+        state.admit(5, SlotParams(key=5), touched)
+        assert state.is_editing == (len(touched.ids) > 0)
+        logits = torch.from_numpy(np.stack([z, z, nan, infinite, empty]))
+        found.append(control(logits, state, torch.arange(5), legal))
+    ours, theirs = found
+    for name in ("logits", "group_max", "row_max", "invalid", "yielded"):
+        torch.testing.assert_close(
+            getattr(ours, name), getattr(theirs, name), rtol=0, atol=0, equal_nan=True
+        )
+    assert ours.invalid.tolist() == [False, False, True, True, False]
+    assert float(ours.row_max[4]) == -np.inf
+
+
+def test_whoever_comes_to_edit_is_looked_at() -> None:
+    state = SlotState(num_slots=2, vocab_size=VOCAB)
+    state.admit(0, SlotParams(key=1), TouchedTokens.of())
+    state.admit(1, SlotParams(key=1, presence=1.0), TouchedTokens.of())
+    state.advance([1], [5])
+    assert state.is_editing
+    state.free(1)
+    assert not state.is_editing
+    state.ban_at(0, 0, [7])
+    assert state.is_editing
+    result = control(torch.zeros(1, VOCAB), state, torch.tensor([0]))
+    assert float(result.logits[0, 7]) == -np.inf
 
 
 def test_repetition_divides_or_multiplies_once_in_output_and_instruction(z: Array) -> None:

@@ -42,14 +42,19 @@ class RuleClock:
         shared = (combining, shaping - sum(measured.values()), drawing)
         counts: tuple[Counter[RuleOf], ...] = tuple(Counter() for _ in _CALLS)
         own: dict[str, Counter[RuleOf]] = {name: Counter() for name in measured}
+        # Choices of one plan share its rules: they are counted together.
+        kinds: dict[tuple[str, int], tuple[Sequence[CompiledRule], int]] = {}
         for label, rules in choices:
+            _, number = kinds.get((label, id(rules)), (rules, 0))
+            kinds[label, id(rules)] = rules, number + 1
+        for (label, _), (rules, number) in kinds.items():
             for rule in rules:
                 if rule.rule in own:
-                    own[rule.rule][label, rule.rule] += 1
+                    own[rule.rule][label, rule.rule] += number
                     continue
                 for stages, count in zip(_CALLS, counts, strict=True):
                     if rule.stage in stages:
-                        count[label, rule.rule] += 1
+                        count[label, rule.rule] += number
         for name, count in own.items():
             self._share(count, measured[name])
         for count, spent in zip(counts, shared, strict=True):

@@ -173,7 +173,7 @@ def _select(
     is_fused = pipeline.backend == "triton" and not explained and not _are_nudged(groups)
     if not is_fused:
         rows = rows.float()
-    streams = _stream_rows(rows, groups, explained)
+    streams = _stream_rows(rows, groups, explained) if explained else rows
     moves: dict[int, Move] = {}
     forced = None
     controlled = None
@@ -201,9 +201,8 @@ def _select(
             labelled = [(group.label, group.rules) for group in groups]
             clock.add(labelled, seconds, pipeline.take_plugin_seconds())
     faults = pipeline.take_faults()
-    tokens, yielded, invalid, acts = torch.stack(
-        (selection.tokens, selection.yielded, selection.invalid.long(), acted.long())
-    ).tolist()
+    columns = (selection.tokens, selection.yielded, selection.invalid, acted)
+    tokens, yielded, invalid, acts = (column.tolist() for column in columns)
     logprobs = {} if selection.logprobs is None else _by_row(selection.logprobs)
     drawn = [
         i
