@@ -2,16 +2,17 @@
 
 Parts: `b1` and `b32` against transformers' `generate`, its continuous batching and OpenVINO GenAI;
 `prefix` with a shared prefix in the cache; `decode` steps alone; `lag`, how late an event loop
-beside the engine is; `bits`, what eight bits gain and cost.
+beside the engine is; `threads`, speed and lateness with one thread and with one for each core;
+`bits`, what eight bits gain and cost.
 """
 
-import asyncio
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
-from threading import Thread
 from time import perf_counter
 from typing import Any
 
@@ -23,15 +24,14 @@ from benchmarks.decoding import DecodeClock
 from benchmarks.engines import Engine, load
 from benchmarks.genai import GenAi
 from benchmarks.harness import Report, arguments, interleave, ratio
+from benchmarks.lateness import lateness
 from bosal_server.engine.openvino_runtime import has_bf16
 from bosal_server.engine.runner_choice import choose_runner
 from bosal_server.engine.step import Chunk, StepPlan
 from bosal_server.model import LoadedModel, has_fast_bf16
 
 CONTEXT, PREFIX, NEW_TOKENS, ROWS = 128, 1024, 64, 32
-PARTS = ("b1", "b32", "prefix", "decode", "lag", "bits")
-# How often the event loop wants to be woken, in seconds.
-_TICK = 0.005
+PARTS = ("b1", "b32", "prefix", "decode", "lag", "threads", "bits")
 
 
 def main() -> None:
@@ -88,6 +88,9 @@ class Contest:
                 self._report.write()
             if "lag" in parts:
                 self._lag(engine)
+        if "threads" in parts:
+            self._threads(model)
+            self._report.write()
         if "bits" in parts:
             self._bits(model)
 
@@ -184,23 +187,47 @@ class Contest:
     def _lag(self, engine: Engine) -> None:
         """Wake an event loop every few milliseconds while the engine works; how late was it?"""
         late: list[float] = []
-
-        async def tick(worker: Thread) -> None:
-            loop = asyncio.get_running_loop()
-            while worker.is_alive():
-                due = loop.time() + _TICK
-                await asyncio.sleep(_TICK)
-                late.append(loop.time() - due)
-
         for _ in range(self._options.rounds):
             prompts = self._prompts(ROWS)
-            worker = Thread(target=engine.run, args=(prompts, self._new_tokens))
-            worker.start()
-            asyncio.run(tick(worker))
-            worker.join()
+            late += lateness(partial(engine.run, prompts, self._new_tokens))
         for percent in (50, 99):
             milliseconds = float(np.percentile(late, percent)) * 1000
             self._report.figure(f"loop_lag_p{percent}_ms_{self._name}", milliseconds)
+
+    def _threads(self, model: LoadedModel) -> None:
+        """Compare one thread with one for each core, each with an event loop beside it."""
+        late: dict[int, list[float]] = {}
+
+        def rate(engine: Engine, batch: int, threads: int) -> Callable[[], float]:
+            def tokens_per_second() -> float:
+                prompts = self._prompts(batch)
+                took: list[float] = []
+
+                def work() -> None:
+                    start = perf_counter()
+                    tokens = engine.run(prompts, self._new_tokens)
+                    took.append(tokens / (perf_counter() - start))
+
+                late.setdefault(threads, []).extend(lateness(work))
+                return took[0]
+
+            return tokens_per_second
+
+        with ExitStack() as stack:
+            contestants: dict[str, Callable[[], float]] = {}
+            for threads in sorted({1, os.cpu_count() or 1}):
+                engine = Engine(model, runner="openvino", max_groups=ROWS, threads=threads)
+                stack.enter_context(engine)
+                for batch in (1, ROWS):
+                    contestants[f"threads{threads}_{self._name}_b{batch}"] = rate(
+                        engine, batch, threads
+                    )
+            samples = interleave(contestants, self._options.rounds)
+        for contestant, values in samples.items():
+            self._report.detail(f"{contestant}_tokens_per_second", values)
+        for threads, values in late.items():
+            milliseconds = float(np.percentile(values, 99)) * 1000
+            self._report.figure(f"loop_lag_p99_ms_{self._name}_threads{threads}", milliseconds)
 
     def _bits(self, model: LoadedModel) -> None:
         """Compare a decode step and its logits with weights or cache in eight bits."""

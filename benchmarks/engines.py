@@ -73,20 +73,23 @@ class Engine:
         runner: str,
         max_groups: int = 32,
         observer: EngineObserver | None = None,
+        threads: int | None = None,
     ) -> None:
+        """`threads` are those of the model and of the rules; unset as many as torch has."""
+        threads = torch.get_num_threads() if threads is None else threads
         self.model = model
         self.plan: Plan = compile(
             Recipe.parse(GREEDY), model.vocabulary, context_tokens=model.context_tokens
         )
         engine_model = EngineModel(
-            runner=choose_runner(model, preference=runner, threads=torch.get_num_threads()).runner,
+            runner=choose_runner(model, preference=runner, threads=threads).runner,
             vocabulary=model.vocabulary,
             context_tokens=model.context_tokens,
             digest=model.digest,
         )
         self.loop = EngineLoop(
             {model.name: engine_model},
-            EngineConfig(max_groups=max_groups, torch_threads=torch.get_num_threads()),
+            EngineConfig(max_groups=max_groups, torch_threads=threads),
             self._deliver,
             observer,
         )

@@ -119,7 +119,7 @@ def context(options: Namespace) -> dict[str, object]:
     module = getattr(sys.modules["__main__"].__spec__, "name", "benchmarks")
     module = module.removesuffix(".__main__")
     return {
-        "command": " ".join(["python -m", module, *sys.argv[1:]]),
+        "command": " ".join(["python -m", module, *map(_without_folder, sys.argv[1:])]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "quick": options.quick,
         "rounds": options.rounds,
@@ -138,6 +138,11 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _without_folder(argument: str) -> str:
+    """Shorten an absolute path to its last part: where things lie here concerns nobody else."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def processor() -> str:
