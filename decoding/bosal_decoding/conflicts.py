@@ -1,14 +1,15 @@
 """Which rules of one recipe contradict each other, found before any work."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, product
 
 from bosal_decoding.errors import RuleConflict, shorten
-from bosal_decoding.limits import MAX_TOKENS
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import Draft, Rule, RuleStage
 from bosal_decoding.schema import join_field
 from bosal_decoding.stopping import BanMatch, TextStop
+from bosal_kernels import Region, Scope
 
 
 def check_conflicts(recipe: Recipe, draft: Draft) -> None:
@@ -22,10 +23,11 @@ def check_conflicts(recipe: Recipe, draft: Draft) -> None:
     if draft.max_tokens is not None and min_tokens > draft.max_tokens:
         why = f"at least {min_tokens} and at most {draft.max_tokens} tokens"
         raise RuleConflict("min_tokens", "max_tokens", why, field=places["min_tokens"])
-    _check_bans(recipe, draft, places)
-    _check_allowed(recipe, draft)
+    acting = _acting(recipe, draft)
+    _check_bans(recipe, draft, acting, places)
+    _check_allowed(recipe, draft, acting)
     _check_forced(recipe, draft, places)
-    for first, second, field in _pairs(recipe):
+    for first, second, field in _pairs(recipe, acting):
         names = {first.name, second.name}
         if names == {"temperature", "dynamic_temperature"}:
             why = "a step has one temperature"
@@ -35,20 +37,29 @@ def check_conflicts(recipe: Recipe, draft: Draft) -> None:
             raise RuleConflict("mirostat", second.name, why, field=field)
 
 
-def _check_bans(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> None:
-    """Refuse to wait for a string that is banned, or to ban all that a choice may be."""
-    stopping = [rule for rule in recipe.rules if rule.name in ("stop_strings", "stop_turns")]
-    banning = [rule for rule in recipe.rules if rule.name == "banned_strings"]
-    for stop, ban in product(draft.stop_strings, draft.banned_strings):
-        if ban not in stop:
+def _acting(recipe: Recipe, draft: Draft) -> dict[int, Scope]:
+    """When each rule acts, by its place; not those that never do, for want of a constraint."""
+    scopes = {
+        place: rule.kernel_scope(has_constraint=draft.has_constraint)
+        for place, rule in enumerate(recipe.rules)
+    }
+    return {place: scope for place, scope in scopes.items() if scope is not None}
+
+
+def _check_bans(
+    recipe: Recipe, draft: Draft, acting: Mapping[int, Scope], places: Mapping[str, str]
+) -> None:
+    """Refuse to wait for a string that is banned wherever it counts, or to ban a whole choice."""
+    rules = [(recipe.rules[place], scope) for place, scope in acting.items()]
+    bans = [(rule, scope) for rule, scope in rules if rule.name == "banned_strings"]
+    for (stop, when), (ban, banned_when) in product(rules, bans):
+        texts = {"stop_strings": getattr(stop, "values", ()), "stop_turns": draft.turn_marks}
+        if not banned_when.covers(when):
             continue
-        whose = next(
-            (one for one in stopping if any(one.overlaps(other) for other in banning)), None
-        )
-        if whose is not None:
-            ban_text, stop_text = shorten(ban.decode()), shorten(stop.decode())
-            why = f"the output can never hold {stop_text} while {ban_text} is banned"
-            raise RuleConflict("banned_strings", whose.name, why, field=places["banned_strings"])
+        for text, banned in product(texts.get(stop.name, ()), getattr(ban, "values", ())):
+            if banned in text:
+                why = f"the output can never hold {shorten(text)} while {shorten(banned)} is banned"
+                raise RuleConflict("banned_strings", stop.name, why, field=places["banned_strings"])
     choice = recipe.constraint.choice if recipe.constraint is not None else None
     always = [text for text, owners in draft.banned_strings.items() if None in owners]
     if choice and all(any(text in one.encode() for text in always) for one in choice):
@@ -56,18 +67,21 @@ def _check_bans(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> None
         raise RuleConflict("banned_strings", "constraint", why, field=places["banned_strings"])
 
 
-def _check_allowed(recipe: Recipe, draft: Draft) -> None:
+def _check_allowed(recipe: Recipe, draft: Draft, acting: Mapping[int, Scope]) -> None:
     """Refuse sets of allowed tokens that leave nothing, alone or with another rule."""
-    places = {id(rule): join_field("rules", at) for at, rule in enumerate(recipe.rules)}
-    sets = [(recipe.rules[place], kept) for place, kept in draft.allowed.items()]
+    # What a gate decides is not certain.
+    sure = {place: scope for place, scope in acting.items() if not scope.is_gated}
+    sets = [(place, kept) for place, kept in draft.allowed.items() if place in sure]
     for (first, kept), (second, others) in combinations(sets, 2):
-        if first.overlaps(second) and not kept & others:
+        if sure[first].overlaps(sure[second]) and not kept & others:
+            names = recipe.rules[second].name, recipe.rules[first].name
             why = "no token is in both"
-            raise RuleConflict(second.name, first.name, why, field=places[id(second)])
+            raise RuleConflict(*names, why, field=join_field("rules", second))
     ends = draft.vocabulary.eos_ids
     spelled = draft.vocabulary.token_bytes
-    for (rule, kept), other in product(sets, recipe.rules):
-        if not rule.overlaps(other):
+    for (place, kept), (at, scope) in product(sets, sure.items()):
+        rule, other = recipe.rules[place], recipe.rules[at]
+        if not sure[place].overlaps(scope):
             continue
         can_end, words = bool(kept & ends), kept - ends
         why = ""
@@ -83,22 +97,28 @@ def _check_allowed(recipe: Recipe, draft: Draft) -> None:
             if all(any(text in spelled[token] for text in texts) for token in words):
                 why = "every token that is allowed holds a banned string"
         if why:
-            raise RuleConflict(other.name, rule.name, why, field=places[id(other)])
+            raise RuleConflict(other.name, rule.name, why, field=join_field("rules", at))
 
 
 def _check_forced(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> None:
     """Refuse to force what the recipe forbids, or what would end the answer."""
-    # The text, and the first and the last position it may stand at.
+    # The text, and the positions it may stand at. What is placed comes late by other forced text.
     prefill = draft.prefill.encode()
-    said = [("prefill", prefill, 0, len(prefill))] if prefill else []
+    placed = [phrase for phrase in draft.phrases if phrase.at is not None]
+    longest = len(prefill) + sum(len(phrase.token_ids) for phrase in placed)
+    said = [("prefill", prefill, Scope(until=len(prefill)))] if prefill else []
     for phrase in draft.phrases:
         text = draft.vocabulary.bytes_of(phrase.token_ids)
-        said.append(("forced_phrases", text, phrase.at or 0, MAX_TOKENS))
-    for name, text, first, last in said:
+        at = Scope() if phrase.at is None else Scope(after=phrase.at, until=phrase.at + longest)
+        said.append(("forced_phrases", text, at))
+    constraint = recipe.constraint
+    if constraint is not None and not constraint.rules_in_strings:
+        said = [(name, text, replace(at, region=Region.INSIDE)) for name, text, at in said]
+    for name, text, at in said:
         in_force = [
             rule
             for rule, scope in draft.text_scopes.items()
-            if scope.after <= last and first < scope.until and not scope.is_gated
+            if scope.overlaps(at) and not scope.is_gated
         ]
         match = TextStop(draft.stops(), draft.bans(), draft.watchers).feed(text, in_force=in_force)
         if match is None:
@@ -143,8 +163,8 @@ def check_opening(
                 raise RuleConflict("prefill", rule.name, why, field=join_field("rules", place))
 
 
-def _pairs(recipe: Recipe) -> Iterator[tuple[Rule, Rule, str]]:
+def _pairs(recipe: Recipe, acting: Mapping[int, Scope]) -> Iterator[tuple[Rule, Rule, str]]:
     """Yield rules that may act at one step, in the recipe's order, and the second one's place."""
-    for (_, first), (index, second) in combinations(enumerate(recipe.rules), 2):
-        if first.overlaps(second):
-            yield first, second, join_field("rules", index)
+    for (first, scope), (second, other) in combinations(acting.items(), 2):
+        if scope.overlaps(other):
+            yield recipe.rules[first], recipe.rules[second], join_field("rules", second)

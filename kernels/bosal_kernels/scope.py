@@ -67,6 +67,11 @@ class Scope:
         apart = Region.OUTSIDE if inside else Region.INSIDE
         return self.after <= position < self.until and self.region != apart and not self.is_gated
 
+    def covers(self, other: "Scope") -> bool:
+        """Whether it surely holds wherever the other may; no gate is sure."""
+        is_wide = self.region in (Region.ANY, other.region) and not self.is_gated
+        return is_wide and self.after <= other.after and other.until <= self.until
+
     def overlaps(self, other: "Scope") -> bool:
         """Whether both may hold at one step; gates are taken to."""
         apart = {self.region, other.region} == {Region.INSIDE, Region.OUTSIDE}

@@ -84,8 +84,11 @@ def test_lists_are_tab_separated_in_a_pipe(server: LiveServer) -> None:
     assert {"in-context", "plain", "rules", "steered"} <= set(names)
     assert names == sorted(names)
     assert [row[0] for row in recipes if row[2] == "default"] == ["plain"]
-    rules = [line.split("\t")[0] for line in bosal(server, "rules").stdout.splitlines()]
-    assert "eos_ramp" in rules
+    lines = [line.split("\t") for line in bosal(server, "rules").stdout.splitlines()]
+    sources = {line[0]: line[-1] for line in lines}
+    assert "Hewitt et al. 2024" in sources["eos_ramp"]
+    assert all(sources.values())
+    assert "did you mean 'top_p'?" in bosal(server, "rules", "top_pp").stderr
     (model,) = bosal(server, "models").stdout.splitlines()
     assert model.startswith("tiny\tdefault\tLlamaForCausalLM\t")
 

@@ -30,10 +30,13 @@ def ban(*strings: str, **scope: Any) -> dict[str, Any]:
 
 PREFILL = {"rule": "prefill", "text": "I am"}
 LAST = {"rule": "forced_phrases", "phrases": [{"text": " I am"}]}
+PLACED = {"rule": "forced_phrases", "phrases": [{"text": " I am", "at": 5}]}
 LEAST = {"rule": "min_tokens", "value": 5}
 # There is no constraint.
 NEVER = {"rule": "allowed_scripts", "scripts": ["Greek"], "scope": "inside_constraint"}
 FIRST, LATER = {"scope": {"first": 3}}, {"scope": {"after": 3}}
+INSIDE, UNSURE = {"scope": "inside_constraint"}, {"when": {"top1_below": 0.5}}
+STOP = {"rule": "stop_strings", "values": ["\nQ:"]}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,15 @@ FIRST, LATER = {"scope": {"first": 3}}, {"scope": {"after": 3}}
             "forced_phrases",
             "nudging",
         ),
+        (
+            [
+                PLACED,
+                {**ban("am"), "scope": {"after": 4, "first": 20}},
+            ],
+            "forced_phrases",
+            "banned_strings",
+        ),
+        ([{**STOP, **LATER}, {**ban("Q:"), **LATER}], "banned_strings", "stop_strings"),
         ([{"rule": "guidance"}, {"rule": "context_aware"}], "guidance", "context_aware"),
         ([{"rule": "guidance", **FIRST}, {"rule": "guidance", **LATER}], "guidance", "guidance"),
     ],
@@ -105,6 +117,34 @@ def test_pairs_that_leave_nothing_are_refused_with_both_names(
         [PREFILL, {"rule": "stop_strings", "values": ["am I"]}],
         [PREFILL, LAST, LEAST],
         [{"rule": "guidance"}, {"rule": "nudging", "guide_scaffold": {"kind": "qa"}}],
+        # What a gate decides is not certain.
+        [
+            {**allow("a"), **UNSURE},
+            {"rule": "allowed_scripts", "scripts": ["Han"], "common": False},
+        ],
+        [{**allow("a", "h"), **UNSURE}, ban("a", "h")],
+        [STOP, {**ban("Q:"), **UNSURE}],
+        # The stop string may come where it is not banned.
+        [STOP, {**ban("Q:"), **LATER}],
+        # Only another of the rules that ban would be in the way.
+        [{**STOP, **FIRST}, {**ban("Q:"), **LATER}, {**ban("zz"), **FIRST}],
+        # Without a constraint nothing is inside of one.
+        [allow("a"), {"rule": "eos_ramp", "weight": 1, "over": 9, **INSIDE}],
+        [
+            {"rule": "temperature", "value": 1, **INSIDE},
+            {"rule": "dynamic_temperature", "low": 1, "high": 2},
+        ],
+        [{"rule": "mirostat", **INSIDE}, {"rule": "top_k", "k": 3}],
+        # Where the phrase stands nobody bans it.
+        [
+            PLACED,
+            {**ban("am"), **FIRST},
+        ],
+        [
+            PLACED,
+            {**ban("am"), "scope": {"after": 40}},
+        ],
+        [PREFILL, {**ban("am"), **LATER, **UNSURE}],
     ],
 )
 def test_pairs_that_leave_something_are_let_be(

@@ -193,8 +193,11 @@ def _flow(value: Any) -> str:
 
 def rules(found: Iterable[descriptions.Rule]) -> None:
     table(
-        ("rule", "stage", "parameters", "summary"),
-        [(one.rule, one.stage, ", ".join(_own_params(one)), _with_package(one)) for one in found],
+        ("rule", "stage", "parameters", "summary", "source"),
+        [
+            (one.rule, one.stage, ", ".join(_own_params(one)), _with_package(one), one.source)
+            for one in found
+        ],
     )
 
 

@@ -1,5 +1,6 @@
 """`bosal rules`: what recipes are made of."""
 
+import difflib
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -27,7 +28,9 @@ def rules(
     with connected(server) as client:
         every = {one.rule: one for one in client.rules()}
         if name is not None and name not in every:
-            raise errors.NotFound(f"no rule is named '{name}'; the rules are {', '.join(every)}")
+            close = difflib.get_close_matches(name[:100], every, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"the rules are {', '.join(every)}"
+            raise errors.NotFound(f"no rule is named '{name[:100]}', {hint}")
     if name is not None:
         show(_named(every[name])) if as_json else render.rule(every[name])
         return
