@@ -57,7 +57,7 @@ class FusedSlots:
         """Learn what a slot's new choice needs."""
         self._features.pop(slot, None)
         if is_fusible(params, coupling):
-            stages = {stage for stage, _, _ in params.chain}
+            stages = params.stages
             self._features[slot] = Features(
                 has_moments=bool(stages & {Stage.TOP_N_SIGMA, Stage.ETA}),
                 looks_back=params.keeps_history,

@@ -130,6 +130,7 @@ class Pipeline:
         if served:
             own = [slots[i] for i in served]
             self.slots.read_regions(own)
+            self.slots.resolve(own)
             selection, acted, is_left = fused.draw(
                 rows,
                 [begins[i] for i in served],
@@ -202,6 +203,7 @@ class Pipeline:
     def _control(
         self, rows: Tensor, slots: Sequence[int], combined: Combined | None = None
     ) -> Control:
+        self.slots.leave(slots)
         if self.slots.plugins.are_used(slots):
             combined = self._plug_in(rows, slots, combined)
         return control(

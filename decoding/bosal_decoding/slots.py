@@ -18,7 +18,14 @@ from bosal_decoding.plugin_slots import PluginSlots
 from bosal_decoding.sentence_slots import SentenceSlots
 from bosal_decoding.stopping import BanMatch
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import CombineState, LegalTokens, SlotState, on_device, temperature_of
+from bosal_kernels import (
+    CombineState,
+    HostScopes,
+    LegalTokens,
+    SlotState,
+    on_device,
+    temperature_of,
+)
 
 
 class Follower(Protocol):
@@ -63,6 +70,9 @@ class Slots:
         self.num_tokens = vocabulary_size
         self._vocabulary_size = vocabulary_size
         self._outputs: list[list[int]] = [[] for _ in range(num_slots)]
+        # Whether a slot is inside of its constraint, as the state has it.
+        self._insides = [False] * num_slots
+        self._scopes = HostScopes(self.state) if packs_touched else None
         self._sentences = SentenceSlots()
         if legality is None:
             legality = Legality(num_slots, vocabulary_size, device)
@@ -99,6 +109,7 @@ class Slots:
         self.fused.admit(slot, params, plan.coupling)
         self.plugins.admit(slot, plan.plugins, history)
         self._outputs[slot] = []
+        self._renew(slot)
         self._sentences.admit(slot, plan)
         if self._follower is not None:
             self._follower.free(slot)
@@ -255,11 +266,24 @@ class Slots:
         """
         inside = on_device(is_inside, self.state.device, torch.bool)
         self.state.in_constraint[self.index(slots)] = inside
+        for slot, is_in in zip(slots, is_inside, strict=True):
+            self._insides[slot] = is_in
         if self._follower is not None:
             self._follower.set_in_constraint(slots, is_inside)
 
     def is_in_constraint(self, slot: int) -> bool:
-        return bool(self.state.in_constraint[slot])
+        return self._insides[slot]
+
+    def resolve(self, slots: Sequence[int]) -> None:
+        """Put in force what the scopes of slots say at this step; for those the kernels draw."""
+        if self._scopes is not None and self.state.scopes.is_used:
+            positions = [len(self._outputs[slot]) for slot in slots]
+            self._scopes.resolve(slots, positions, [self._insides[slot] for slot in slots])
+
+    def leave(self, slots: Sequence[int]) -> None:
+        """Let the torch path say at this step what the scopes of slots put in force."""
+        if self._scopes is not None:
+            self._scopes.forget(slots)
 
     def in_force(self, slot: int, rules: Collection[int]) -> frozenset[int]:
         """Which of some rules, by place in the recipe, were in force at a slot's last step."""
@@ -279,6 +303,7 @@ class Slots:
         self.state.free(slot)
         self.coupling.admit(slot, None)
         self._outputs[slot] = []
+        self._renew(slot)
         self._sentences.free(slot)
         self.plugins.free(slot)
         self._legality.free(slot)
@@ -297,6 +322,11 @@ class Slots:
     def index(self, numbers: Sequence[int]) -> Tensor:
         """Slots, places or tokens as a tensor on the state's device."""
         return on_device(numbers, self.state.device)
+
+    def _renew(self, slot: int) -> None:
+        """Take it that a slot's numbers are those of a fresh choice, or of none."""
+        self._insides[slot] = False
+        self.leave([slot])
 
     def _read(self, slots: Sequence[int]) -> None:
         """Look whether outputs end a sentence, for the slots that want to know."""

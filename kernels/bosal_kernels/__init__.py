@@ -18,6 +18,7 @@ from bosal_kernels.errors import (
     InvalidTouchedTokens,
     KernelError,
 )
+from bosal_kernels.host_scopes import HostScopes
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import TopTokens
 from bosal_kernels.merge import merged
@@ -52,6 +53,7 @@ __all__ = [
     "CombineState",
     "Combined",
     "Control",
+    "HostScopes",
     "InvalidCombineParams",
     "InvalidSlotParams",
     "InvalidTouchedTokens",

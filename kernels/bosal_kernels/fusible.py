@@ -26,13 +26,15 @@ FUSED_STAGES: Final = frozenset(
 def is_fusible(params: SlotParams, coupling: CombineParams | None) -> bool:
     """Say whether the kernels execute all that a choice asks for.
 
-    They do not yet: numbers under a scope, penalties with a window, sets of allowed tokens, typical
+    They do not yet: numbers under a gate, penalties with a window, sets of allowed tokens, typical
     sampling, dynamic temperature and mirostat; of streams, sums of probabilities, a base's
     nucleus, a strength by confidence, gates.
     """
-    if params.scoped or params.counts_history or params.allowed:
+    if params.counts_history or params.allowed:
         return False
-    stages = {stage for stage, _, _ in params.chain}
+    if any(one.scope.is_gated for one in params.scoped):
+        return False
+    stages = params.stages
     if not stages <= FUSED_STAGES:
         return False
     if coupling is None:

@@ -133,6 +133,12 @@ class SlotParams:
             raise InvalidSlotParams(f"dry_base must be at least 1: {self.dry_base}")
 
     @property
+    def stages(self) -> frozenset[Stage]:
+        """The stages of the chain, those that are not always in force among them."""
+        scoped = (Stage(int(one.value)) for one in self.scoped if one.param == "chain_stage")
+        return frozenset((*(stage for stage, _, _ in self.chain), *scoped))
+
+    @property
     def keeps_history(self) -> bool:
         """Whether any rule looks back at what was read and said."""
         return self.counts_history or self._has_any(_LOOKING_BACK)
@@ -148,11 +154,10 @@ class SlotParams:
         return self._has_any(_OF_OUTPUT)
 
     def _has_any(self, names: Sequence[str]) -> bool:
-        scoped = {value.param for value in self.scoped}
-        return any(
-            getattr(self, name) != type(self).__dataclass_fields__[name].default or name in scoped
-            for name in names
-        )
+        defaults = {name: type(self).__dataclass_fields__[name].default for name in names}
+        # A scope that changes a number to its default changes nothing.
+        scoped = {one.param for one in self.scoped if one.value != defaults.get(one.param)}
+        return any(getattr(self, name) != defaults[name] or name in scoped for name in names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

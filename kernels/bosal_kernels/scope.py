@@ -116,6 +116,10 @@ class ScopeTable:
         """Whether any slot's scope depends on the model's row."""
         return any(value.scope.is_gated for values in self._slots.values() for value in values)
 
+    def __getitem__(self, slot: int) -> tuple[ScopedValue, ...]:
+        """The slot's scoped numbers; none where it has none."""
+        return self._slots.get(slot, ())
+
     def admit(self, slot: int, values: tuple[ScopedValue, ...]) -> None:
         """Give the slot its scoped numbers."""
         self.free(slot)

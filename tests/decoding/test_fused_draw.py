@@ -64,8 +64,9 @@ def test_the_kernels_serve_the_rules_that_are_listed(vocabulary: Vocabulary) -> 
         assert not fuses(vocabulary, [{"rule": name, **params}]), name
     windowed = {"rule": "presence_penalty", "value": 0.5, "window": 8}
     assert not fuses(vocabulary, [windowed])
-    scope = {"after": 3}
-    assert not fuses(vocabulary, [{"rule": "top_p", "p": 0.9, "scope": scope}])
+    assert fuses(vocabulary, [{"rule": "top_p", "p": 0.9, "scope": {"after": 3}}])
+    gated = {"rule": "top_p", "p": 0.9, "when": {"top1_below": 0.5}}
+    assert not fuses(vocabulary, [gated])
 
 
 def test_the_kernels_serve_sums_over_up_to_three_streams() -> None:

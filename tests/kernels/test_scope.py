@@ -8,6 +8,7 @@ from tests.kernels import rows
 from bosal_kernels import (
     ACTIVE,
     DELTA,
+    HostScopes,
     InvalidSlotParams,
     Region,
     Scope,
@@ -74,6 +75,38 @@ def test_weights_under_scopes_add_up_and_leave_no_trace() -> None:
         torch.testing.assert_close(moved, expected, atol=2e-6, rtol=0)
         state.advance([2], [11])
     assert state.t_delta[2, 0] == state.t_base[2, 0]
+
+
+def test_the_host_puts_in_force_what_a_step_of_the_torch_path_does() -> None:
+    values = (
+        scoped("repetition", 2.0, until=2),
+        scoped("repetition", 3.0, after=4),
+        scoped("chain_stage", Stage.TOP_K, column=0, after=1, until=3),
+        scoped(DELTA, 0.1, column=9, until=3),
+        scoped(DELTA, 0.7, column=9, after=1, until=2),
+        scoped(DELTA, -4.0, column=5, region=Region.INSIDE),
+        scoped("ngram", 3, region=Region.OUTSIDE),
+        scoped(ACTIVE, True, column=3, after=2),
+    )
+    params = SlotParams(key=1, chain=((Stage.TOP_K, 5.0, 0.0),), scoped=values)
+    touched = TouchedTokens.of([9, 5, 7], [0.3, 0.0, 1.0], TokenFlag.LISTED)
+    states = [SlotState(num_slots=3, vocab_size=VOCAB) for _ in range(2)]
+    for state in states:
+        state.admit(2, params, touched)
+    ours, theirs = states
+    scopes = HostScopes(ours)
+    tables = ("repetition", "chain_stage", "t_delta", "ngram", "active")
+    # Back at the end, and once after others have written.
+    for at, position in enumerate((0, 1, 2, 3, 4, 5, 1, 1)):
+        inside = position % 3 == 1
+        theirs.position[2], theirs.in_constraint[2] = position, inside
+        step(theirs, 0, 2)
+        if at == 7:
+            ours.repetition[2] = 9.0
+            scopes.forget([2])
+        scopes.resolve([0, 2], [7, position], [False, inside])
+        for name in tables:
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), (name, position)
 
 
 def test_gates_read_the_row_as_the_model_gave_it() -> None:

@@ -27,8 +27,21 @@ ASKED: tuple[tuple[list[Mapping[str, Any]], dict[str, Any] | None, dict[str, Any
         None,
         {},
     ),
-    ([{"rule": "no_repeat_ngram", "n": 2}, {"rule": "dry", "multiplier": 2.0}, WARM], None, {}),
-    ([WARM, {"rule": "min_p", "p": 0.01}], {"regex": "[a-z ]*"}, {}),
+    # Within a constraint penalties are scoped: they act outside of it.
+    (
+        [{"rule": "no_repeat_ngram", "n": 2}, {"rule": "dry", "multiplier": 2.0}, WARM],
+        {"regex": "[a-z ]*"},
+        {},
+    ),
+    (
+        [
+            {"rule": "presence_penalty", "value": 3.0, "scope": {"after": 1}},
+            {"rule": "logit_bias", "ids": {"18": 30.0}, "scope": {"first": 1}},
+            {"rule": "top_k", "k": 5, "scope": {"after": 2}},
+        ],
+        None,
+        {"logprobs": 0},
+    ),
     ([{"rule": "guidance", "scale": 1.5}, WARM], None, {"logprobs": 0}),
 )
 
