@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from time import perf_counter
 
 import torch
@@ -14,7 +14,7 @@ from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.explanation import Explanation
 from bosal_decoding.nudging import Move
 from bosal_decoding.yielding import yielded_rules
-from bosal_kernels import Combined, Logprobs, on_device, on_host
+from bosal_kernels import Combined, Logprobs, on_host
 from bosal_kernels import TopTokens as TopTable
 from bosal_server.engine.about import about
 from bosal_server.engine.forwarding import Forwarding
@@ -22,6 +22,7 @@ from bosal_server.engine.group import StreamGroup
 from bosal_server.engine.request import PositionLogprobs, TokenLogprobs, TopTokens
 from bosal_server.engine.rule_clock import RuleClock, RuleOf
 from bosal_server.engine.scheduler_step import SchedulerStep
+from bosal_server.engine.step_rows import gather_rows, stream_rows
 
 _LOG = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class Sampler:
         found = TokenLogprobs()
         for place, token in enumerate(tokens):
             prepare()
-            rows = _gather_rows(step, [member], logits, offset=place).to(torch.float32, copy=True)
+            rows = gather_rows(step, [member], logits, offset=place).to(torch.float32, copy=True)
             controlled = pipeline.apply(pipeline.combine(rows, [group.slot]), [group.slot])
             for fault in pipeline.take_faults().values():
                 raise fault
@@ -167,13 +168,13 @@ def _select(
 ) -> list[Draw]:
     """Combine, control and sample; changes logits in place, and nothing else."""
     groups = [step.ready[member] for member in members]
-    rows = _gather_rows(step, members, logits)
+    rows = gather_rows(step, members, logits)
     slots = [group.slot for group in groups]
     explained = [i for i, group in enumerate(groups) if pipeline.is_explained(group.slot)]
     is_fused = pipeline.backend == "triton" and not explained and not _are_nudged(groups)
     if not is_fused:
         rows = rows.float()
-    streams = _stream_rows(rows, groups, explained) if explained else rows
+    streams = stream_rows(rows, groups, explained) if explained else rows
     moves: dict[int, Move] = {}
     forced = None
     controlled = None
@@ -216,7 +217,7 @@ def _select(
     if drawn and controlled is not None:
         if drawn != explained:
             kept = [groups[i] for i in explained]
-            streams = _stream_rows(streams, kept, [explained.index(i) for i in drawn])
+            streams = stream_rows(streams, kept, [explained.index(i) for i in drawn])
         found = pipeline.explanations(streams, controlled, drawn, [tokens[i] for i in drawn])
         explanations = dict(zip(drawn, found, strict=True))
     return [
@@ -267,45 +268,6 @@ def _forced(groups: Sequence[StreamGroup], moves: Mapping[int, Move]) -> list[in
         if move is Move.FORCE and nudger is not None:
             forced[i] = nudger.forced
     return forced if max(forced) >= 0 else None
-
-
-def _stream_rows(rows: Tensor, groups: Sequence[StreamGroup], wanted: Sequence[int]) -> Tensor:
-    """Copy the rows of some groups' streams, before anything is done to them."""
-    if not wanted:
-        return rows[:0]
-    begins = list(accumulate((len(group.active) for group in groups), initial=0))
-    places = [place for i in wanted for place in range(begins[i], begins[i + 1])]
-    return rows[on_device(places, rows.device)]
-
-
-def _gather_rows(
-    step: SchedulerStep, members: Sequence[int], logits: Mapping[str, Tensor], *, offset: int = 0
-) -> Tensor:
-    """Return the rows of the ready groups `members`, group after group, stream after stream.
-
-    Of a group with several rows a stream, those at `offset`.
-    """
-    places = [
-        (stream.model, row + offset)
-        for i in members
-        for stream, row in zip(step.ready[i].active, step.rows[i], strict=True)
-    ]
-    base = step.ready[members[0]].streams[0].model
-    rows = logits[base]
-    if all(model == base for model, _ in places):
-        if [row for _, row in places] == list(range(len(rows))):
-            return rows
-        return rows[on_device([row for _, row in places], rows.device)]
-    # Heads of one vocabulary may be padded differently.
-    gathered = rows.new_full((len(places), rows.shape[1]), -torch.inf)
-    for name in dict.fromkeys(model for model, _ in places):
-        which = [i for i, (model, _) in enumerate(places) if model == name]
-        own = logits[name]
-        from_rows = on_device([places[i][1] for i in which], own.device)
-        width = min(own.shape[1], rows.shape[1])
-        where = on_device(which, rows.device)
-        gathered[:, :width].index_copy_(0, where, own[from_rows, :width].to(rows))
-    return gathered
 
 
 def _by_row(logprobs: Logprobs) -> dict[int, PositionLogprobs]:
