@@ -1,4 +1,4 @@
-"""Clients that send one hostile pattern after another, in a process of their own."""
+"""Clients that send one hostile pattern after another, in a process of their own; and controls."""
 
 import sys
 import threading
@@ -13,29 +13,49 @@ HOSTILE = (
     "(a|b|ab)*c{{{n}}}",
     "([a-z]{{1,{n}0}} ){{1,{n}0}}",
 )
+_PAUSE_SECONDS = 0.05
 
 
 def main() -> None:
-    """Attack `ADDRESS` with `COUNT` clients until the process is ended."""
-    address, count = sys.argv[1], int(sys.argv[2])
-    threads = [threading.Thread(target=attack, args=(address, n)) for n in range(count)]
+    """Attack `ADDRESS` with `COUNT` clients, as `KIND` says, until the process is ended."""
+    address, count, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    threads = [threading.Thread(target=KINDS[kind], args=(address, n)) for n in range(count)]
     for thread in threads:
         thread.start()
 
 
-def attack(address: str, number: int) -> None:
+def compile_hostile(address: str, number: int) -> None:
+    """Send patterns that are costly to compile or to match; no two are the same."""
     with Client(address) as client:
         turn = 0
         while True:
             turn += 1
             pattern = HOSTILE[turn % len(HOSTILE)].format(n=number % 8 + 2)
-            # No two are the same, so that nothing is kept for the next.
             constraint = {"regex": f"{pattern}{number}x{turn}"}
             try:
                 client.generate("x", constraint=constraint, max_tokens=1, timeout=20)
             except BosalError:
-                time.sleep(0.05)
+                time.sleep(_PAUSE_SECONDS)
 
+
+def be_refused(address: str, number: int) -> None:
+    """Send, as often as a refusal lets it, what is refused before any work."""
+    with Client(address) as client:
+        while True:
+            try:
+                client.generate("x", max_tokens=0, timeout=20)
+            except BosalError:
+                time.sleep(_PAUSE_SECONDS)
+
+
+def be_idle(address: str, number: int) -> None:
+    """Connect, and ask for nothing more."""
+    with Client(address) as client:
+        client.server_info()
+        threading.Event().wait()
+
+
+KINDS = {"hostile": compile_hostile, "refused": be_refused, "idle": be_idle}
 
 if __name__ == "__main__":
     main()

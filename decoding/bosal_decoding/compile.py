@@ -1,10 +1,12 @@
 """Compiles a recipe for one vocabulary: strings to tokens, conflicts found before any work."""
 
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
 from bosal_decoding.conflicts import check_conflicts
+from bosal_decoding.constraints import Constraint
 from bosal_decoding.errors import PromptTooLong
 from bosal_decoding.nudging import GuidePlan
 from bosal_decoding.opening import Opener
@@ -25,6 +27,7 @@ _PROBES: Final = (
 # Characters before an instruction that are tokenised anew with every probe; what an opening can
 # change lies well within.
 _TAIL_CHARS: Final = 256
+_ANY_CONSTRAINT: Final = Constraint(regex=".*")
 
 
 def compile(
@@ -43,6 +46,28 @@ def compile(
 
 @lru_cache(maxsize=256)
 def _compile(
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    context_tokens: int,
+    models: tuple[StreamModel, ...],
+) -> Plan:
+    # Requests that differ in their constraints alone share what compiles to the same.
+    alike = _with_any_constraint(recipe)
+    plan = _compile_once(alike, vocabulary, context_tokens, models)
+    return plan if alike is recipe else replace(plan, recipe=recipe)
+
+
+def _with_any_constraint(recipe: Recipe) -> Recipe:
+    """Put a stand-in in the place of a constraint whose contents no rule looks at."""
+    constraint = recipe.constraint
+    is_read = any(rule.name == "banned_strings" for rule in recipe.rules)
+    if constraint is None or (constraint.choice is not None and is_read):
+        return recipe
+    return recipe.with_constraint(_ANY_CONSTRAINT)
+
+
+@lru_cache(maxsize=256)
+def _compile_once(
     recipe: Recipe,
     vocabulary: Vocabulary,
     context_tokens: int,

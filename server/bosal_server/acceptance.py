@@ -136,7 +136,9 @@ class Acceptance:
         if command.constraint is None:
             is_named = isinstance(command.prompt.recipe, str)
             where = join_field("recipe" if is_named else "inline_recipe", where)
-        program = await self._constraints.program(started.plan, where, started.prompts[0].opening)
+        program = await self._constraints.program(
+            started.plan, where, started.prompts[0].opening, owner=command.caller.key_id
+        )
         if command.continuation is None:
             self._constraints.check_budget(program, started.max_tokens)
         return replace(started, program=program)

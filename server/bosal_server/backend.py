@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
+from bosal_decoding.constraints.fair_thread import Allowance
 from bosal_decoding.constraints.frontend import load_types
 from bosal_decoding.rules import installed
 from bosal_server.config import InvalidConfig, ServerConfig
@@ -34,6 +35,10 @@ log = logging.getLogger(__name__)
 
 # Distributions whose version can change what comes out.
 _DECISIVE: Final = ("bosal", "torch", "transformers", "tokenizers", "openvino", "llguidance")
+
+# Of one processor, what compiling constraints may take while choices run. It is the interpreter's
+# lock that is scarce: behind every operator the engine's thread waits for it.
+_COMPILE_SHARE: Final = 1 / 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,10 @@ class Backend:
         return engine
 
     def _core(self, engine: EngineLoop) -> GenerationCore:
-        constraints = ConstraintCompiler(self._types)
+        constraints = ConstraintCompiler(
+            self._types,
+            allowance=Allowance(_COMPILE_SHARE, is_wanted=lambda: engine.stats().running > 0),
+        )
         for model in self._models:
             constraints.prepare(model.vocabulary)
         return GenerationCore(

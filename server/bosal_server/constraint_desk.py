@@ -10,10 +10,16 @@ from typing import Final, TypeVar
 
 from bosal_decoding.constraint_conflicts import check_program
 from bosal_decoding.constraints.compiler import ConstraintCompiler
-from bosal_decoding.constraints.errors import ConstraintNeedsTokens, InvalidConstraint
+from bosal_decoding.constraints.constraint import Constraint
+from bosal_decoding.constraints.errors import (
+    CompileQueueFull,
+    ConstraintNeedsTokens,
+    InvalidConstraint,
+)
 from bosal_decoding.constraints.program import Program
 from bosal_decoding.opening import UNOPENED, Opening
 from bosal_decoding.plan import Plan
+from bosal_decoding.vocabulary import Vocabulary
 from bosal_server.engine.request import ChoiceEnding, FinishedEvent, FinishReason, TokensEvent
 from bosal_server.request_errors import located
 
@@ -23,6 +29,11 @@ Result = TypeVar("Result")
 _WHOLE: Final = frozenset(
     {FinishReason.CONSTRAINT_COMPLETE, FinishReason.CONSTRAINT_CLOSED, FinishReason.STOP_TOKEN}
 )
+
+# How long a request waits for a place in the queue, and how often it looks. Who is refused at
+# once comes back at once.
+_PLACE_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 0.1
 
 
 class ConstraintDesk:
@@ -38,8 +49,12 @@ class ConstraintDesk:
     def close(self) -> None:
         self.compiler.close()
 
-    async def program(self, plan: Plan, where: str, opening: Opening = UNOPENED) -> Program | None:
+    async def program(
+        self, plan: Plan, where: str, opening: Opening = UNOPENED, *, owner: str = ""
+    ) -> Program | None:
         """Compile a plan's constraint, found at `where` in the request; None if it has none.
+
+        Owners take turns.
 
         Raises:
             RuleConflict: it leaves one of the plan's rules no place.
@@ -54,7 +69,8 @@ class ConstraintDesk:
             try:
                 # It holds for the answer's text, which stands behind what was taken back.
                 lead = opening.hidden + plan.recipe.scaffold.lead
-                program = await _result(self.compiler.submit(constraint, plan.vocabulary, lead))
+                future = await self._queued(constraint, plan.vocabulary, lead, owner)
+                program = await _result(future)
                 check_program(plan, program, opening)
                 return program
             except InvalidConstraint as refusal:
@@ -63,6 +79,23 @@ class ConstraintDesk:
             finally:
                 if self._observe is not None:
                     self._observe(monotonic() - begin)
+
+    async def _queued(
+        self, constraint: Constraint, vocabulary: Vocabulary, lead: str, owner: str
+    ) -> Future[Program]:
+        """Queue a constraint, once there is a place for it.
+
+        Raises:
+            CompileQueueFull: there was none for too long.
+        """
+        until = monotonic() + _PLACE_SECONDS
+        while True:
+            try:
+                return self.compiler.submit(constraint, vocabulary, lead, owner=owner)
+            except CompileQueueFull:
+                if monotonic() >= until:
+                    raise
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def check_budget(self, program: Program | None, max_tokens: int) -> None:
         """Refuse a constraint that is known not to fit the output.
@@ -73,19 +106,20 @@ class ConstraintDesk:
         if program is not None and program.close is not None and len(program.close) > max_tokens:
             raise ConstraintNeedsTokens(len(program.close), max_tokens)
 
-    def judge(self, program: Program | None) -> "SchemaJudge | None":
+    def judge(self, program: Program | None, *, owner: str = "") -> "SchemaJudge | None":
         """Return who validates the texts of a request, if its constraint is a schema."""
         if program is None or program.json_schema is None:
             return None
-        return SchemaJudge(self.compiler, program.json_schema)
+        return SchemaJudge(self.compiler, program.json_schema, owner)
 
 
 class SchemaJudge:
     """Collects the texts of one request and validates them once they are whole."""
 
-    def __init__(self, compiler: ConstraintCompiler, schema: str) -> None:
+    def __init__(self, compiler: ConstraintCompiler, schema: str, owner: str) -> None:
         self._compiler = compiler
         self._schema = schema
+        self._owner = owner
         self._texts: dict[int, list[str]] = {}
 
     def note(self, event: TokensEvent) -> None:
@@ -99,7 +133,7 @@ class SchemaJudge:
         if ending.reason not in _WHOLE:
             return ending
         text = "".join(self._texts.get(ending.choice, ()))
-        is_valid = await _result(self._compiler.validate(self._schema, text))
+        is_valid = await _result(self._compiler.validate(self._schema, text, owner=self._owner))
         return replace(ending, schema_valid=is_valid)
 
 

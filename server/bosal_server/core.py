@@ -148,7 +148,7 @@ class GenerationCore:
         self, started: Started, command: GenerateCommand
     ) -> AsyncGenerator[CoreEvent, None]:
         """Yield an accepted request itself, then what the engine makes of it."""
-        judge = self.constraints.judge(started.program)
+        judge = self.constraints.judge(started.program, owner=command.caller.key_id)
         filtered = None if self._filter is None else self._filter.watch()
         # The client's id may repeat while a call it retries is still being cancelled.
         engine_id = f"{started.request_id}#{next(self._numbers)}"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from bosal_decoding.compile import compile
+from bosal_decoding.constraints import Constraint
 from bosal_decoding.errors import (
     DecodingError,
     InvalidConversation,
@@ -165,6 +166,33 @@ def test_equal_recipes_share_a_plan(vocabulary: Vocabulary, spaced_vocabulary: V
     renamed = compile(Recipe.parse(document | {"name": "b"}), vocabulary, context_tokens=100)
     assert renamed.recipe.name == "b"
     assert renamed.version == plan.version
+
+
+def test_plans_of_one_recipe_under_several_constraints_are_compiled_once(
+    vocabulary: Vocabulary,
+) -> None:
+    recipe = Recipe.parse(
+        {"rules": [{"rule": "eos_ramp", "weight": 2, "over": 9, "scope": "outside_constraint"}]}
+    )
+    kinds: list[dict[str, Any]] = [
+        {"regex": "a+"}, {"regex": "b+"}, {"choice": ["c"]}, {"json_schema": {}}
+    ]  # fmt: skip
+    held = [recipe.with_constraint(Constraint.read(fields, "")) for fields in kinds]
+    plans = [compile(one, vocabulary, context_tokens=777) for one in held]
+    assert [plan.recipe for plan in plans] == held
+    assert len({plan.version for plan in plans}) == 4
+    assert all(plan.params is plans[0].params for plan in plans)
+    assert compile(recipe, vocabulary, context_tokens=777).params != plans[0].params
+
+
+def test_a_choice_is_read_where_strings_are_banned(vocabulary: Vocabulary) -> None:
+    recipe = Recipe.parse({"rules": [{"rule": "banned_strings", "values": ["x"]}]})
+    fine, wrong = (
+        recipe.with_constraint(Constraint.read({"choice": [text]}, "")) for text in ("ab", "xy")
+    )
+    assert compile(fine, vocabulary, context_tokens=100).recipe is fine
+    with pytest.raises(RuleConflict, match="banned string"):
+        compile(wrong, vocabulary, context_tokens=100)
 
 
 @pytest.mark.parametrize("name", ["in-context", "plain", "rules", "steered"])

@@ -5,16 +5,24 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from threading import Event
 from typing import Any
 
 import jsonschema
 import pytest
 from tests.server.experiments.managers import idle_manager
 
+from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
+from bosal_decoding.constraints.errors import CompileQueueFull
+from bosal_decoding.constraints.program import Program
 from bosal_decoding.errors import DecodingError
+from bosal_decoding.plan import Plan
+from bosal_decoding.recipe import Recipe
+from bosal_server import constraint_desk
 from bosal_server.config import Limits
+from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.core import GenerationCore
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
@@ -253,3 +261,49 @@ def test_what_cannot_be_honoured_is_refused_before_the_first_token(
         with pytest.raises(DecodingError) as caught:
             ask_all(dict(request_))
         assert (caught.value.reason, caught.value.field) == (reason, field)
+
+
+def test_a_request_waits_for_a_place_in_the_queue(
+    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = ConstraintCompiler(max_waiting=1)
+    desk = ConstraintDesk(compiler)
+    begun, gate = Event(), Event()
+
+    def hold() -> None:
+        begun.set()
+        gate.wait()
+
+    def plan(pattern: str) -> Plan:
+        recipe = Recipe.parse({"constraint": {"regex": pattern}})
+        return compile_recipe(recipe, tiny_llama.vocabulary, context_tokens=100)
+
+    async def two() -> list[Program | None]:
+        first = asyncio.create_task(desk.program(plan("a+"), "constraint"))
+        second = asyncio.create_task(desk.program(plan("b+"), "constraint"))
+        await asyncio.sleep(0.2)
+        assert not first.done()
+        assert not second.done()
+        gate.set()
+        return [await first, await second]
+
+    async def refused() -> None:
+        monkeypatch.setattr(constraint_desk, "_PLACE_SECONDS", 0.0)
+        waiting = asyncio.create_task(desk.program(plan("c+"), "constraint"))
+        await asyncio.sleep(0)
+        with pytest.raises(CompileQueueFull):
+            await desk.program(plan("d+"), "constraint")
+        gate.set()
+        await waiting
+
+    try:
+        for one in (two, refused):
+            begun.clear()
+            gate.clear()
+            compiler._quick.submit(hold)
+            assert begun.wait(10)
+            found = asyncio.run(one())
+            assert found is None or all(program is not None for program in found)
+    finally:
+        gate.set()
+        desk.close()

@@ -59,6 +59,17 @@ def shortest(options: Sequence[bytes], written: bytes) -> bytes | None:
     return min(rests, key=len, default=None)
 
 
+def endings(text: bytes, written: bytes, max_bytes: int) -> Iterator[bytes]:
+    """Yield what may end a text as `text` ends: its rest, where it was begun, then its last bytes.
+
+    What stands behind a repetition ends a text wherever the repetition stands.
+    """
+    if text.startswith(written):
+        yield text[len(written) :]
+    for size in range(1, min(len(text), max_bytes + 1)):
+        yield text[-size:]
+
+
 def _walk(walker: Walker, choose: "_Choice", max_bytes: int, deadline: float) -> bytes | None:
     written = bytearray()
     used: Counter[int] = Counter()

@@ -3,7 +3,9 @@
 Rule 1: a constraint that is not known to be cheap is compiled on trial in a process that can be
         killed; only what compiled there in time is compiled here, because a native call here cannot
         be cancelled.
-Rule 2: programs are cached by content, a constraint that is being compiled is compiled once, and
+Rule 2: who asks for much waits for itself: owners take turns, none may fill the queue, and all
+        compiling together has a bounded share of the processor.
+Rule 3: programs are cached by content, a constraint that is being compiled is compiled once, and
         one that was refused is refused again without work.
 """
 
@@ -11,7 +13,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final
@@ -20,6 +22,7 @@ from bosal_decoding.constraints.backends import Compiler
 from bosal_decoding.constraints.constraint import Constraint
 from bosal_decoding.constraints.cost import is_cheap
 from bosal_decoding.constraints.errors import CompileQueueFull, InvalidConstraint
+from bosal_decoding.constraints.fair_thread import Allowance, FairThread
 from bosal_decoding.constraints.limits import CACHE_BYTES, MAX_WAITING
 from bosal_decoding.constraints.llguidance_compiler import LlguidanceCompiler
 from bosal_decoding.constraints.program import Program
@@ -41,8 +44,12 @@ class ConstraintCompiler:
         *,
         cache_bytes: int = CACHE_BYTES,
         max_waiting: int = MAX_WAITING,
+        allowance: Allowance | None = None,
     ) -> None:
-        """`types` are the python_type names the operator has registered, as other kinds."""
+        """`types` are the python_type names the operator has registered, as other kinds.
+
+        `allowance` bounds the processor time that compiling takes.
+        """
         self.types = dict(types)
         self._cache_bytes = cache_bytes
         self._max_waiting = max_waiting
@@ -50,20 +57,21 @@ class ConstraintCompiler:
         self._programs: OrderedDict[str, Program] = OrderedDict()
         self._refusals: OrderedDict[str, InvalidConstraint] = OrderedDict()
         self._pending: dict[str, Future[Program]] = {}
-        self._validate_trial = TrialProcess()
+        self._owners: dict[str, str] = {}  # of what is pending
+        self._validate_trial = TrialProcess(library="jsonschema")
         self._llguidance = LlguidanceCompiler()
         # Of the backends that somebody has named.
         self._compilers: dict[str, Compiler] = {"llguidance": self._llguidance}
         self._spellings: dict[str, Spelling] = {}
         # One thread each: what is known to be cheap never waits for what may take seconds.
-        self._quick = ThreadPoolExecutor(1, thread_name_prefix="bosal-constraints-quick")
-        self._compiling = ThreadPoolExecutor(1, thread_name_prefix="bosal-constraints")
-        self._validating = ThreadPoolExecutor(1, thread_name_prefix="bosal-validate")
+        self._quick = FairThread("bosal-constraints-quick", allowance)
+        self._compiling = FairThread("bosal-constraints", allowance)
+        self._validating = FairThread("bosal-validate")
 
     def close(self) -> None:
         """Stop compiling; what waits is cancelled."""
-        for pool in (self._quick, self._compiling, self._validating):
-            pool.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._quick, self._compiling, self._validating):
+            thread.close()
         with self._lock:
             waiting = list(self._pending.values())
         for future in waiting:
@@ -74,7 +82,8 @@ class ConstraintCompiler:
 
     def prepare(self, vocabulary: Vocabulary) -> Future[Any]:
         """Do now what the first constraint over a vocabulary would wait for."""
-        return self._compiling.submit(lambda: self._llguidance.prepare(self._spelling(vocabulary)))
+        # Not where its time would count as that of a constraint.
+        return self._validating.submit(lambda: self._llguidance.prepare(self._spelling(vocabulary)))
 
     def resolve(self, constraint: Constraint) -> Constraint:
         """Replace a registered type by the constraint it stands for."""
@@ -86,13 +95,13 @@ class ConstraintCompiler:
         return self.types[name].with_options(constraint)
 
     def submit(
-        self, constraint: Constraint, vocabulary: Vocabulary, lead: str = ""
+        self, constraint: Constraint, vocabulary: Vocabulary, lead: str = "", *, owner: str = ""
     ) -> Future[Program]:
         """Compile a constraint for texts that stand behind `lead`; the future may be shared.
 
         Raises:
             UnknownName: no type of that name is registered.
-            CompileQueueFull: too many constraints wait.
+            CompileQueueFull: too many constraints wait, or too many of this owner's.
         """
         constraint = self.resolve(constraint)
         key = _key(constraint, vocabulary, lead)
@@ -107,16 +116,16 @@ class ConstraintCompiler:
             if (refusal := self._refusals.get(key)) is not None:
                 future.set_exception(refusal)
                 return future
-            if len(self._pending) >= self._max_waiting:
-                raise CompileQueueFull(self._max_waiting)
+            self._check_queue(owner)
             self._pending[key] = future
+            self._owners[key] = owner
         is_quick = constraint.backend == "llguidance" and is_cheap(constraint)
-        pool = self._quick if is_quick else self._compiling
+        thread = self._quick if is_quick else self._compiling
         try:
-            pool.submit(self._run, key, constraint, vocabulary, lead)
+            thread.submit(lambda: self._run(key, constraint, vocabulary, lead), owner)
         except RuntimeError:  # closed
             with self._lock:
-                del self._pending[key]
+                self._forget(key)
             raise
         return future
 
@@ -124,7 +133,7 @@ class ConstraintCompiler:
         """Compile and wait."""
         return self.submit(constraint, vocabulary, lead).result()
 
-    def validate(self, schema: str, text: str) -> Future[bool | None]:
+    def validate(self, schema: str, text: str, *, owner: str = "") -> Future[bool | None]:
         """Say whether a text is JSON that a schema accepts; None if that took too long."""
 
         def ask() -> bool | None:
@@ -135,30 +144,43 @@ class ConstraintCompiler:
                 return None
             return answer.get("is_valid")
 
-        return self._validating.submit(ask)
+        return self._validating.submit(ask, owner)
+
+    def _check_queue(self, owner: str) -> None:
+        """Refuse what finds the queue full, or full enough of its owner's."""
+        if len(self._pending) >= self._max_waiting:
+            raise CompileQueueFull(self._max_waiting)
+        most = max(self._max_waiting // 2, 1)
+        # Nobody in particular is everybody.
+        if owner and sum(one == owner for one in self._owners.values()) >= most:
+            raise CompileQueueFull(most)
+
+    def _forget(self, key: str) -> None:
+        """Take one out of what is pending; the lock is held."""
+        del self._pending[key], self._owners[key]
 
     def _run(self, key: str, constraint: Constraint, vocabulary: Vocabulary, lead: str) -> None:
         future = self._pending[key]
         if not future.set_running_or_notify_cancel():
             with self._lock:
-                del self._pending[key]
+                self._forget(key)
             return
         try:
             program = self._build(key, constraint, vocabulary, lead)
         except InvalidConstraint as refusal:
             with self._lock:
-                del self._pending[key]
+                self._forget(key)
                 self._refusals[key] = refusal
                 if len(self._refusals) > _MAX_REFUSALS:
                     self._refusals.popitem(last=False)
             future.set_exception(refusal)
         except BaseException as error:
             with self._lock:
-                del self._pending[key]
+                self._forget(key)
             future.set_exception(error)
         else:
             with self._lock:
-                del self._pending[key]
+                self._forget(key)
                 self._keep(key, program)
             future.set_result(program)
 
@@ -191,9 +213,7 @@ class ConstraintCompiler:
             self._programs.popitem(last=False)
 
     def _spelling(self, vocabulary: Vocabulary) -> Spelling:
-        if vocabulary.digest not in self._spellings:
-            self._spellings[vocabulary.digest] = Spelling(vocabulary)
-        return self._spellings[vocabulary.digest]
+        return self._spellings.setdefault(vocabulary.digest, Spelling(vocabulary))
 
 
 def _key(constraint: Constraint, vocabulary: Vocabulary, lead: str) -> str:

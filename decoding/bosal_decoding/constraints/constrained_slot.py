@@ -19,6 +19,9 @@ from bosal_decoding.constraints.spelling import bit_of
 
 # Far from the budget the length of a completion is looked at this often.
 _LOOK_EVERY = 16
+# Each search that ran out of time halves the time of the next.
+_HOPELESS_FROM_THE_START = 3
+_MAX_HALVINGS = 5
 # Forced tokens may be more than a completion has, which takes the longest that fit.
 _FORCED_ROOM = 2 * MAX_FORCED_TOKENS
 # Brackets and quotes that one token may open.
@@ -57,7 +60,10 @@ class ConstrainedSlot:
         self._known = self._close
         # What one token may add to the completion, and tokens until the next look at it.
         self._growth = max(program.longest_jump, _LEAST_GROWTH)
-        self._rest = 0
+        # Searches that ran out of time; one did when the program was compiled, if it has no close.
+        is_hopeless = program.close is None
+        self._num_hopeless = _HOPELESS_FROM_THE_START if is_hopeless else 0
+        self._rest = min(max_tokens // 2, _LOOK_EVERY) if is_hopeless else 0
 
     def fill(self, row: MaskRow) -> None:
         """Write the legal tokens; measured in processor time, which a busy machine does not add."""
@@ -134,30 +140,38 @@ class ConstrainedSlot:
     def _look_ahead(self, remaining: int) -> Verdict:
         """See to it that the text can still be completed within the budget."""
         self._rest -= 1
-        if self._close is None and self._rest <= 0:
-            started = thread_time()
-            self._close = self._completion()
-            seconds = thread_time() - started
-            # One that outlasted its time by much is as bad as a slow mask.
-            self.num_slow_fills += seconds > 2 * CLOSE_SECONDS
-            slack = remaining - len(self._close or ())
-            is_hopeless = self._close is None and seconds > CLOSE_SECONDS
-            self._rest = (
-                _LOOK_EVERY if is_hopeless else min(slack // (1 + self._growth), _LOOK_EVERY)
-            )
-        if self._close is None:
-            return Verdict.GO_ON
-        self._known = self._close
-        if len(self._close) > remaining:
+        if self._close is None and self._rest <= 0 and remaining > 0:
+            self._search(remaining)
+        # A text that is not complete wants a token at least.
+        needed = 1 if self._close is None else len(self._close)
+        if needed > remaining:
             before = self._close_before
             fits = before is not None and len(before) <= remaining + 1
             return Verdict.RETRACT if fits else Verdict.GO_ON
+        if self._close is None:
+            return Verdict.GO_ON
+        self._known = self._close
         if 0 < len(self._close) == remaining:
             self.force(self._close)
         return Verdict.GO_ON
 
-    def _completion(self) -> list[int] | None:
+    def _search(self, remaining: int) -> None:
+        """Look for a completion, and decide when to look again."""
+        limit = CLOSE_SECONDS / (1 << min(self._num_hopeless, _MAX_HALVINGS))
+        started = thread_time()
+        self._close = self._completion(limit)
+        seconds = thread_time() - started
+        # One that outlasted its time by much is as bad as a slow mask.
+        self.num_slow_fills += seconds > limit + CLOSE_SECONDS
+        if self._close is None and seconds > limit:
+            self._num_hopeless += 1
+            self._rest = min(remaining // 2, _LOOK_EVERY)
+        else:
+            slack = remaining - len(self._close or ())
+            self._rest = min(slack // (1 + self._growth), _LOOK_EVERY)
+
+    def _completion(self, seconds: float) -> list[int] | None:
         # Within a string or a number the one known before goes on to be one.
         if self._known and self.state.completes(self._known):
             return self._known
-        return self.state.close_tokens()
+        return self.state.close_tokens(seconds)

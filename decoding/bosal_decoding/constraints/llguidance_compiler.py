@@ -19,6 +19,7 @@ from bosal_decoding.constraints.limits import COMPILE_SECONDS, FIRST_CLOSE_SECON
 from bosal_decoding.constraints.llguidance_grammar import grammar_of, ignored_keywords, refusal
 from bosal_decoding.constraints.llguidance_program import LlguidanceProgram
 from bosal_decoding.constraints.llguidance_tokenizer import LlguidanceTokenizer
+from bosal_decoding.constraints.shortest_text import shortest_text
 from bosal_decoding.constraints.spelling import Spelling
 from bosal_decoding.constraints.trial import TrialKilled, TrialProcess
 
@@ -88,6 +89,7 @@ class LlguidanceCompiler:
             ignored=ignored_keywords(matcher.get_grammar_warnings()),
             json_schema=constraint.json_schema,
             options=options,
+            shortest=_shortest(constraint, lead),
             longest_jump=longest_jump(constraint.json_schema),
         )
         # The first mask builds what all others share.
@@ -127,3 +129,9 @@ class LlguidanceCompiler:
             raise CompileTimeout(f"it could not be compiled: {error}") from None
         if "error" in answer:
             raise refusal(answer["error"])
+
+
+def _shortest(constraint: Constraint, lead: str) -> bytes | None:
+    """A shortest text, where reading the constraint tells it."""
+    text = None if constraint.regex is None else shortest_text(constraint.regex)
+    return None if text is None else (lead + text).encode()

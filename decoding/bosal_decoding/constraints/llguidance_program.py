@@ -1,7 +1,8 @@
 """Programs matched by llguidance: every kind of constraint, the default."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from llguidance import LLMatcher
@@ -10,6 +11,9 @@ from bosal_decoding.constraints import closing
 from bosal_decoding.constraints.limits import CLOSE_SECONDS, MAX_FORCED_TOKENS
 from bosal_decoding.constraints.llguidance_tokenizer import LlguidanceTokenizer
 from bosal_decoding.constraints.program import ConstraintViolation, MaskRow
+
+# Ends of a shortest text that are tried elsewhere, up to so many bytes.
+_MAX_ENDING: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,8 @@ class LlguidanceProgram:
     json_schema: str | None = None
     # Of a choice: the texts, for exact completions.
     options: tuple[bytes, ...] = ()
+    # Of a regex: a shortest text, which no search need find.
+    shortest: bytes | None = None
     close: tuple[int, ...] | None = None
     longest_jump: int = 0
     backend: str = "llguidance"
@@ -110,17 +116,26 @@ class LlguidanceState:
         if self.is_accepting:
             return []
         spelling = self._program.tokenizer.spelling
-        if self._program.options:
-            written = spelling.vocabulary.bytes_of(self._tokens)
-            data = closing.shortest(self._program.options, written)
-        else:
-            data = closing.completion(_Walker(self._program.tokenizer, self._matcher), seconds)
-        if data is None:
-            return None
-        for tokens in (spelling.tokenize(data), spelling.spell(data)):
-            if tokens is not None and self.completes(tokens):
-                return tokens
+        for data in self._endings(seconds):
+            for tokens in (spelling.tokenize(data), spelling.spell(data)):
+                if tokens is not None and self.completes(tokens):
+                    return tokens
         return None
+
+    def _endings(self, seconds: float) -> Iterator[bytes]:
+        """Yield what may complete the text, the likeliest first; nothing is checked yet."""
+        program = self._program
+        written = program.tokenizer.spelling.vocabulary.bytes_of(self._tokens)
+        if program.options:
+            ending = closing.shortest(program.options, written)
+            if ending is not None:
+                yield ending
+            return
+        if program.shortest is not None:
+            yield from closing.endings(program.shortest, written, _MAX_ENDING)
+        found = closing.completion(_Walker(program.tokenizer, self._matcher), seconds)
+        if found is not None:
+            yield found
 
     def completes(self, tokens: Sequence[int]) -> bool:
         matcher = self._matcher.deep_copy()

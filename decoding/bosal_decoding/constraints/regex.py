@@ -59,13 +59,17 @@ def unrolled_size(pattern: str) -> int:
     return writer.unrolled_size
 
 
+def parse(pattern: str) -> tuple[Any, int]:
+    """Return the tree of a pattern and its flags, as Python's own parser reads them."""
+    tree = parser.parse(_without_set_notation(pattern), re.ASCII)
+    if tree.state.flags & re.LOCALE:
+        raise ConstraintUnsupported("the flag L is not supported")
+    return tree, tree.state.flags
+
+
 def _written(pattern: str, writer: "_Writer") -> str:
-    flags = re.ASCII
     try:
-        tree = parser.parse(_without_set_notation(pattern), flags)
-        flags = tree.state.flags
-        if flags & re.LOCALE:
-            raise ConstraintUnsupported("the flag L is not supported")
+        tree, flags = parse(pattern)
         return writer.sequence(tree, flags, at_start=True, at_end=True, scale=1)
     except re.error as error:
         raise ConstraintSyntax(f"not a regular expression: {error}") from None

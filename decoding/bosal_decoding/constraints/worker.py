@@ -40,8 +40,11 @@ class _Compilers:
         match request["do"]:
             case "start":
                 # What every answer needs is read before the time of any is counted.
-                if request.get("library") == "llguidance":
-                    self._tokenizer()
+                match request.get("library"):
+                    case "llguidance":
+                        self._tokenizer()
+                    case "jsonschema":
+                        self._validate("true", "null")
                 return {}
             case "compile":
                 return self._compile(request["grammar"], request["limits"])

@@ -38,9 +38,10 @@ class EngineConfig:
     plugin_seconds: float = PLUGIN_SECONDS  # a plug-in rule may hold a step up for so long
     # Threads of torch's operators; unset leaves torch's choice.
     torch_threads: int | None = None
-    # Seconds after which Python lets another thread run; unset leaves it. The default of 5 ms
-    # makes an event loop beside the engine late by as much.
-    switch_interval: float | None = 0.0005
+    # Seconds after which Python lets another thread run; unset leaves it. With the default of 5 ms
+    # an event loop beside the engine is late by as much, and so is the engine beside a busy event
+    # loop: behind every operator of torch it asks for its turn.
+    switch_interval: float | None = 0.0001
 
 
 @dataclass(frozen=True, slots=True)

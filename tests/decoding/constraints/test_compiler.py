@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -23,6 +23,7 @@ from bosal_decoding.constraints.errors import (
     ConstraintUnsupported,
     InvalidConstraint,
 )
+from bosal_decoding.constraints.program import Program
 from bosal_decoding.constraints.trial import TrialKilled, TrialProcess
 from bosal_decoding.errors import InvalidRecipe, UnknownName
 from bosal_decoding.vocabulary import Vocabulary
@@ -162,6 +163,38 @@ def test_one_constraint_is_compiled_once_and_the_queue_is_bounded(
         compiler.close()
 
 
+def test_one_owner_cannot_fill_the_queue_and_owners_take_turns(
+    byte_level_vocabulary: Vocabulary,
+) -> None:
+    compiler = ConstraintCompiler(max_waiting=4)
+    begun, gate = Event(), Event()
+    done: list[str] = []
+
+    def hold() -> None:
+        begun.set()
+        gate.wait()
+
+    def submit(pattern: str, owner: str) -> Future[Program]:
+        future = compiler.submit(constraint(regex=pattern), byte_level_vocabulary, owner=owner)
+        future.add_done_callback(lambda _: done.append(pattern))
+        return future
+
+    try:
+        compiler._quick.submit(hold)
+        assert begun.wait(10)
+        futures = [submit("a", "flooder"), submit("b", "flooder")]
+        with pytest.raises(CompileQueueFull, match="2 constraints"):
+            submit("c", "flooder")
+        futures += [submit("d", "other"), submit("e", "another")]
+        gate.set()
+        for future in futures:
+            future.result(timeout=60)
+        assert done == ["a", "d", "e", "b"]
+    finally:
+        gate.set()
+        compiler.close()
+
+
 def test_what_is_cheap_does_not_wait_for_what_may_take_long(
     byte_level_vocabulary: Vocabulary,
 ) -> None:
@@ -235,11 +268,14 @@ def test_a_process_that_does_not_answer_is_killed_and_started_again() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")
-def test_a_process_has_read_its_library_before_time_is_counted() -> None:
-    trial = TrialProcess(library="llguidance")
+@pytest.mark.parametrize(
+    ("library", "part"), [("llguidance", "llguidance"), ("jsonschema", "rpds")]
+)
+def test_a_process_has_read_its_library_before_time_is_counted(library: str, part: str) -> None:
+    trial = TrialProcess(library=library)
     try:
         trial.ask({"do": "start"}, 10)
-        assert "llguidance" in Path(f"/proc/{trial.pid}/maps").read_text()
+        assert part in Path(f"/proc/{trial.pid}/maps").read_text()
     finally:
         trial.close()
 

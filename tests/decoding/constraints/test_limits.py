@@ -1,6 +1,8 @@
 """Every limit of docs/constraints.md: what exceeds it is refused by field, with the limit."""
 
 import json
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from bosal_decoding.constraints import Constraint, constrained_slot
 from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.constraints.constrained_slot import ConstrainedSlot, Verdict
 from bosal_decoding.constraints.errors import CompileTimeout, ConstraintTooLarge
+from bosal_decoding.constraints.limits import CLOSE_SECONDS
+from bosal_decoding.constraints.llguidance_program import LlguidanceProgram, LlguidanceState
 from bosal_decoding.constraints.trial import TrialKilled
 from bosal_decoding.errors import DecodingError, InvalidRecipe
 from bosal_decoding.vocabulary import Vocabulary
@@ -92,3 +96,29 @@ def test_a_choice_whose_masks_are_slow_ends_and_says_so(
         verdicts.append(slot.settle())
     assert verdicts[:4] == [Verdict.GO_ON] * 4
     assert verdicts[4:] == [Verdict.TOO_SLOW] * 2
+
+
+def test_searches_that_run_out_of_time_become_few_and_short(
+    compiled: Compile, byte_level_vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = byte_level_vocabulary
+    program = compiled(grammar="start: /[ab]{900}/")
+    assert isinstance(program, LlguidanceProgram)
+    limits: list[float] = []
+
+    def search(state: LlguidanceState, seconds: float) -> None:
+        limits.append(seconds)
+
+    monkeypatch.setattr(LlguidanceState, "close_tokens", search)
+    # By the clock every search takes a little longer than the longest may.
+    clock = count()
+    monkeypatch.setattr(
+        constrained_slot, "thread_time", lambda: next(clock) * (CLOSE_SECONDS + 1e-4)
+    )
+    slot = ConstrainedSlot(replace(program, close=None), 800, words.eos_ids)
+    letter = words.token_bytes.index(b"a")
+    for _ in range(800):
+        slot.commit([letter])
+        assert slot.settle() is Verdict.GO_ON
+    assert limits[0] == CLOSE_SECONDS / 8
+    assert sum(limits) < 3 * CLOSE_SECONDS

@@ -293,6 +293,6 @@ def test_raw_logprobs_and_ranks_are_those_of_the_unmasked_row(
 
 
 def test_a_text_is_closed_along_a_short_way_out_of_a_repetition(compiled: Compile) -> None:
-    program = compiled(regex="[a-z]+( [a-z]+){2,4}@[a-z]+[.](com|org)")
+    program = compiled(grammar="start: /[a-z]+( [a-z]+){2,4}@[a-z]+[.](com|org)/")
     assert program.close is not None
     assert len(program.close) <= len("a a a a a@a.com")

@@ -1,0 +1,96 @@
+"""Work of many owners in one thread: turns, a bounded share, and an end."""
+
+from concurrent.futures import CancelledError
+from threading import Event
+from time import thread_time
+
+import pytest
+
+from bosal_decoding.constraints.fair_thread import Allowance, FairThread
+
+
+def test_owners_take_turns_whatever_one_has_queued() -> None:
+    thread = FairThread("test")
+    gate = Event()
+    done: list[str] = []
+    try:
+        thread.submit(gate.wait)
+        futures = [
+            thread.submit(lambda name=name: done.append(name), name[0])  # type: ignore[misc]
+            for name in ("a1", "a2", "a3", "b1", "c1", "b2")
+        ]
+        gate.set()
+        for future in futures:
+            future.result(timeout=10)
+        assert done == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    finally:
+        gate.set()
+        thread.close()
+
+
+def test_what_fails_does_not_end_the_thread() -> None:
+    thread = FairThread("test")
+    try:
+        with pytest.raises(ZeroDivisionError):
+            thread.submit(lambda: 1 / 0).result(timeout=10)
+        assert thread.submit(lambda: 7).result(timeout=10) == 7
+    finally:
+        thread.close()
+
+
+def test_a_burst_is_free_and_then_the_share_counts() -> None:
+    now = [100.0]
+    allowance = Allowance(0.25, clock=lambda: now[0])
+    now[0] = 100.04
+    assert allowance.charge(0.04) == 0
+    # 10 ms were left and 10 ms gained: 20 ms too much, which a quarter makes up for in 80 ms.
+    now[0] = 100.08
+    assert allowance.charge(0.04) == pytest.approx(0.08)
+    # Rested as told, there is nothing left of either.
+    now[0] = 100.16
+    assert allowance.charge(0.02) == pytest.approx(0.08)
+    # However long nothing was wanted, no more is saved up than a burst.
+    now[0] = 1000.0
+    assert allowance.charge(0.06) == pytest.approx(0.04)
+
+
+def test_nobody_rests_where_nobody_else_works() -> None:
+    is_wanted = False
+    allowance = Allowance(0.25, lambda: is_wanted, lambda: 0.0)
+    assert allowance.charge(7.0) == 0
+    is_wanted = True
+    assert allowance.charge(0.1) == pytest.approx(0.4)
+
+
+def test_a_thread_that_rests_can_be_closed_and_keeps_its_turns() -> None:
+    def burn() -> None:
+        end = thread_time() + 0.1
+        while thread_time() < end:
+            pass
+
+    thread = FairThread("test", Allowance(0.0001))
+    thread.submit(burn).result(timeout=60)
+    waiting = thread.submit(lambda: None)
+    thread.close()
+    with pytest.raises(CancelledError):
+        waiting.result(timeout=10)
+
+
+def test_what_waits_is_cancelled_at_the_end_and_nothing_more_is_taken() -> None:
+    thread = FairThread("test")
+    begun, gate = Event(), Event()
+
+    def hold() -> None:
+        begun.set()
+        gate.wait()
+
+    running = thread.submit(hold)
+    assert begun.wait(10)
+    waiting = thread.submit(lambda: None)
+    thread.close()
+    gate.set()
+    with pytest.raises(CancelledError):
+        waiting.result(timeout=10)
+    running.result(timeout=10)
+    with pytest.raises(RuntimeError, match="closed"):
+        thread.submit(lambda: None)
