@@ -17,42 +17,51 @@ _PAUSE_SECONDS = 0.05
 
 
 def main() -> None:
-    """Attack `ADDRESS` with `COUNT` clients, as `KIND` says, until the process is ended."""
+    """Attack `ADDRESS` with `COUNT` clients, as `KIND` says, until the process is ended.
+
+    Says so on standard output once every client is connected.
+    """
     address, count, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    threads = [threading.Thread(target=KINDS[kind], args=(address, n)) for n in range(count)]
-    for thread in threads:
-        thread.start()
+    connected = threading.Barrier(count + 1)
+
+    def attack(number: int) -> None:
+        with Client(address) as client:
+            client.server_info()
+            connected.wait()
+            KINDS[kind](client, number)
+
+    for number in range(count):
+        threading.Thread(target=attack, args=(number,)).start()
+    connected.wait()
+    sys.stdout.write("connected\n")
+    sys.stdout.flush()
 
 
-def compile_hostile(address: str, number: int) -> None:
+def compile_hostile(client: Client, number: int) -> None:
     """Send patterns that are costly to compile or to match; no two are the same."""
-    with Client(address) as client:
-        turn = 0
-        while True:
-            turn += 1
-            pattern = HOSTILE[turn % len(HOSTILE)].format(n=number % 8 + 2)
-            constraint = {"regex": f"{pattern}{number}x{turn}"}
-            try:
-                client.generate("x", constraint=constraint, max_tokens=1, timeout=20)
-            except BosalError:
-                time.sleep(_PAUSE_SECONDS)
+    turn = 0
+    while True:
+        turn += 1
+        pattern = HOSTILE[turn % len(HOSTILE)].format(n=number % 8 + 2)
+        constraint = {"regex": f"{pattern}{number}x{turn}"}
+        try:
+            client.generate("x", constraint=constraint, max_tokens=1, timeout=20)
+        except BosalError:
+            time.sleep(_PAUSE_SECONDS)
 
 
-def be_refused(address: str, number: int) -> None:
+def be_refused(client: Client, number: int) -> None:
     """Send, as often as a refusal lets it, what is refused before any work."""
-    with Client(address) as client:
-        while True:
-            try:
-                client.generate("x", max_tokens=0, timeout=20)
-            except BosalError:
-                time.sleep(_PAUSE_SECONDS)
+    while True:
+        try:
+            client.generate("x", max_tokens=0, timeout=20)
+        except BosalError:
+            time.sleep(_PAUSE_SECONDS)
 
 
-def be_idle(address: str, number: int) -> None:
-    """Connect, and ask for nothing more."""
-    with Client(address) as client:
-        client.server_info()
-        threading.Event().wait()
+def be_idle(client: Client, number: int) -> None:
+    """Ask for nothing."""
+    threading.Event().wait()
 
 
 KINDS = {"hostile": compile_hostile, "refused": be_refused, "idle": be_idle}

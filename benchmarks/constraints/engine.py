@@ -79,6 +79,11 @@ class Bench:
             sink,
         )
 
+    def cancel_last(self, count: int) -> None:
+        """Cancel the requests submitted last."""
+        for number in range(self._count - count + 1, self._count + 1):
+            self.loop.cancel(str(number))
+
 
 class Texts(Collector):
     """Keeps the texts and the times of tokens beside what it counts."""

@@ -16,7 +16,7 @@ from benchmarks.harness import Report
 # before any work, and 64 whose patterns are hostile. The two in the middle tell what clients cost
 # this machine whatever they send.
 _KINDS = ("calm", "idle", "refused", "hostile")
-_HOLD_SECONDS = 3.0  # until every client has connected and the first patterns are compiled
+_HOLD_SECONDS = 1.0  # behind their connections, until the clients' first requests are there
 
 
 def hostile(report: Report) -> None:
@@ -58,13 +58,17 @@ def clients(address: str, kind: str, count: int) -> Iterator[None]:
         yield
         return
     module = "benchmarks.constraints.attackers"
-    process = subprocess.Popen([sys.executable, "-m", module, address, str(count), kind])
+    command = [sys.executable, "-m", module, address, str(count), kind]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
     try:
+        assert process.stdout.readline() == b"connected\n"
         time.sleep(_HOLD_SECONDS)
         yield
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 def processor_seconds(pid: int) -> float:

@@ -16,7 +16,8 @@ def masks(report: Report, vocabulary: Vocabulary, compiler: ConstraintCompiler) 
     """Time the fill of 32 rows at mixed positions, and single fills along random walks."""
     program = compiler.compile(Constraint.read({"json_schema": NESTED}, ""), vocabulary)
     rng = np.random.default_rng(3)
-    rows = np.zeros((32, vocabulary.size // 32 + 1), np.int32)
+    # One object a row, for as long as there are masks, as the engine holds them.
+    rows = list(np.zeros((32, vocabulary.size // 32 + 1), np.int32))
     states = [program.new_state() for _ in range(32)]
     singles = []
     for place, state in enumerate(states):

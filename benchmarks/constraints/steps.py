@@ -39,8 +39,7 @@ def steps(report: Report, model: LoadedModel, compiler: ConstraintCompiler) -> N
             while any(len(one.times) < new_tokens and not one.done.is_set() for one in sinks):
                 time.sleep(0.005)
                 assert time.perf_counter() < deadline
-            for number in range(bench._count - batch + 1, bench._count + 1):
-                bench.loop.cancel(str(number))
+            bench.cancel_last(batch)
             times = [sink.times for sink in sinks if len(sink.times) > 4]
             return statistics.median(
                 later - earlier

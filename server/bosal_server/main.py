@@ -1,6 +1,7 @@
 """Starts a server, keeps it until a signal, ends it in order."""
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import Callable
@@ -61,6 +62,10 @@ async def _serve(
             Reloading(access, tls, running.watch)
             try:
                 await warm_up(running.core, running.engine)
+                # What is there now stays: a collection that walks all of it would hold up every
+                # stream for a third of a second.
+                gc.collect()
+                gc.freeze()
                 address = await rpc.start()
                 _announce(address, metrics_address, running.core)
                 async with LoopWatch(metrics):

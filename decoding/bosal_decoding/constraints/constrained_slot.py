@@ -63,7 +63,7 @@ class ConstrainedSlot:
         # Searches that ran out of time; one did when the program was compiled, if it has no close.
         is_hopeless = program.close is None
         self._num_hopeless = _HOPELESS_FROM_THE_START if is_hopeless else 0
-        self._rest = min(max_tokens // 2, _LOOK_EVERY) if is_hopeless else 0
+        self._rest = min(max_tokens // 2, _LOOK_EVERY) if is_hopeless else self._steps_of_room()
 
     def fill(self, row: MaskRow) -> None:
         """Write the legal tokens; measured in processor time, which a busy machine does not add."""
@@ -75,6 +75,14 @@ class ConstrainedSlot:
             self.state.allowed(row)
         self.num_slow_fills += thread_time() - started > SLOW_FILL_SECONDS
         self.is_filled = True
+
+    def look_ahead(self) -> None:
+        """Look already now for the completion that would be looked for after the next token.
+
+        Near the budget that is too early, and `settle` looks after every token.
+        """
+        if self._close is None and self._rest <= 1 and not self._is_over:
+            self._search(self._max_tokens - self._num_tokens)
 
     def commit(self, tokens: Sequence[int]) -> None:
         for token in tokens:
@@ -127,7 +135,7 @@ class ConstrainedSlot:
             return Verdict.GO_ON
         if remaining == 0 and self.state.is_accepting:
             return Verdict.CLOSED
-        verdict = self._look_ahead(remaining)
+        verdict = self._judge_room(remaining)
         if verdict is Verdict.GO_ON and not self.queue:
             self._fast_forward(remaining)
         return verdict
@@ -137,7 +145,12 @@ class ConstrainedSlot:
         if remaining > 2 * len(self._known or ()) + _FORCED_ROOM:
             self.queue = self.state.forced_tokens()
 
-    def _look_ahead(self, remaining: int) -> Verdict:
+    @property
+    def _is_over(self) -> bool:
+        """Nothing is to be looked for: the text ends, or what comes next is known."""
+        return bool(self.queue or self.is_closing or self._is_end or self.state.failure)
+
+    def _judge_room(self, remaining: int) -> Verdict:
         """See to it that the text can still be completed within the budget."""
         self._rest -= 1
         if self._close is None and self._rest <= 0 and remaining > 0:
@@ -167,8 +180,13 @@ class ConstrainedSlot:
             self._num_hopeless += 1
             self._rest = min(remaining // 2, _LOOK_EVERY)
         else:
-            slack = remaining - len(self._close or ())
-            self._rest = min(slack // (1 + self._growth), _LOOK_EVERY)
+            self._rest = self._steps_of_room()
+        self._known = self._known if self._close is None else self._close
+
+    def _steps_of_room(self) -> int:
+        """Tokens that may come before a completion could outgrow the budget."""
+        slack = self._max_tokens - self._num_tokens - len(self._close or ())
+        return min(slack // (1 + self._growth), _LOOK_EVERY)
 
     def _completion(self, seconds: float) -> list[int] | None:
         # Within a string or a number the one known before goes on to be one.

@@ -11,6 +11,7 @@ from time import perf_counter
 import torch
 
 from bosal_decoding.constraints.constrained_slot import ConstrainedSlot, Verdict
+from bosal_decoding.constraints.limits import CLOSE_SECONDS
 from bosal_decoding.constraints.program import MaskRow, Program
 from bosal_decoding.constraints.spelling import bit_of
 from bosal_kernels import LegalTokens
@@ -74,7 +75,7 @@ class ConstraintSlots:
             return
         if self._helper is None:
             self._helper = ThreadPoolExecutor(1, thread_name_prefix="bosal-masks")
-        self._filling = self._helper.submit(self._fill, waiting)
+        self._filling = self._helper.submit(self._prepare, waiting)
 
     def legal(self, slots: Sequence[int]) -> LegalTokens | None:
         """Return the masks of a batch whose rows belong to `slots`, on the host.
@@ -152,6 +153,15 @@ class ConstraintSlots:
         """End the helper thread."""
         if self._helper is not None:
             self._helper.shutdown()
+
+    def _prepare(self, slots: Sequence[int]) -> None:
+        """Fill the masks, and search for what the next tokens would be searched for after."""
+        self._fill(slots)
+        until = perf_counter() + CLOSE_SECONDS
+        for slot in slots:
+            if perf_counter() > until:
+                return  # in the next step
+            self._slots[slot].look_ahead()
 
     def _fill(self, slots: Sequence[int]) -> None:
         begin = perf_counter()
