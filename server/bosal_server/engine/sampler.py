@@ -78,9 +78,7 @@ class Sampler:
         """
         pipeline = self._pipelines[model]
         try:
-            draws: list[Draw | None] = list(
-                _select(pipeline, step, members, logits, self._clocks[model])
-            )
+            draws = self._draw_all(pipeline, step, members, logits, self._clocks[model])
         except Exception:
             _LOG.exception("control failed for a batch of model '%s'; trying row by row", model)
             draws = self._draw_alone(pipeline, step, members)
@@ -129,6 +127,26 @@ class Sampler:
                 group.scoring.forced.append(group.scoring.num_scored + place)
         return found
 
+    @staticmethod
+    def _draw_all(
+        pipeline: ExplainingPipeline,
+        step: SchedulerStep,
+        members: Sequence[int],
+        logits: Mapping[str, Tensor],
+        clock: RuleClock,
+    ) -> list[Draw | None]:
+        """Draw for all members; what the kernels cannot draw does not keep them from the rest."""
+        draws: list[Draw | None] = [None] * len(members)
+        places: dict[bool, list[int]] = {}
+        for place, member in enumerate(members):
+            is_fused = _is_fused(pipeline, step.ready[member])
+            places.setdefault(is_fused, []).append(place)
+        for part in places.values():
+            drawn = _select(pipeline, step, [members[place] for place in part], logits, clock)
+            for place, one in zip(part, drawn, strict=True):
+                draws[place] = one
+        return draws
+
     def _draw_alone(
         self, pipeline: ExplainingPipeline, step: SchedulerStep, members: Sequence[int]
     ) -> list[Draw | None]:
@@ -171,7 +189,7 @@ def _select(
     rows = gather_rows(step, members, logits)
     slots = [group.slot for group in groups]
     explained = [i for i, group in enumerate(groups) if pipeline.is_explained(group.slot)]
-    is_fused = pipeline.backend == "triton" and not explained and not _are_nudged(groups)
+    is_fused = all(_is_fused(pipeline, group) for group in groups)
     if not is_fused:
         rows = rows.float()
     streams = stream_rows(rows, groups, explained) if explained else rows
@@ -236,8 +254,10 @@ def _select(
     ]
 
 
-def _are_nudged(groups: Sequence[StreamGroup]) -> bool:
-    return any(group.nudger is not None for group in groups)
+def _is_fused(pipeline: ExplainingPipeline, group: StreamGroup) -> bool:
+    """Whether kernels may draw for a group: nobody asks about what precedes the draw."""
+    is_watched = pipeline.is_explained(group.slot) or group.nudger is not None
+    return pipeline.backend == "triton" and not is_watched
 
 
 def _moves(

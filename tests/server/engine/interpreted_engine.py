@@ -7,12 +7,19 @@ and nowhere else.
 from tests.kernels import interpreter  # noqa: F401, I001
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.simulated_device import put, simulated_device
 
+from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.counterfactuals import Counterfactuals
+from bosal_decoding.fused_draw import FusedDraw
+from bosal_decoding.recipe import Recipe
+from bosal_server.engine.request import TokensEvent
 from bosal_server.model import LoadedModel
 
+from .conftest import Answer, Bench
 from .device_requests import engine, submit
 
 
@@ -38,3 +45,48 @@ def test_a_step_waits_for_its_device_where_tokens_come_down_and_nowhere_else(
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.tokens() == theirs.tokens()
     assert {tuple(step) for step in waits} == {("transfer.py:delivered:copy",)}, waits
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_a_choice_that_is_explained_leaves_the_others_to_the_kernels(
+    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = [{"rule": "temperature", "value": 0.8}, {"rule": "top_k", "k": 20}]
+    recipe = Recipe.parse({"scaffold": {"kind": "raw"}, "rules": rules})
+    plan = compile_recipe(recipe, tiny_llama.vocabulary, context_tokens=256)
+
+    def ask(bench: Bench) -> list[Answer]:
+        return [
+            bench.submit(plan, (50, 61, 72), seed=1, max_tokens=3),
+            bench.submit(
+                plan, (50, 61, 72), seed=2, max_tokens=3, explain=Counterfactuals.of(plan)
+            ),
+        ]
+
+    on_cpu = engine(tiny_llama)
+    wanted = ask(on_cpu)
+    on_cpu.run()
+    drawn: list[int] = []
+    fused = FusedDraw.draw
+
+    def counted(
+        self: FusedDraw, rows: Any, begins: Any, slots: Any, *args: Any, **more: Any
+    ) -> Any:
+        drawn.append(len(slots))
+        return fused(self, rows, begins, slots, *args, **more)
+
+    monkeypatch.setattr(FusedDraw, "draw", counted)
+    with simulated_device():
+        for tensor in (*tiny_llama.model.parameters(), *tiny_llama.model.buffers()):
+            put(tensor)
+        bench = engine(replace(tiny_llama, device="cuda:0"))
+        found = ask(bench)
+        bench.run()
+    assert drawn == [1, 1, 1]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.tokens() == theirs.tokens()
+        assert explained(ours) == explained(theirs)
+
+
+def explained(answer: Answer) -> list[Any]:
+    return [event.explanations for event in answer.events if isinstance(event, TokensEvent)]
