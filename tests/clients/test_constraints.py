@@ -139,3 +139,22 @@ def test_a_wrong_flag_is_explained(bosal: Callable[..., tuple[int, str]], tmp_pa
     assert bosal("x", "--regex", "(a")[0] == 2
     code, output = bosal("x", "--schema", str(tmp_path / "nothing.json"))
     assert code == 2
+
+
+def test_keywords_are_left_out_by_a_flag_which_says_so(
+    bosal: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    schema = tmp_path / "pair.json"
+    sevens = {"type": "array", "items": {"enum": [7]}, "minItems": 2, "uniqueItems": True}
+    schema.write_text(json.dumps(sevens))
+    arguments = ("Twice.", "--schema", str(schema), "--max-tokens", "40")
+    code, output = bosal(*arguments)
+    assert code == 2
+    assert "allow_unsupported" in output
+    code, output = bosal(*arguments, "--allow-unsupported")
+    assert code == 0
+    assert "not enforced: uniqueItems; the schema as a whole is violated" in output
+    assert "[7" in output.replace(" ", "")
+    code, output = bosal("x", "--regex", "a", "--allow-unsupported")
+    assert code == 2
+    assert "it goes with --schema" in output

@@ -20,7 +20,6 @@ from bosal_client.batch import Batch
 from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.client import Client
 from bosal_client.compare_command import compare
-from bosal_client.constraint_flags import Choices, Grammar, PythonType, Regex, Schema
 from bosal_client.explain_command import explain
 from bosal_client.invocation import (
     AsJson,
@@ -69,11 +68,12 @@ def generate(
     recipe: Recipe = "",
     model: Model = "",
     assignments: Assignments = None,
-    schema: Schema = None,
-    regex: Regex = None,
-    choice: Choices = None,
-    grammar: Grammar = None,
-    python_type: PythonType = None,
+    schema: constraint_flags.Schema = None,
+    regex: constraint_flags.Regex = None,
+    choice: constraint_flags.Choices = None,
+    grammar: constraint_flags.Grammar = None,
+    python_type: constraint_flags.PythonType = None,
+    allow_unsupported: constraint_flags.AllowUnsupported = False,
     max_tokens: MaxTokens = None,
     seed: Seed = None,
     num_choices: Annotated[
@@ -135,7 +135,10 @@ def generate(
     options = GenerationOptions(model=model)
     if assignments:
         options["overrides"] = overrides(assignments)
-    if constraint := constraint_flags.document(schema, regex, choice, grammar, python_type):
+    constraint = constraint_flags.document(
+        schema, regex, choice, grammar, python_type, allow_unsupported
+    )
+    if constraint:
         options["constraint"] = constraint
     if max_tokens is not None:
         options["max_tokens"] = max_tokens

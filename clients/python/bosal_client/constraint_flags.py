@@ -7,7 +7,7 @@ import typer
 
 from bosal_client.document_file import read_text
 
-__all__ = ["Choices", "Grammar", "PythonType", "Regex", "Schema", "document"]
+__all__ = ["AllowUnsupported", "Choices", "Grammar", "PythonType", "Regex", "Schema", "document"]
 
 Schema = Annotated[
     Path | None,
@@ -24,6 +24,13 @@ Grammar = Annotated[
     ),
 ]
 PythonType = Annotated[str | None, typer.Option(help="A type the server has registered.")]
+AllowUnsupported = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unsupported",
+        help="With --schema: leave out keywords that cannot be enforced, and say which.",
+    ),
+]
 
 
 def document(
@@ -32,6 +39,7 @@ def document(
     texts: list[str] | None,
     grammar: Path | None,
     python_type: str | None,
+    allow_unsupported: bool = False,
 ) -> dict[str, Any]:
     """Put the one constraint together that a command line may have."""
     given: dict[str, Any] = {
@@ -45,6 +53,10 @@ def document(
     if len(flags) > 1:
         raise typer.BadParameter("give one constraint alone", param_hint=" and ".join(flags))
     document: dict[str, Any] = given[flags[0]] if flags else {}
+    if allow_unsupported:
+        if not {"json_schema", "python_type"} & document.keys():
+            raise typer.BadParameter("it goes with --schema", param_hint="--allow-unsupported")
+        document["allow_unsupported"] = True
     if grammar is not None and grammar.suffix == ".gbnf":
         document["syntax"] = "gbnf"
     return document

@@ -7,7 +7,14 @@ import typer
 
 from bosal_client import constraint_flags, explanation_page, explanation_view, render, replay
 from bosal_client.calls import DEFAULT_SERVER
-from bosal_client.constraint_flags import Choices, Grammar, PythonType, Regex, Schema
+from bosal_client.constraint_flags import (
+    AllowUnsupported,
+    Choices,
+    Grammar,
+    PythonType,
+    Regex,
+    Schema,
+)
 from bosal_client.document_file import writing
 from bosal_client.invocation import (
     AsJson,
@@ -41,6 +48,7 @@ def explain(
     choice: Choices = None,
     grammar: Grammar = None,
     python_type: PythonType = None,
+    allow_unsupported: AllowUnsupported = False,
     page: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write a page that needs nothing else."),
@@ -64,7 +72,10 @@ def explain(
     """
     asked = prompt_text(prompt)
     options = GenerationOptions(model=model, explain=True, logprobs=0)
-    if constraint := constraint_flags.document(schema, regex, choice, grammar, python_type):
+    constraint = constraint_flags.document(
+        schema, regex, choice, grammar, python_type, allow_unsupported
+    )
+    if constraint:
         options["constraint"] = constraint
     if assignments:
         options["overrides"] = overrides(assignments)

@@ -76,7 +76,14 @@ def note(message: str) -> None:
 
 
 def footer(generation: results.Generation) -> None:
-    """Summarise a request on standard error, on a terminal only."""
+    """Summarise a request on standard error, on a terminal only; always say what was left out."""
+    constraint = generation.started.constraint
+    if constraint is not None and constraint.ignored_keywords:
+        verdicts = {choice.schema_valid for choice in generation.choices}
+        said = "violated" if False in verdicts else "satisfied"
+        said = "not checked" if None in verdicts else said
+        names = ", ".join(constraint.ignored_keywords)
+        warning(f"not enforced: {names}; the schema as a whole is {said}")
     if not sys.stderr.isatty():
         return
     timings, usage, started = generation.timings, generation.usage, generation.started

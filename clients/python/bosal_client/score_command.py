@@ -7,7 +7,14 @@ import typer
 
 from bosal_client import constraint_flags, results
 from bosal_client.calls import DEFAULT_SERVER
-from bosal_client.constraint_flags import Choices, Grammar, PythonType, Regex, Schema
+from bosal_client.constraint_flags import (
+    AllowUnsupported,
+    Choices,
+    Grammar,
+    PythonType,
+    Regex,
+    Schema,
+)
 from bosal_client.invocation import (
     AsJson,
     Assignments,
@@ -38,6 +45,7 @@ def score(
     choice: Choices = None,
     grammar: Grammar = None,
     python_type: PythonType = None,
+    allow_unsupported: AllowUnsupported = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
@@ -57,7 +65,9 @@ def score(
             recipe=given_recipe(client, recipe),
             model=model,
             overrides=overrides(assignments or ()),
-            constraint=constraint_flags.document(schema, regex, choice, grammar, python_type),
+            constraint=constraint_flags.document(
+                schema, regex, choice, grammar, python_type, allow_unsupported
+            ),
             timeout=timeout,
         )
     if as_json:
