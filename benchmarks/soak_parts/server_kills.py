@@ -1,12 +1,16 @@
 """kill -9 of the gRPC server under load, again and again; then what it promised is checked."""
 
 import asyncio
+import multiprocessing
 import os
 import random
-import subprocess
+import runpy
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +25,14 @@ _MODEL = "15m"
 _CALLERS = 8
 _UNITS = 100
 _NEW_TOKENS = 2
+# Every server is a process of its own, forked from one that has imported what servers import: that
+# is most of a start.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_IMPORTED = (
+    "bosal_server.main",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.qwen3.modeling_qwen3",
+)
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -34,6 +46,7 @@ def run(options: Namespace, report: Report) -> None:
     chance = random.Random(options.seed)
     acknowledged: set[str] = set()
     slowest = 0.0
+    _PROCESSES.set_forkserver_preload([*_IMPORTED])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         model = options.model
@@ -58,10 +71,9 @@ async def _round(
     file: Path, model: Path, round_: int, chance: random.Random, acknowledged: set[str]
 ) -> None:
     """Serve until killed; note every key the server has acknowledged."""
-    child = _server(file, model)
+    child, told = _server(file, model)
     try:
-        assert child.stdout is not None
-        ready = READY.search(await asyncio.to_thread(child.stdout.readline))
+        ready = READY.search(await asyncio.to_thread(_first_line, told))
         assert ready is not None, "the server did not start again"
         has_begun = asyncio.Event()
         async with AsyncClient(ready[1]) as client:
@@ -76,19 +88,33 @@ async def _round(
             await asyncio.wait_for(asyncio.gather(*callers), 120)
     finally:
         child.kill()
-        child.wait()
-        assert child.stdout is not None
-        child.stdout.close()
+        child.join()
+        told.close()
 
 
-def _server(file: Path, model: Path) -> "subprocess.Popen[str]":
-    command = [
-        sys.executable, "-m", "bosal_server", "serve", f"--model={_MODEL}={model}", "--port=0",
-        "--metrics-port=-1", "--runner=torch", "--threads=1", f"--database={file}",
-    ]  # fmt: skip
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+def _server(file: Path, model: Path) -> tuple[ForkServerProcess, Connection]:
+    """Start a server; return it and what it prints."""
+    arguments = (
+        "serve", f"--model={_MODEL}={model}", "--port=0", "--metrics-port=-1", "--runner=torch",
+        "--threads=1", f"--database={file}",
+    )  # fmt: skip
+    told, telling = _PROCESSES.Pipe(duplex=False)
+    child = _PROCESSES.Process(target=_serve, args=(arguments, telling))
+    child.start()
+    telling.close()
+    return child, told
+
+
+def _serve(arguments: Sequence[str], telling: Connection) -> None:
+    """Do in a new process what the command line does."""
+    os.dup2(telling.fileno(), sys.stdout.fileno())
+    sys.argv = ["bosal_server", *arguments]
+    runpy.run_module("bosal_server", run_name="__main__")
+
+
+def _first_line(told: Connection) -> str:
+    with os.fdopen(os.dup(told.fileno())) as lines:
+        return lines.readline()
 
 
 async def _call(
