@@ -80,11 +80,13 @@ def test_an_experiment_is_led_from_the_command_line(
     assert {row["outcome.output_tokens"] for row in rows} == {"3.0"}
     assert parquet.read_table(outcomes).to_pydict()["value"] == [1.0] * 6
     assert "deleted 1 exposures and 1 outcomes" in bosal(server, "forget", "u1")
-    assert "etag" in bosal(server, "traffic", "cli", "0.5")
+    assert "for 0.5 of the units" in bosal(server, "traffic", "cli", "0.5")
     assert "has changed" in bosal(server, "pause", "cli", "--etag", "0", code=2)
     assert "promoted" in bosal(server, "promote", "cli", "ruled")
     assert "promoted" in bosal(server, "watch", "cli")
-    assert "PROMOTE" in bosal(server, "audit", "cli").splitlines()[0]
+    audit = bosal(server, "audit", "cli")
+    assert "PROMOTE" in audit.splitlines()[0]
+    assert '{"coverage": 0.5}' in audit
     assert "cli\tpromoted" in bosal(server, "list")
 
 
@@ -136,6 +138,8 @@ def test_pages_and_tables_show_doses_shadows_and_divergences(
     said = bosal(server, "report", "held")
     assert "cold touches" in said
     assert "unlit" in said
+    for example in (one for held in found.divergences for one in held.examples[:3]):
+        assert f"token {example.position}: " in said
     file = tmp_path / "p.csv"
     bosal(server, "export", "held", "--out", str(tmp_path / "e.csv"), "--pairs", str(file))
     with file.open() as opened:

@@ -1,6 +1,7 @@
 """The command `bosal experiments`: create, start, watch, report, promote and the rest."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -149,12 +150,15 @@ def watch(
 
     Looking is safe: the intervals hold however often one looks.
     """
-    with (
-        signed_experiments(server) as experiments,
-        Live(console=Console(), auto_refresh=False, transient=False) as live,
-    ):
+    console = Console()
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    with signed_experiments(server) as experiments, live or nullcontext():
         for report in experiments.watch(name, interval=interval):
-            live.update(view(report), refresh=True)
+            if live is None:
+                # One below another, for whoever reads a file.
+                console.print(view(report), "")
+            else:
+                live.update(view(report), refresh=True)
             if report.experiment.state in ("stopped", "promoted"):
                 return
 
@@ -259,6 +263,8 @@ app.command()(export)
 
 def _say(experiment: Experiment) -> None:
     said = f"{experiment.name}\t{experiment.state}\tetag {experiment.etag}\t{_arms(experiment)}"
+    if experiment.coverage_ppm != 1e6:
+        said += f"\tfor {experiment.coverage_ppm / 1e6:.6g} of the units"
     typer.echo(said + (f"\t{experiment.state_reason}" if experiment.state_reason else ""))
 
 

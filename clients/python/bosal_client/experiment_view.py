@@ -6,6 +6,7 @@ from rich.text import Text
 
 from bosal_client.experiment_effects import DivergenceReport
 from bosal_client.experiment_results import Report
+from bosal_client.spelled import quoted
 
 __all__ = ["view"]
 
@@ -41,7 +42,7 @@ def view(found: Report) -> RenderableType:
                 "" if effect.low is None else f"{effect.adjusted_p:.3g}",
                 effect.verdict,
             )
-    pairs = [Text(_parted(one)) for one in found.divergences]
+    pairs = [Text(line) for one in found.divergences for line in _parted(one)]
     pairs += [
         Text(
             f"{one.variant} touches {one.touched} of {one.requests} requests; the others are the "
@@ -77,12 +78,25 @@ def _table(*header: str) -> Table:
     return table
 
 
-def _parted(one: DivergenceReport) -> str:
+# As many requests as are shown where they part; the page shows more.
+_EXAMPLES = 3
+
+
+def _parted(one: DivergenceReport) -> list[str]:
     causes = ", ".join(f"{name.lower()} {count}" for name, count in one.causes.items())
     rules = ", ".join(f"{name} {count}" for name, count in one.rules.items())
     said = f"{one.variant}: {one.equal} of {one.requests} requests have the control's text"
+    if one.mean_position is not None:
+        said += f"; the others part after {one.mean_position:.1f} tokens"
     if causes:
         said += f"; parted by {causes}"
     if rules:
         said += f"; decided by {rules} alone"
-    return said + (f"; {one.unknown} not held" if one.unknown else "")
+    if one.unknown:
+        said += f"; {one.unknown} not held"
+    lines = [said]
+    for example in one.examples[:_EXAMPLES]:
+        rules = f" ({', '.join(example.rules)})" if example.rules else ""
+        tokens = f"{quoted(example.control_token)} became {quoted(example.token)}"
+        lines.append(f"  token {example.position}: {tokens}{rules}")
+    return lines

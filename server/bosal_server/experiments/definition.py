@@ -57,7 +57,7 @@ def check_weights(weights: Sequence[int], field: str) -> None:
         if weight <= 0:
             raise InvalidExperiment(field, "every variant needs a weight above 0")
     if (total := sum(weights)) != PPM:
-        raise InvalidExperiment(field, f"weights sum to {total}; they must make {PPM}")
+        raise InvalidExperiment(field, f"weights make {total / PPM:g} ({total} millionths), not 1")
 
 
 def check_apart(experiment: Experiment, others: Mapping[str, Experiment]) -> None:

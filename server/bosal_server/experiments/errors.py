@@ -53,7 +53,7 @@ class ExperimentExists(ServerError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"an experiment called '{name}' exists already",
-            field="experiment.name",
+            field="name",
             metadata={"experiment": name},
         )
 

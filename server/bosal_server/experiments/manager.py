@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from bosal_server.database import Database
 from bosal_server.experiments import enrolment, export, intake, ledger, lifecycle, planning
+from bosal_server.experiments.assignment import PPM
 from bosal_server.experiments.catalogue import AuditEvent, Catalogue, Change
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.errors import InvalidExperiment, PromotionBlocked
@@ -203,25 +205,21 @@ class ExperimentManager:
         warnings = await asyncio.to_thread(self._reporter.blocking, entry)
         if warnings and not override_reason.strip():
             raise PromotionBlocked(name, warnings)
+        details: dict[str, object] = {"variant": variant}
         if warnings:
-            details = {"warnings": warnings, "override_reason": override_reason}
-            change = Change(
-                action=change.action,
-                actor=change.actor,
-                reason=change.reason,
-                etag=change.etag,
-                details=details,
-            )
+            details |= {"warnings": warnings, "override_reason": override_reason}
         return await self._step(
             name,
             lambda e: lifecycle.promoted(e, self._clock(), variant, change.reason),
-            change,
+            replace(change, details=details),
         )
 
     async def update_traffic(self, name: str, coverage_ppm: int, change: Change) -> Experiment:
+        change = replace(change, details={"coverage": coverage_ppm / PPM})
         return await self._step(name, lambda e: lifecycle.with_coverage(e, coverage_ppm), change)
 
     async def new_phase(self, name: str, weights: Mapping[str, int], change: Change) -> Experiment:
+        change = replace(change, details={"weights": {k: w / PPM for k, w in weights.items()}})
         return await self._step(
             name, lambda e: lifecycle.new_phase(e, self._clock(), weights), change
         )

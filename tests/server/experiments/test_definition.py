@@ -38,7 +38,7 @@ def test_a_good_one_is_taken() -> None:
         ({"name": "a b"}, "name", "letters"),
         ({"description": "x" * 3000}, "description", "2000"),
         (arms(), "variants", "from 2 to 8"),
-        (arms(variant("b", "rules", 400_000)), "variants", "sum to 900000; they must make 1000000"),
+        (arms(variant("b", "rules", 400_000)), "variants", "make 0.9 (900000 millionths), not 1"),
         (arms(variant("b", "rules", 0)), "variants", "above 0"),
         (arms(variant("a", "rules")), "variants[1].key", "given twice"),
         (arms(variant("b", "rules", is_control=True)), "variants", "exactly one"),
