@@ -1,12 +1,18 @@
 """`bosal generate --batch`: every line answered once, however often the run is interrupted."""
 
 import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.clients.test_cli import bosal
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, environment
 
 from bosal_client import GenerationOptions
 from bosal_client.batch_file import Answers, BatchError, read_requests
@@ -55,6 +61,61 @@ def test_a_batch_is_answered_resumed_and_the_same_as_one_by_one(
     changed = bosal(server, *run[:-1], "--seed=8")
     assert changed.returncode == 2
     assert "another request" in changed.stderr
+
+
+def on_a_terminal(server: LiveServer, *arguments: str, until: str = "") -> tuple[int, str]:
+    """Run on a terminal, interrupt once it has shown a pattern; the code and what was shown."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bosal_client", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(BOSAL_SERVER=server.address, COLUMNS="100", TERM="xterm"),
+        # A shell in the background has its jobs ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    os.close(theirs)
+    shown, is_interrupted = b"", False
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # nobody writes to it any more
+            part = b""
+        if not part:
+            break
+        shown += part
+        if until and not is_interrupted and re.search(until.encode(), shown):
+            process.send_signal(signal.SIGINT)
+            is_interrupted = True
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
+def test_a_batch_shows_its_progress_and_goes_on_after_an_interrupt(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    asked, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    run = ("generate", f"--batch={asked}", f"--out={out}", "--max-tokens=20", "--seed=7")
+    # More than can be done before the interrupt arrives.
+    lines = [json.dumps(f"Name {number}") for number in range(3000)]
+    asked.write_text("\n".join(lines) + "\n")
+    code, shown = on_a_terminal(server, *run, until=r"[1-9]\d*/3000")
+    assert code == 130
+    assert "the same command goes on from here" in shown
+    assert "Traceback" not in shown
+    before = answers(out)
+    assert before
+    # The rest of the work, cut short.
+    count = max(before) + 3
+    asked.write_text("\n".join(lines[:count]) + "\n")
+    code, shown = on_a_terminal(server, *run)
+    assert code == 0
+    assert f"{count}/{count}" in shown
+    assert f"{count - len(before)} answered, {len(before)} were before, 0 failed" in shown
+    after = answers(out)
+    assert sorted(after) == list(range(1, count + 1))
+    assert all(after[line] == answer for line, answer in before.items())
 
 
 def read(tmp_path: Path, text: str) -> list[Any]:

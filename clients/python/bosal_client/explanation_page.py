@@ -44,7 +44,10 @@ table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums; white-space: pre; }
 th { font-weight: 600; color: var(--quiet); }
-.key span { margin-right: 1.2rem; } .key i { font-style: normal; padding: 0 .4rem; }
+.key span { display: inline-block; margin-right: 1.2rem; } .key i { font-style: normal; }
+.key .marginal, .key .shifted { padding: 0 .4rem; }
+@media (max-width: 40rem) { .answer { position: relative; } .t { position: static; }
+  .tip { right: 0; width: auto; max-width: none; } }
 """
 
 

@@ -161,4 +161,4 @@ def rule_rows(choice: results.Choice) -> Iterator[tuple[str, str, str]]:
     summary = choice.explanation
     assert summary is not None
     for rule, count in summary.activations.items():
-        yield rule, f"{count} tokens", str(summary.flips.get(rule, 0))
+        yield rule, f"{count} token{'s' * (count != 1)}", str(summary.flips.get(rule, 0))
