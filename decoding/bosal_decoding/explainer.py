@@ -11,7 +11,8 @@ from bosal_decoding.counterfactuals import Without
 from bosal_decoding.explanation import Explanation, OtherDraw, RuleEffect
 from bosal_decoding.plan import Plan
 from bosal_decoding.rules import RuleStage
-from bosal_decoding.shadows import ExplainedRows, Shadow, Shadows
+from bosal_decoding.shadow import ExplainedRows, Shadow
+from bosal_decoding.shadows import Shadows
 from bosal_kernels import Control, LegalTokens, row_shift
 
 # Rows of counterfactuals computed at a time; each call has its price, whatever its size.

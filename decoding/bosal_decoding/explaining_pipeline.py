@@ -11,7 +11,8 @@ from bosal_decoding.explainer import Explainer
 from bosal_decoding.explanation import Explanation
 from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plugin_slots import PLUGIN_SECONDS
-from bosal_decoding.shadows import ExplainedRows, Shadows
+from bosal_decoding.shadow import ExplainedRows
+from bosal_decoding.shadows import Shadows
 from bosal_kernels import Control, LegalTokens
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from bosal_decoding.errors import PluginFault
+from bosal_decoding.follower import Follower
 from bosal_decoding.fused_draw import Backend, FusedDraw, backend_of
 from bosal_decoding.legality import Legality
 from bosal_decoding.plugin_slots import PLUGIN_SECONDS, PluginSlots
-from bosal_decoding.slots import Follower, Slots
+from bosal_decoding.slots import Slots
 from bosal_kernels import (
     YIELDED_PLAUSIBILITY,
     Combined,

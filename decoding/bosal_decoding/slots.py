@@ -1,7 +1,6 @@
 """What a pipeline keeps for its choices: one slot each, from admission to the end."""
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from bosal_decoding.constraints.constrained_slot import Verdict
 from bosal_decoding.constraints.program import Program
 from bosal_decoding.errors import VocabularyMismatch
+from bosal_decoding.follower import Follower
 from bosal_decoding.fused_slots import FusedSlots
 from bosal_decoding.legality import Legality
 from bosal_decoding.limits import MAX_TOKENS
@@ -26,16 +26,6 @@ from bosal_kernels import (
     on_device,
     temperature_of,
 )
-
-
-class Follower(Protocol):
-    """Whoever goes where slots go."""
-
-    def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None: ...
-    def rollback(self, slot: int, num_tokens: int) -> None: ...
-    def ban(self, slot: int, position: int, token: int, match: BanMatch | None) -> None: ...
-    def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None: ...
-    def free(self, slot: int) -> None: ...
 
 
 class Slots:

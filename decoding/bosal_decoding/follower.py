@@ -1,0 +1,16 @@
+"""What a pipeline's slots tell whoever goes where they go."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from bosal_decoding.stopping import BanMatch
+
+
+class Follower(Protocol):
+    """Whoever goes where slots go."""
+
+    def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None: ...
+    def rollback(self, slot: int, num_tokens: int) -> None: ...
+    def ban(self, slot: int, position: int, token: int, match: BanMatch | None) -> None: ...
+    def set_in_constraint(self, slots: Sequence[int], is_inside: Sequence[bool]) -> None: ...
+    def free(self, slot: int) -> None: ...
