@@ -111,12 +111,13 @@ class SlotNumbers:
         return any(self._users[name] for name in names)
 
     def set_numbers(self, slot: int, params: SlotParams) -> None:
-        """Store what a choice brings."""
+        """Store what a choice brings into a slot whose numbers are neutral."""
         scoped = {value.param for value in params.scoped}
         for name in _OF_PARAMS:
-            value = getattr(params, name)
-            getattr(self, name)[slot] = value
-            if value != _NUMBERS[name][0] or name in scoped:
+            value, neutral = getattr(params, name), _NUMBERS[name][0]
+            if value != neutral:
+                getattr(self, name)[slot] = value
+            if value != neutral or name in scoped:
                 self._users[name].add(slot)
         self.key[slot] = _signed64(params.key)
 
