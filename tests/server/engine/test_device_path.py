@@ -3,17 +3,24 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.simulated_device import SimulatedDevice, put
 
-from bosal_decoding import fused_draw
-from bosal_kernels import delivery
+from bosal_decoding import fused_draw, pipeline
+from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.recipe import Recipe
+from bosal_decoding.scaffolds import Message
+from bosal_kernels import bitmask, delivery
 from bosal_kernels.transfer import delivered
 from bosal_server.model import LoadedModel, load_model
 
-from .device_requests import engine, submit
+from .conftest import Answer
+from .device_requests import WARM, engine, submit
 
 needs_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -29,6 +36,49 @@ def test_a_step_on_a_simulated_device_draws_as_on_the_cpu_and_waits_once() -> No
         timeout=280,
     )
     assert done.returncode == 0, done.stdout
+
+
+# What the kernels do not execute, alone and together.
+UNFUSED: tuple[list[dict[str, Any]], ...] = (
+    [WARM, {"rule": "typical", "p": 0.8}],
+    [{"rule": "mirostat", "tau": 3}],
+    [{"rule": "dynamic_temperature", "low": 0.5, "high": 1.5}, {"rule": "top_k", "k": 9}],
+    [{"rule": "presence_penalty", "value": 2.0, "window": 2}, WARM],
+    [{"rule": "top_p", "p": 0.9, "when": {"top1_below": 0.5}}, {"rule": "dry", "multiplier": 2.0}],
+    [{"rule": "allowed_tokens", "ids": list(range(20, 90))}, WARM],
+    [{"rule": "banned_strings", "values": ["a", "e"]}, {"rule": "no_repeat_ngram", "n": 2}, WARM],
+    [{"rule": "guidance", "scale": 1.5, "when": {"entropy_above": 1.0}}, WARM],
+)
+
+
+def test_the_torch_path_draws_on_a_simulated_device_as_on_the_cpu(
+    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "backend_of", lambda _: "torch")
+    monkeypatch.setattr(bitmask, "find_spec", lambda _: None)
+
+    def answers(loaded: LoadedModel) -> list[Answer]:
+        bench = engine(loaded)
+        found = []
+        for number, rules in enumerate(UNFUSED):
+            recipe = Recipe.parse({"scaffold": {"kind": "raw"}, "rules": rules})
+            plan = compile_recipe(recipe, loaded.vocabulary, context_tokens=256)
+            prompts = plan.prompts([Message(role="user", text="What boils?"[number:])])
+            options = {"logprobs": 2} if number % 2 else {}
+            found.append(
+                bench.submit(plan, (), prompts=prompts, seed=number, max_tokens=9, **options)
+            )
+        bench.run()
+        return found
+
+    wanted = answers(tiny_llama)
+    with SimulatedDevice():
+        for tensor in (*tiny_llama.model.parameters(), *tiny_llama.model.buffers()):
+            put(tensor)
+        found = answers(replace(tiny_llama, device="cuda:0"))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.tokens() == theirs.tokens()
+        assert ours.finished.endings[0].reason is theirs.finished.endings[0].reason
 
 
 @pytest.mark.gpu
