@@ -81,6 +81,10 @@ class Report:
         """Record a headline figure."""
         self.figures[name] = round(value, 4)
 
+    def add(self, name: str, value: float) -> None:
+        """Add to a headline figure that earlier runs may have begun."""
+        self.figure(name, self.figures.get(name, 0) + value)
+
     def detail(self, name: str, samples: list[float]) -> None:
         """Record the median of one contestant's samples."""
         self.details[name] = round(statistics.median(samples), 6)

@@ -1,8 +1,12 @@
 """Wears a server out and checks what it promised; figures are counts of what went wrong.
 
 python -m benchmarks.soak --json FILE PART [options of the part]
+
+What takes long can be done in parts: `--seconds` ends a run early, and `--continue` goes on where
+FILE says that the last one ended.
 """
 
+import json
 from argparse import ArgumentParser, Namespace
 from typing import Final, Protocol
 
@@ -36,11 +40,18 @@ PARTS: Final[dict[str, Part]] = {
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--continue", action="store_true", dest="goes_on", help="add to what FILE holds"
+    )
     commands = parser.add_subparsers(required=True, dest="part", metavar="PART")
     for name, part in PARTS.items():
         part.add_options(commands.add_parser(name, help=part.__doc__))
     options = parser.parse_args()
     report = Report(f"soak {options.part}", options)
+    if options.goes_on and options.json is None:
+        parser.error("--continue needs --json")
+    if options.goes_on and options.json.is_file():
+        report.figures = json.loads(options.json.read_text())["figures"]
     PARTS[options.part].run(options, report)
     report.finish()
 

@@ -1,9 +1,12 @@
 """mutated payloads and random requests of a valid shape; every call gets a described answer."""
 
 import asyncio
+import math
 import random
+import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +34,8 @@ _WORDS: Final = (
 _NUMBERS: Final = (0, 1, 2, 3, 7, 16, 64, 255, 1 << 16, (1 << 31) - 1, (1 << 32) - 1)
 _FLOATS: Final = (0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, float("inf"), float("nan"))
 _MAX_DEPTH: Final = 5
+# A connection has a hundred calls or so at once.
+_CHANNELS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +62,30 @@ def methods() -> list[Method]:
 def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--mutated", type=int, default=100_000)
     parser.add_argument("--random", type=int, default=100_000)
-    parser.add_argument("--width", type=int, default=64, help="calls at once")
+    parser.add_argument("--width", type=int, default=128, help="calls at once")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop asking after")
 
 
 def run(options: Namespace, report: Report) -> None:
     mutated, shaped = (300, 300) if options.quick else (options.mutated, options.random)
-    with subject("--max-running=32") as server:
+    with subject("--max-running=32", "--log-level=WARNING") as server:
+        until = time.monotonic() + options.seconds
         for name, number in (("mutated", mutated), ("random", shaped)):
-            outcomes = asyncio.run(
-                _storm(server.address, name == "mutated", number, options.width, options.seed)
-            )
+            first = round(report.figures.get(f"fuzz_{name}", 0))
+            begin = time.monotonic()
+            storm = _storm(server.address, name == "mutated", range(first, number), until, options)
+            outcomes = asyncio.run(storm)
             server.check()
-            report.figure(f"fuzz_{name}", outcomes.total())
+            report.add(f"fuzz_{name}", outcomes.total())
+            report.add(f"fuzz_{name}_seconds", time.monotonic() - begin)
             for code, count in sorted(outcomes.items()):
-                report.figure(f"fuzz_{name}_{code.lower()}", count)
+                report.add(f"fuzz_{name}_{code.lower()}", count)
             for wrong in ("UNKNOWN", "INTERNAL", "HUNG"):
-                report.figure(f"fuzz_{name}_{wrong.lower()}", outcomes[wrong])
+                report.add(f"fuzz_{name}_{wrong.lower()}", 0)
         leaked = server.leaked()
         server.check()
-    report.figure("leaked_after_fuzz", leaked)
+    report.add("leaked_after_fuzz", leaked)
+    report.write()
     wrong_ones = [name for name, count in report.figures.items() if count and _is_wrong(name)]
     assert not wrong_ones, f"{wrong_ones}: {report.figures}"
 
@@ -85,22 +95,27 @@ def _is_wrong(figure: str) -> bool:
 
 
 async def _storm(
-    address: str, is_mutated: bool, number: int, width: int, seed: int
+    address: str, is_mutated: bool, numbers: range, until: float, options: Namespace
 ) -> Counter[str]:
     known = methods()
-    async with grpc.aio.insecure_channel(address) as channel:
+    own = [("grpc.use_local_subchannel_pool", 1)]
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, own))
+            for _ in range(_CHANNELS)
+        ]
 
         async def one(index: int) -> str:
-            chance = random.Random(f"{seed} {is_mutated} {index}")
+            chance = random.Random(f"{options.seed} {is_mutated} {numbers[index]}")
             method = chance.choice(known)
             message = method.request()
             fill(message, chance)
             data = message.SerializeToString()
             if is_mutated:
                 data = mutate(data, chance)
-            return await _call(channel, method, data)
+            return await _call(channels[index % _CHANNELS], method, data)
 
-        return await crowd(number, width, one)
+        return await crowd(len(numbers), options.width, one, until)
 
 
 async def _call(channel: grpc.aio.Channel, method: Method, data: bytes) -> str:

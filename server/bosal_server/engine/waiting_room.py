@@ -11,7 +11,7 @@ from bosal_server.errors import DeadlineUnreachable, QueueFull
 _MIN_RETRY_SECONDS = 0.1
 _MAX_RETRY_SECONDS = 30.0
 # Weight of the newest second in what is known of the engine's speed.
-_SMOOTHING = 0.2
+_SMOOTHING = 0.5
 _MIN_INTERVAL = 0.05
 # Of the time a request may wait, what it may be expected to: speeds change, and then comes its
 # prompt.
