@@ -106,6 +106,20 @@ def test_every_variable_is_a_setting(file: str) -> None:
     assert used <= {one.variable for one in SETTINGS}
 
 
+def test_systemd_believes_the_unit(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed (Debian: systemd)")
+    # All but where the server is installed.
+    unit = tmp_path / "bosal.service"
+    text = (DEPLOY / "bosal.service").read_text()
+    unit.write_text(text.replace("/opt/bosal/bin/bosal", "/bin/true"))
+    ended = subprocess.run(
+        [analyze, "verify", unit], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert str(unit.name) not in ended.stderr, ended.stderr
+
+
 def test_the_dashboard_is_a_dashboard() -> None:
     board = json.loads((DEPLOY / "grafana.json").read_text())
     ids = [panel["id"] for panel in board["panels"]]
