@@ -122,3 +122,28 @@ def test_searches_that_run_out_of_time_become_few_and_short(
         assert slot.settle() is Verdict.GO_ON
     assert limits[0] == CLOSE_SECONDS / 8
     assert sum(limits) < 3 * CLOSE_SECONDS
+
+
+def test_far_from_the_budget_nothing_is_searched_for_once_a_token_is_drawn(
+    compiled: Compile, byte_level_vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = byte_level_vocabulary
+    program = compiled(json_schema={"type": "array", "items": {"type": "string"}})
+    slot = ConstrainedSlot(program, 400, words.eos_ids)
+    searches = 0
+    close_tokens = LlguidanceState.close_tokens
+
+    def search(state: LlguidanceState, seconds: float) -> list[int] | None:
+        nonlocal searches
+        searches += 1
+        return close_tokens(state, seconds)
+
+    monkeypatch.setattr(LlguidanceState, "close_tokens", search)
+    for byte in b'["ab","cd","' + b"e" * 60:
+        slot.look_ahead()
+        before = searches
+        slot.commit([words.token_bytes.index(bytes([byte]))])
+        assert slot.settle() is Verdict.GO_ON
+        slot.queue = []
+        assert searches == before
+    assert searches > 0
