@@ -36,10 +36,6 @@ log = logging.getLogger(__name__)
 # Distributions whose version can change what comes out.
 _DECISIVE: Final = ("bosal", "torch", "transformers", "tokenizers", "openvino", "llguidance")
 
-# Of one processor, what compiling constraints may take while choices run. It is the interpreter's
-# lock that is scarce: behind every operator the engine's thread waits for it.
-_COMPILE_SHARE: Final = 1 / 32
-
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -161,7 +157,11 @@ class Backend:
     def _core(self, engine: EngineLoop) -> GenerationCore:
         constraints = ConstraintCompiler(
             self._types,
-            allowance=Allowance(_COMPILE_SHARE, is_wanted=lambda: engine.stats().running > 0),
+            # It is the interpreter's lock that is scarce: behind every operator of torch the
+            # engine's thread waits for it.
+            allowance=Allowance(
+                self._config.constraint_share, is_wanted=lambda: engine.stats().running > 0
+            ),
         )
         for model in self._models:
             constraints.prepare(model.vocabulary)

@@ -257,6 +257,12 @@ class ServerConfig:
         "fail.",
         minimum=0.001,
     )
+    constraint_share: float = setting(
+        1 / 32,
+        "Part of one processor that compiling constraints may take while choices run.",
+        minimum=0.001,
+        maximum=2,
+    )
     cache_tokens: int | None = setting(
         None, "Key-value cache of each model, in tokens. Default: sized by the loader.", minimum=1
     )
