@@ -30,7 +30,7 @@ def base_name(sample: str) -> str:
 
 
 def used_metrics(text: str) -> set[str]:
-    return set(re.findall(r"\bbosal_[a-z_]+\b", text))
+    return set(re.findall(r"\b(?:bosal|process)_[a-z_]+\b", text))
 
 
 @pytest.mark.parametrize("file", ["alerts.yml", "alerts.test.yml", "grafana.json"])
@@ -44,7 +44,7 @@ def test_every_metric_that_is_asked_for_exists(file: str) -> None:
 def test_the_page_of_metrics_is_the_live_endpoint(server: LiveServer, client: Client) -> None:
     client.generate("Hi", max_tokens=2)
     page = (ROOT / "docs" / "metrics.md").read_text()
-    rows = re.findall(r"^\| `(bosal_[a-z_]+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE)
+    rows = re.findall(r"^\| `((?:bosal|process)_[a-z_]+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE)
     documented = {base_name(name): (kind, labels) for name, kind, labels in rows}
     live = {metric.name: metric for metric in Metrics().registry.collect()}
     assert set(documented) == set(live)

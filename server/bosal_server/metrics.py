@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from bosal_server.engine.observer import StepReport
 from bosal_server.engine.request import EngineRequest, FailedEvent, FinishedEvent
@@ -83,6 +83,8 @@ class Metrics:
         self._tasks = self._gauge("event_loop_tasks", "Tasks of the event loop.")
         self._store = StoreMetrics()
         self.registry.register(self._store)
+        # Memory, processor time and open files, which connections are, under their usual names.
+        ProcessCollector(registry=self.registry)
 
     def watch_store(self, read: Callable[[], StoreCounts]) -> None:
         """Read the state of the experiments' store whenever it is scraped."""

@@ -12,7 +12,7 @@ from bosal_server.metrics import Metrics
 from bosal_server.store_metrics import StoreCounts
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
-ROW = re.compile(r"\| `(bosal_\w+)` \| (\w+) \| ([\w, ]*)\|", re.MULTILINE)
+ROW = re.compile(r"\| `((?:bosal|process)_\w+)` \| (\w+) \| ([\w, ]*)\|", re.MULTILINE)
 
 
 SUMMARY = ExplanationSummary(
