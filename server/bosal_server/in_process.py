@@ -49,7 +49,8 @@ class Engine(ChannelClient):
         """
         config = _config(models, settings)
         # The engine's thread changes it for the whole process.
-        self._switch_interval = sys.getswitchinterval()
+        # Python keeps whole microseconds and cuts off: what it returns, given back, is one less.
+        self._switch_interval = round(sys.getswitchinterval(), 6)
         self._stack = ExitStack()
         self._backend = self._stack.enter_context(Backend.open(config))
         self._config = config
