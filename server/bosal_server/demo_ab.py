@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from rich.console import Console
@@ -12,15 +14,21 @@ from rich.text import Text
 from bosal_client import AsyncClient, BosalError, Client
 from bosal_client.document_file import writing
 from bosal_client.experiment_page import page
+from bosal_client.experiment_results import Report
 from bosal_client.experiment_view import view
 from bosal_client.experiments import Outcome
 from bosal_server.demo import DemoFailed, serving
+from bosal_server.experiments.assignment import PPM
+from bosal_server.shadowing import is_sampled
 
 __all__ = ["run"]
 
 NAME = "brevity"
 _USERS_AT_ONCE = 16
 _WATCH_EVERY = 40
+_SHADOW_SHARE = 0.25
+# For how long the report may stand still while re-runs are expected.
+_PATIENCE_SECONDS = 30.0
 
 # Of the dev split: about the world the embedded model was trained on.
 _QUESTIONS = (
@@ -47,6 +55,17 @@ EXPERIMENT: dict[str, Any] = {
             "direction": "decrease", "role": "guardrail", "margin": 0.2,
         },
     ],
+    # Nobody is served it: it answers the control's requests again, when nobody waits.
+    "shadows": [
+        {
+            "key": "ramped",
+            "recipe": {
+                "scaffold": {"kind": "plain"},
+                "rules": [{"rule": "eos_ramp", "weight": 15, "over": 100}],
+            },
+        },
+    ],
+    "shadow_share": _SHADOW_SHARE,
     "planned_units": 300,
 }  # fmt: skip
 
@@ -87,32 +106,53 @@ def run(*, users: int, html_file: Path | None, seed: int) -> int:
 async def _watch(console: Console, address: str, client: Client, *, users: int, seed: int) -> None:
     """Let users come, and show the report on the way: looking is safe."""
     gate = asyncio.Semaphore(_USERS_AT_ONCE)
-    done = 0
+    done = reruns = 0
 
     async def one(connected: AsyncClient, number: int) -> None:
-        nonlocal done
+        nonlocal done, reruns
         async with gate:
-            await _ask(connected, client, number, seed)
+            is_rerun = await _ask(connected, client, number, seed)
+        # Not before the wait: others add meanwhile.
+        reruns += is_rerun
         done += 1
 
     async with AsyncClient(address) as connected:
         crowd = asyncio.gather(*(one(connected, number) for number in range(users)))
+        if not console.is_terminal:
+            await crowd
+            console.print(view(await _after_reruns(client, reruns)))
+            return
         with Live(console=console, auto_refresh=False) as live:
             shown = -_WATCH_EVERY
             while not crowd.done():
                 await asyncio.sleep(0.2)
-                if console.is_terminal and done >= shown + _WATCH_EVERY:
+                if done >= shown + _WATCH_EVERY:
                     shown = done
-                    live.update(view(await asyncio.to_thread(_report, client)), refresh=True)
+                    live.update(view(await _report(client)), refresh=True)
             await crowd
-            live.update(view(await asyncio.to_thread(_report, client)), refresh=True)
+            live.update(view(await _report(client)), refresh=True)
+            live.update(view(await _after_reruns(client, reruns)), refresh=True)
 
 
-def _report(client: Client) -> Any:
-    return client.experiments.report(NAME)
+async def _after_reruns(client: Client, expected: int) -> Report:
+    """Return the report when it has every re-run: they have waited for the crowd to go."""
+    known, since = -1, monotonic()
+    while True:
+        found = await _report(client)
+        before, known = known, sum(one.pairs + one.given_up for one in found.shadows)
+        if known != before:
+            since = monotonic()
+        if known >= expected or monotonic() > since + _PATIENCE_SECONDS:
+            return found
+        await asyncio.sleep(0.5)
 
 
-async def _ask(connected: AsyncClient, client: Client, number: int, seed: int) -> None:
+def _report(client: Client) -> Awaitable[Report]:
+    return asyncio.to_thread(client.experiments.report, NAME, with_distributions=True)
+
+
+async def _ask(connected: AsyncClient, client: Client, number: int, seed: int) -> bool:
+    """Ask as a user, and say whether one likes it; return whether it is to be run again."""
     chance = random.Random(f"{seed} {number}")
     answer = await connected.generate(
         chance.choice(_QUESTIONS),
@@ -121,11 +161,12 @@ async def _ask(connected: AsyncClient, client: Client, number: int, seed: int) -
         max_tokens=48,
         seed=number,
     )
-    assert answer.started.assignment is not None
+    assignment = answer.started.assignment
+    assert assignment is not None
     # Simulated: who gets an answer that ends likes it more often than who gets one cut off.
     is_whole = answer.choices[0].finish_reason != "max_tokens"
     is_liked = chance.random() < (0.85 if is_whole else 0.15)
-    outcome = Outcome(
-        name="liked", value=is_liked, exposure_id=answer.started.assignment.exposure_id
-    )
+    outcome = Outcome(name="liked", value=is_liked, exposure_id=assignment.exposure_id)
     await asyncio.to_thread(client.experiments.record, NAME, [outcome])
+    exposure = bytes.fromhex(assignment.exposure_id)
+    return assignment.variant == "plain" and is_sampled(exposure, round(_SHADOW_SHARE * PPM))

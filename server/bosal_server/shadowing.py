@@ -34,7 +34,7 @@ from bosal_server.mailbox import Mailbox
 from bosal_server.security.caller import Priority
 from bosal_server.started import Started
 
-__all__ = ["Shadowing"]
+__all__ = ["Shadowing", "is_sampled"]
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Shadowing:
         """Return what to do with a request's reply; None: it is not among those run again."""
         experiment = exposed.experiment
         is_analysed = exposed.reason is Reason.ASSIGNED and exposed.variant == experiment.control
-        if not is_analysed or not _is_sampled(exposed.exposure_id, experiment.shadow_share_ppm):
+        if not is_analysed or not is_sampled(exposed.exposure_id, experiment.shadow_share_ppm):
             return None
 
         def queue(reply: Reply) -> None:
@@ -246,7 +246,7 @@ class Shadowing:
                 self._engine.cancel(request.request_id)
 
 
-def _is_sampled(exposure_id: bytes, share_ppm: int) -> bool:
+def is_sampled(exposure_id: bytes, share_ppm: int) -> bool:
     """Say whether a request is run again: always the same, however often it is asked."""
     digest = hashlib.sha256(b"bosal/shadow/v1" + exposure_id).digest()
     return int.from_bytes(digest[:8], "big") * PPM >> 64 < share_ppm

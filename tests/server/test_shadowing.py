@@ -220,9 +220,9 @@ def test_a_run_that_fails_leaves_the_engine_before_it_is_given_up(
 
 def test_a_share_of_the_requests_is_the_same_share_every_time() -> None:
     ids = [index.to_bytes(16, "big") for index in range(4000)]
-    few = {one for one in ids if shadowing._is_sampled(one, 100_000)}
-    more = {one for one in ids if shadowing._is_sampled(one, 300_000)}
+    few = {one for one in ids if shadowing.is_sampled(one, 100_000)}
+    more = {one for one in ids if shadowing.is_sampled(one, 300_000)}
     assert few < more
     assert 300 < len(few) < 500
-    assert all(shadowing._is_sampled(one, ALL) for one in ids)
-    assert not any(shadowing._is_sampled(one, 0) for one in ids)
+    assert all(shadowing.is_sampled(one, ALL) for one in ids)
+    assert not any(shadowing.is_sampled(one, 0) for one in ids)
