@@ -29,7 +29,7 @@ from bosal_decoding.vocabulary import Vocabulary
 
 # Not shrunk: every step decodes once per rule.
 SLOW = settings(
-    max_examples=25,
+    max_examples=16,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
