@@ -30,9 +30,9 @@ _FULL: Final = 4096
 _SLOW_SECONDS: Final = 6.0
 _PATIENCE: Final = 60.0
 # Headers of one connection; a thousand times what a call's may be.
-_FLOOD_MIB: Final = 16
+_FLOOD_MIB: Final = 32
 # The allocator's arenas have grown as far as they will by then.
-_WARM_FLOODS, _FLOODS = 10, 16
+_WARM_FLOODS, _FLOODS = 8, 12
 # Connections beyond what the server holds.
 _TOO_MANY: Final = 20
 
