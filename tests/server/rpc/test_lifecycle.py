@@ -58,6 +58,7 @@ def test_openvino_serves_and_says_why(
         labels = {"model": "tiny", "runner": "openvino", "device": "cpu", "fallback": "false"}
         assert live.metric("bosal_model_info", **labels, dtype=model.dtype) == 1
         assert live.stop() == 0, live.errors()
+        assert "leaked" not in live.errors()
 
 
 def test_a_full_queue_refuses_with_the_time_to_try_again(small: LiveServer) -> None:
