@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     path = [str(ROOT / part) for part in PARTS]
     if options.wheels:
-        site = Path("/tmp/bosal-wheels")
+        site = Path(tempfile.mkdtemp(prefix="bosal-wheels-"))
         install(options.wheels, site)
         path.insert(0, str(site))
     environment = os.environ | {
