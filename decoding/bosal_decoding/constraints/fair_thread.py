@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 Result = TypeVar("Result")
 
 # Processor seconds that may be used at once before the share counts.
-_BURST_SECONDS: Final = 0.05
+_BURST_SECONDS: Final = 0.01
 
 
 class Allowance:

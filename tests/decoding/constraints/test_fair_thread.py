@@ -41,17 +41,17 @@ def test_what_fails_does_not_end_the_thread() -> None:
 def test_a_burst_is_free_and_then_the_share_counts() -> None:
     now = [100.0]
     allowance = Allowance(0.25, clock=lambda: now[0])
-    now[0] = 100.04
-    assert allowance.charge(0.04) == 0
-    # 10 ms were left and 10 ms gained: 20 ms too much, which a quarter makes up for in 80 ms.
-    now[0] = 100.08
-    assert allowance.charge(0.04) == pytest.approx(0.08)
+    now[0] = 100.008
+    assert allowance.charge(0.008) == 0
+    # 2 ms were left and 2 ms gained: 4 ms too much, which a quarter makes up for in 16 ms.
+    now[0] = 100.016
+    assert allowance.charge(0.008) == pytest.approx(0.016)
     # Rested as told, there is nothing left of either.
-    now[0] = 100.16
-    assert allowance.charge(0.02) == pytest.approx(0.08)
+    now[0] = 100.032
+    assert allowance.charge(0.004) == pytest.approx(0.016)
     # However long nothing was wanted, no more is saved up than a burst.
     now[0] = 1000.0
-    assert allowance.charge(0.06) == pytest.approx(0.04)
+    assert allowance.charge(0.012) == pytest.approx(0.008)
 
 
 def test_nobody_rests_where_nobody_else_works() -> None:
