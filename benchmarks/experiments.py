@@ -183,7 +183,7 @@ def simulate(shares: tuple[float, float], runs: int, looks: int, step: int, plan
 
 @contextmanager
 def _served(threads: int) -> Iterator[str]:
-    with server(threads, "torch") as address:
+    with server(threads, "auto") as address:
         with Client(address) as client:
             client.create_recipe(_RECIPE)
             client.experiments.create(

@@ -32,7 +32,7 @@ def server(threads: int, runner: str) -> Iterator[str]:
     with TemporaryDirectory() as folder:
         models.save(MODEL, folder)
         command = [sys.executable, "-m", "bosal_server", "serve", f"--model={MODEL}={folder}"]
-        command += ["--dtype=bfloat16", "--port=0", "--metrics-port=-1", "--database=temporary"]
+        command += ["--dtype=auto", "--port=0", "--metrics-port=-1", "--database=temporary"]
         command += [f"--runner={runner}", f"--threads={threads}", "--lame-duck-seconds=0"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
