@@ -259,7 +259,8 @@ class ExperimentManager:
         return sorted((entry.experiment for entry in self._catalogue), key=lambda e: e.name)
 
     async def report(self, name: str, phase: int, *, with_distributions: bool = False) -> Report:
-        """Say what is known, now."""
+        """Say what is known now, of replies that have just left too."""
+        await self._writer.flush()
         await asyncio.to_thread(self._catalogue.refresh)
         entry = self._catalogue.get(name)
         return await asyncio.to_thread(

@@ -37,6 +37,13 @@ class _Waiting:
     answer: Future[Any] | None = field(default=None)
 
 
+@dataclass(slots=True)
+class _Mark:
+    """Is answered when what was queued before it has been tried."""
+
+    answer: Future[None]
+
+
 class Writer:
     """Takes records from any thread; writes them in order, each batch in one transaction."""
 
@@ -47,7 +54,7 @@ class Writer:
     ) -> None:
         self._database = database
         self._post = post
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Waiting | _Mark] = deque()
         self._has_work = threading.Event()
         self._is_urgent = threading.Event()
         self._is_failing = False
@@ -103,7 +110,15 @@ class Writer:
         self._add(_Waiting(record, answer))
         return await asyncio.wrap_future(answer)
 
-    def _add(self, waiting: _Waiting) -> None:
+    async def flush(self) -> None:
+        """Return once what was queued before is on disk, or cannot be brought there now."""
+        if self._is_failing or self._is_closing:
+            return
+        mark = _Mark(Future())
+        self._add(mark)
+        await asyncio.wrap_future(mark.answer)
+
+    def _add(self, waiting: _Waiting | _Mark) -> None:
         self._waiting.append(waiting)
         if waiting.answer is not None or len(self._waiting) >= _MAX_BATCH:
             self._is_urgent.set()
@@ -125,10 +140,14 @@ class Writer:
             if not self._is_closing and len(self._waiting) < _MAX_BATCH:
                 time.sleep(_LINGER_SECONDS)
             self._is_urgent.clear()
-            batch = [self._waiting.popleft() for _ in range(min(_MAX_BATCH, len(self._waiting)))]
+            taken = [self._waiting.popleft() for _ in range(min(_MAX_BATCH, len(self._waiting)))]
             if self._waiting:
                 self._is_urgent.set()
-            self._write(batch)
+            if batch := [one for one in taken if isinstance(one, _Waiting)]:
+                self._write(batch)
+            for mark in taken:
+                if isinstance(mark, _Mark) and not mark.answer.cancelled():
+                    mark.answer.set_result(None)
 
     def _write(self, batch: list[_Waiting]) -> None:
         try:

@@ -65,6 +65,14 @@ def test_many_records_share_a_commit(tmp_path: Path) -> None:
     assert len(sizes) < 30
 
 
+def test_a_flush_is_over_once_what_waited_is_on_disk(tmp_path: Path) -> None:
+    file = tmp_path / "bosal.db"
+    with writing(file) as writer:
+        assert writer.offer(exposure("a", "u"))
+        asyncio.run(writer.flush())
+        assert kept(file) == 1
+
+
 def test_an_answer_comes_after_the_commit(tmp_path: Path) -> None:
     file = tmp_path / "db"
 
