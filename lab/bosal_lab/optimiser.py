@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bosal_lab.muon import Muon
+
 
 class Optimiser:
     """Steps a model's weights; holds the float32 masters and both optimisers' states."""
@@ -22,19 +24,18 @@ class Optimiser:
         ]
         chosen = {id(master) for master in matrices}
         others = [master for master in self._masters if id(master) not in chosen]
-        self._muon = torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01, momentum=0.95)
+        self._muon = Muon(matrices, dtype=self._weights[0].dtype)
         self._adam = torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0)
-        self._rates = (matrix_rate, other_rate)
+        self._matrix_rate, self._other_rate = matrix_rate, other_rate
 
     def step(self, scale: float) -> None:
         """Take one step at `scale` times the rates and clear the gradients."""
-        for optimiser, rate in zip((self._muon, self._adam), self._rates, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * scale
+        for group in self._adam.param_groups:
+            group["lr"] = self._other_rate * scale
         for weight, master in zip(self._weights, self._masters, strict=True):
             master.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
-        self._muon.step()  # type: ignore[no-untyped-call]
+        self._muon.step(self._matrix_rate * scale)
         self._adam.step()
         with torch.no_grad():
             for weight, master in zip(self._weights, self._masters, strict=True):
