@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -26,12 +26,16 @@ __all__ = [
     "MODELS",
     "PARTS",
     "TWIN",
+    "chosen_rows",
     "dump",
     "headline",
     "headline_rows",
     "measure",
+    "models_of",
     "write_table",
 ]
+
+Rows = tuple[tuple[str, str | Mapping[str, Any]], ...]  # model, recipe by name or as a document
 
 BASE, TUNED = "base", "tuned"
 # Recipes over several streams, and all models that a row needs.
@@ -48,7 +52,7 @@ _BEGIN, _END = "<!-- headline: begin -->", "<!-- headline: end -->"
 
 def headline_rows(
     documents: Mapping[str, Mapping[str, Any]],
-) -> tuple[tuple[str, str | Mapping[str, Any]], ...]:
+) -> Rows:
     """Return the table's models and recipes, from the documents of the server's recipes."""
     rules = documents["rules"]
     without = []
@@ -78,6 +82,28 @@ def headline_rows(
     )
 
 
+def chosen_rows(rows: Rows, only: Collection[str]) -> Rows:
+    """Return the rows of these names (`model/recipe`), or all if there are none.
+
+    Raises:
+        ArmError: no row has such a name.
+    """
+    named = {
+        f"{model}/{recipe if isinstance(recipe, str) else recipe['name']}": (model, recipe)
+        for model, recipe in rows
+    }
+    for name in only:
+        if name not in named:
+            raise ArmError.unknown("row", name, named)
+    return tuple(row for name, row in named.items() if not only or name in only)
+
+
+def models_of(only: Collection[str]) -> tuple[str, ...]:
+    """Return the models that have to be served for the rows of these names, or for all."""
+    is_coupled = any(name.partition("/")[2] in COUPLED for name in only)
+    return MODELS if is_coupled or not only else (BASE, TUNED)
+
+
 def measure(
     suite: Suite,
     file: Path,
@@ -87,16 +113,19 @@ def measure(
     settings: Settings,
     seed: int,
     command: str,
+    only: Collection[str] = (),
 ) -> None:
     """Answer what is missing, on `server` or, if that is empty, on one of our own.
 
-    Tokens are ranked under the plain base if its folder is among `models`.
+    `only` names rows as `model/recipe`; empty: every row. Tokens are ranked under the plain base
+    if its folder is among `models`.
     """
     with ExitStack() as stack:
         address = server or stack.enter_context(serving(models)).address
         with Client(address) as client:
             documents = {recipe.name: recipe.document for recipe in client.recipes()}
-        request = Request(arms=headline_rows(documents), seed=seed, settings=settings)
+        rows = chosen_rows(headline_rows(documents), only)
+        request = Request(arms=rows, seed=seed, settings=settings)
         asyncio.run(run_evaluation(address, file, suite, request, command))
         if BASE in models:
             with Client(address) as client, Results.open(file) as results:

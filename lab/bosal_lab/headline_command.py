@@ -33,6 +33,10 @@ def headline(
     page_file: Annotated[
         Path | None, typer.Option("--html", help="The page with plots and typical misses.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this row, as MODEL/RECIPE; repeatable. Default: all."),
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Answers to each item.")] = 1,
     seed: Annotated[int, typer.Option(help="Where every request's seed comes from.")] = 0,
     window: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 16,
@@ -42,29 +46,33 @@ def headline(
     [bold]Examples[/bold]
 
       bosal eval headline --readme README.md\n
-      bosal eval headline --models lab/.cache/build/models --out second-seed.json
+      bosal eval headline --models lab/.cache/build --only base/plain --only tuned/plain-greedy
+
+          --results second.sqlite --out second.json
     """
     with reporting(server):
         from bosal_lab.evaluate import Settings
-        from bosal_lab.headline import MODELS, dump, measure, write_table
+        from bosal_lab.headline import dump, measure, models_of, write_table
         from bosal_lab.headline import headline as table
         from bosal_lab.page import page
         from bosal_lab.results import Results
         from bosal_lab.suites import load_suite
 
+        names = only or []
         command = shlex.join(["bosal", *sys.argv[1:]])
         measure(
             load_suite("lab"),
             file,
             server=server,
             models=(
-                {name: _model(name, models) for name in MODELS}
+                {name: _model(name, models) for name in models_of(names)}
                 if models is not None or not server
                 else {}
             ),
             settings=Settings(split="test", samples=samples, window=window),
             seed=seed,
             command=command,
+            only=names,
         )
         with Results.open(file) as results:
             document = table(results, [command])

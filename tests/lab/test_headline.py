@@ -10,7 +10,17 @@ from tests.lab.peer import Peer, Question, serving
 from bosal_decoding.recipe import load_shipped
 from bosal_lab.evaluate import Settings
 from bosal_lab.evaluation_errors import ArmError
-from bosal_lab.headline import PARTS, dump, headline, headline_rows, measure, write_table
+from bosal_lab.headline import (
+    MODELS,
+    PARTS,
+    chosen_rows,
+    dump,
+    headline,
+    headline_rows,
+    measure,
+    models_of,
+    write_table,
+)
 from bosal_lab.results import Results
 from bosal_server.statistics import intervals
 
@@ -87,6 +97,30 @@ def test_the_twin_is_asked_as_plain_asks_and_decoded_greedily() -> None:
 def test_rules_without_a_part_to_leave_out_are_refused() -> None:
     with pytest.raises(ArmError, match="eos_ramp"):
         headline_rows({"rules": {"rules": [{"rule": "temperature"}]}})
+
+
+def test_rows_are_chosen_by_name_and_bring_the_models_they_need(tmp_path: Path) -> None:
+    chosen = ["tuned/plain-greedy", "base/plain"]
+    with serving(peer := Peer(speak, recipes=RECIPES)):
+        measure(
+            records.suite(4),
+            tmp_path / "r.sqlite",
+            server=peer.address,
+            models={},
+            settings=Settings(split="test"),
+            seed=3,
+            command="bosal eval headline",
+            only=chosen,
+        )
+    assert len(peer.questions) == 4 * len(chosen)
+    assert {question.model for question in peer.questions} == {"base", "tuned"}
+    assert models_of(chosen) == ("base", "tuned")
+    assert models_of([]) == models_of(["base/contrastive"]) == MODELS
+    documents = {name: recipe.document() for name, recipe in load_shipped().items()}
+    with pytest.raises(
+        ArmError, match=r"no row is named 'base/steerd'; did you mean 'base/steered'"
+    ):
+        chosen_rows(headline_rows(documents), ["base/steerd"])
 
 
 def test_every_row_has_its_rate_interval_and_categories(database: Path) -> None:
