@@ -18,12 +18,17 @@ def check_conflicts(recipe: Recipe, draft: Draft) -> None:
     Raises:
         RuleConflict: naming the two rules and the place of the one that is in the way.
     """
-    places = {rule.name: join_field("rules", index) for index, rule in enumerate(recipe.rules)}
+    acting = _acting(recipe, draft)
+    # Where each rule that acts at every step stands: there is one of a name at most.
+    places = {
+        recipe.rules[index].name: join_field("rules", index)
+        for index, scope in acting.items()
+        if scope.is_always
+    }
     min_tokens = draft.numbers.get("min_tokens", 0)
     if draft.max_tokens is not None and min_tokens > draft.max_tokens:
         why = f"at least {min_tokens} and at most {draft.max_tokens} tokens"
         raise RuleConflict("min_tokens", "max_tokens", why, field=places["min_tokens"])
-    acting = _acting(recipe, draft)
     _check_bans(recipe, draft, acting, places)
     _check_allowed(recipe, draft, acting)
     _check_forced(recipe, draft, places)
@@ -50,16 +55,17 @@ def _check_bans(
     recipe: Recipe, draft: Draft, acting: Mapping[int, Scope], places: Mapping[str, str]
 ) -> None:
     """Refuse to wait for a string that is banned wherever it counts, or to ban a whole choice."""
-    rules = [(recipe.rules[place], scope) for place, scope in acting.items()]
-    bans = [(rule, scope) for rule, scope in rules if rule.name == "banned_strings"]
-    for (stop, when), (ban, banned_when) in product(rules, bans):
+    bans = [place for place in acting if recipe.rules[place].name == "banned_strings"]
+    for at, place in product(acting, bans):
+        stop, ban = recipe.rules[at], recipe.rules[place]
         texts = {"stop_strings": getattr(stop, "values", ()), "stop_turns": draft.turn_marks}
-        if not banned_when.covers(when):
+        if not acting[place].covers(acting[at]):
             continue
         for text, banned in product(texts.get(stop.name, ()), getattr(ban, "values", ())):
             if banned in text:
                 why = f"the output can never hold {shorten(text)} while {shorten(banned)} is banned"
-                raise RuleConflict("banned_strings", stop.name, why, field=places["banned_strings"])
+                field = join_field("rules", place)
+                raise RuleConflict("banned_strings", stop.name, why, field=field)
     choice = recipe.constraint.choice if recipe.constraint is not None else None
     always = [text for text, owners in draft.banned_strings.items() if None in owners]
     if choice and all(any(text in one.encode() for text in always) for one in choice):
@@ -111,8 +117,7 @@ def _check_forced(recipe: Recipe, draft: Draft, places: Mapping[str, str]) -> No
         text = draft.vocabulary.bytes_of(phrase.token_ids)
         at = Scope() if phrase.at is None else Scope(after=phrase.at, until=phrase.at + longest)
         said.append(("forced_phrases", text, at))
-    constraint = recipe.constraint
-    if constraint is not None and not constraint.rules_in_strings:
+    if draft.has_constraint:
         said = [(name, text, replace(at, region=Region.INSIDE)) for name, text, at in said]
     for name, text, at in said:
         in_force = [

@@ -129,7 +129,7 @@ class TextStop:
                 ban = (string, end - len(string))
         self._text += token_bytes
         self._tokens.append(token)
-        if self._watchers and self._stop is None and ban is None and token_bytes:
+        if self._watchers and self._stop is None and ban is None:
             self._stop = self._watch(len(token_bytes), in_force)
         self._ends.append(len(self._text))
         self._states.append((stop_state, ban_state))

@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 from bosal_decoding.errors import InvalidConversation
 from bosal_decoding.scaffolds import Message, Rendered, Scaffold
+from bosal_decoding.schema import join_field
 from bosal_decoding.vocabulary import Vocabulary
 
 
@@ -51,7 +52,7 @@ class WithoutInstruction:
         return own
 
     def render(self, own: Scaffold, messages: Sequence[Message]) -> Rendered | None:
-        return own.render_unasked(messages)
+        return own.render_instead(messages, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class OtherInstruction:
         return own
 
     def render(self, own: Scaffold, messages: Sequence[Message]) -> Rendered | None:
-        return own.render([*messages[:-1], Message(role="user", text=self.text)])[0]
+        return own.render_instead(messages, self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,10 @@ class WithoutContext:
         if not context.strip() or not question.strip():
             raise InvalidConversation(
                 "'context_aware' finds no context: the last message must be a context, "
-                f"{self.separator!r} and a question"
+                f"{self.separator!r} and a question",
+                field=join_field("messages", len(messages) - 1, "text"),
             )
-        return own.render([*messages[:-1], Message(role="user", text=question)])[0]
+        return own.render_instead(messages, question)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,10 +116,12 @@ class SentenceWatcher(Watcher):
     count: int
 
     def look(self, text: bytes, num_new: int, tokens: Sequence[int]) -> Cut | None:
-        ends = sentence_ends(text.decode(errors="ignore"))
+        # Bytes that are no text keep their places: the cut is counted in bytes.
+        said = text.decode(errors="surrogateescape")
+        ends = sentence_ends(said)
         if len(ends) < self.count:
             return None
-        return Cut(len(text.decode(errors="ignore")[: ends[self.count - 1]].encode()))
+        return Cut(len(said[: ends[self.count - 1]].encode(errors="surrogateescape")))
 
 
 @dataclass(frozen=True)

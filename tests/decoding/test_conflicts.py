@@ -36,6 +36,9 @@ LEAST = {"rule": "min_tokens", "value": 5}
 NEVER = {"rule": "allowed_scripts", "scripts": ["Greek"], "scope": "inside_constraint"}
 FIRST, LATER = {"scope": {"first": 3}}, {"scope": {"after": 3}}
 INSIDE, UNSURE = {"scope": "inside_constraint"}, {"when": {"top1_below": 0.5}}
+NUDGED = {"rule": "nudging", "guide_scaffold": {"kind": "qa"}}
+USED = {"rule": "used_token_weight", "weight": -1}
+DRY = {"rule": "dry", "multiplier": 1}
 STOP = {"rule": "stop_strings", "values": ["\nQ:"]}
 
 
@@ -78,7 +81,7 @@ STOP = {"rule": "stop_strings", "values": ["\nQ:"]}
         ([LAST, ban("am")], "forced_phrases", "banned_strings"),
         ([LAST, {"rule": "stop_strings", "values": ["am"]}], "forced_phrases", "stop_strings"),
         (
-            [LAST, {"rule": "nudging", "guide_scaffold": {"kind": "qa"}}],
+            [LAST, NUDGED],
             "forced_phrases",
             "nudging",
         ),
@@ -93,6 +96,14 @@ STOP = {"rule": "stop_strings", "values": ["\nQ:"]}
         ([{**STOP, **LATER}, {**ban("Q:"), **LATER}], "banned_strings", "stop_strings"),
         ([{"rule": "guidance"}, {"rule": "context_aware"}], "guidance", "context_aware"),
         ([{"rule": "guidance", **FIRST}, {"rule": "guidance", **LATER}], "guidance", "guidance"),
+        ([{**NUDGED, **FIRST}, {**NUDGED, **LATER}], "nudging", "nudging"),
+        # What tokens of the instruction are, and what breaks runs, is the choice's.
+        (
+            [{**USED, **FIRST, "include_instruction": True}, {**USED, **LATER}],
+            "used_token_weight",
+            "used_token_weight",
+        ),
+        ([{**DRY, **FIRST, "breakers": ["\n"]}, {**DRY, **LATER}], "dry", "dry"),
     ],
 )
 def test_pairs_that_leave_nothing_are_refused_with_both_names(
@@ -116,7 +127,9 @@ def test_pairs_that_leave_nothing_are_refused_with_both_names(
         [{"rule": "stop_strings", "values": ["\nQ:"], **FIRST}, {**ban("Q:"), **LATER}],
         [PREFILL, {"rule": "stop_strings", "values": ["am I"]}],
         [PREFILL, LAST, LEAST],
-        [{"rule": "guidance"}, {"rule": "nudging", "guide_scaffold": {"kind": "qa"}}],
+        [{"rule": "guidance"}, NUDGED],
+        [{**USED, **FIRST}, {**USED, "weight": 1, **LATER}],
+        [{**DRY, **FIRST, "multiplier": 2}, {**DRY, **LATER}],
         # What a gate decides is not certain.
         [
             {**allow("a"), **UNSURE},
@@ -151,6 +164,16 @@ def test_pairs_that_leave_something_are_let_be(
     vocabulary: Vocabulary, rules: list[dict[str, Any]]
 ) -> None:
     plan_of(vocabulary, *rules)
+
+
+def test_of_two_rules_that_ban_the_one_in_the_way_is_named(vocabulary: Vocabulary) -> None:
+    for rules, field in (
+        ([{**ban("Q:"), **FIRST}, {**ban("zz"), **LATER}, {**STOP, **FIRST}], "rules[0]"),
+        ([{**ban("zz"), **FIRST}, {**ban("Q:"), **LATER}, {**STOP, **LATER}], "rules[1]"),
+    ):
+        with pytest.raises(RuleConflict) as caught:
+            plan_of(vocabulary, *rules)
+        assert caught.value.field == field
 
 
 def test_a_prefill_must_be_allowed(vocabulary: Vocabulary) -> None:

@@ -76,11 +76,32 @@ def test_the_examples_most_like_the_question_stand_nearest_to_it() -> None:
 
 def test_without_the_instruction_the_same_examples_are_shown(vocabulary: Vocabulary) -> None:
     scaffold = read_scaffold(CHOOSING, "scaffold")
-    asked, unasked = scaffold.render(ask("Faust?"))[0], scaffold.render_unasked(ask("Faust?"))
+    asked, unasked = scaffold.render(ask("Faust?"))[0], scaffold.render_instead(ask("Faust?"), "")
     assert asked.text.removesuffix("Faust?\nA:") + "\nA:" == unasked.text
     plan = compile_recipe(Recipe.parse({"scaffold": CHOOSING}), vocabulary, context_tokens=256)
     (prompt,) = plan.prompts(ask("Faust?"))
     assert prompt.pin_tokens <= len(vocabulary.encode("An almanac.\n\n"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "question", "shown"),
+    [
+        ({"rule": "guidance"}, "Who wrote Faust?", ""),
+        ({"rule": "guidance", "negative": "Name a lake."}, "Who wrote Faust?", "Name a lake."),
+        (
+            {"rule": "context_aware"},
+            "Goethe wrote it, on a lake.\n\nName a river.",
+            "Name a river.",
+        ),
+    ],
+)
+def test_all_streams_show_the_examples_of_what_was_asked(
+    vocabulary: Vocabulary, rule: dict[str, Any], question: str, shown: str
+) -> None:
+    recipe = Recipe.parse({"scaffold": CHOOSING, "rules": [rule]})
+    plan = compile_recipe(recipe, vocabulary, context_tokens=512)
+    asked, other = (prompt.text for prompt in plan.prompts(ask(question)))
+    assert other == asked.removesuffix(f"{question}\nA:") + f"{shown}\nA:"
 
 
 @pytest.mark.parametrize(

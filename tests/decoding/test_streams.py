@@ -174,6 +174,12 @@ def test_the_default_budget_leaves_room_in_every_stream(vocabulary: Vocabulary) 
         ({"rule": "guidance", "over": 0}, "rules[0].over"),
         ({"rule": "guidance", "negative": "a", "negative_prompt": "b"}, "rules[0]"),
         ({"rule": "guidance", "gamma": 2}, "rules[0].gamma"),
+        ({"rule": "guidance", "over": 9}, "rules[0]"),
+        ({"rule": "guidance", "negative": "a", "unconditional": "last_token"}, "rules[0]"),
+        (
+            {"rule": "expert_antiexpert", "expert": "a", "anti_expert_scaffold": {"kind": "qa"}},
+            "rules[0]",
+        ),
         ({"rule": "context_aware", "alpha": float("nan")}, "rules[0].alpha"),
         ({"rule": "contrastive"}, "rules[0]"),
         ({"rule": "contrastive", "amateur": "a", "beta": -101}, "rules[0].beta"),

@@ -176,3 +176,26 @@ def test_going_back_opens_the_text_again(vocabulary: Vocabulary) -> None:
     assert stop.stop is None
     assert stop.feed(b" two", 3) is None
     assert stop.flush() == b"One two"
+
+
+def test_a_cut_counts_bytes_that_are_no_text(vocabulary: Vocabulary) -> None:
+    stop = text_stop(vocabulary, {"rule": "max_sentences", "n": 2})
+    pieces = [b"\xff\xc3 One", b".", b" \xe9Two", b"! Th"]
+    assert outcome(stop, pieces) == (b"\xff\xc3 One. \xe9Two!", "STOP_RULE")
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ({"rule": "stop_loops", "times": 3, "min_tokens": 6}, "LOOP"),
+        ({"rule": "token_budget", "tokens": 4, "grace": 2}, "STOP_RULE"),
+    ],
+)
+def test_tokens_that_spell_nothing_count(
+    vocabulary: Vocabulary, rule: dict[str, Any], reason: str
+) -> None:
+    stop = text_stop(vocabulary, rule)
+    matches = [stop.feed(b"", 7) for _ in range(6)]
+    assert matches[:5] == [None] * 5
+    assert isinstance(matches[5], StopMatch)
+    assert (matches[5].reason, stop.flush()) == (reason, b"")

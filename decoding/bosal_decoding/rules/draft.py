@@ -1,6 +1,6 @@
 """A plan while it is being compiled: where the rules of one recipe write their numbers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -76,6 +76,8 @@ class Draft:
     guide_bytes: int = 0
     nudged_by: int | None = None
     has_constraint: bool = False
+    # What several rules of one name must have in common, by rule and parameter.
+    agreed: dict[tuple[str, str], Hashable] = field(default_factory=dict)
     # What the answer starts with, what may be cut anew at its beginning, and what it must say.
     prefill: str = ""
     heals_prompt: bool = False
@@ -152,8 +154,19 @@ class Draft:
                 self._check_tokens(stream.model, join_field(self.path, stream.role))
         self.coupled_by, self.streams, self.coupling = rule, tuple(streams), params
 
-    def nudge(self, guide: StreamSpec, top1_below: float, reserve_bytes: int) -> None:
-        """Take words of a guide, of any tokenizer, where the base is unsure."""
+    def agree(self, rule: str, name: str, value: Hashable) -> None:
+        """Refuse a value other than that of the same rule elsewhere in the recipe.
+
+        For what a choice has but one of, whatever the rules' scopes.
+        """
+        if self.agreed.setdefault((rule, name), value) != value:
+            why = f"they differ in '{name}', and a choice has one for both"
+            raise RuleConflict(rule, rule, why, field=join_field(self.path, name))
+
+    def nudge(self, rule: str, guide: StreamSpec, top1_below: float, reserve_bytes: int) -> None:
+        """Take words of a guide, of any tokenizer, where the base is unsure; one rule may."""
+        if self.guide is not None:
+            raise RuleConflict(rule, rule, "a choice has one guide", field=self.path)
         if guide.model:
             self.model(guide.model, join_field(self.path, guide.role))
         self.guide, self.nudges_below, self.guide_bytes = guide, top1_below, reserve_bytes

@@ -45,4 +45,4 @@ class Nudging(Rule):
         spec = StreamSpec(
             role="guide", model=self.guide or "", prompt=in_scaffold(self.guide_scaffold)
         )
-        draft.nudge(spec, self.top1_below, self.reserve_bytes)
+        draft.nudge(self.name, spec, self.top1_below, self.reserve_bytes)

@@ -99,6 +99,7 @@ class UsedTokenWeight(Rule):
     """Whether the instruction's tokens count as used."""
 
     def contribute(self, draft: Draft) -> None:
+        draft.agree(self.name, "include_instruction", self.include_instruction)
         if self.include_instruction:
             draft.instruction_flags |= TokenFlag.USED_AT_START
         draft.set(used_weight=self.weight)
@@ -156,6 +157,7 @@ class Dry(Rule):
                 )
             draft.breakers.update(ids)
             draft.token_ids[text] = ids
+        draft.agree(self.name, "breakers", frozenset(self.breakers))
         draft.set(
             dry_multiplier=self.multiplier,
             dry_base=self.base,

@@ -56,8 +56,12 @@ class Guidance(Combination):
 
     @model_validator(mode="after")
     def _pushes_from_one(self) -> "Guidance":
-        if self.negative is not None and self.negative_prompt is not None:
-            raise ValueError("'negative' and 'negative_prompt' exclude each other")
+        fields = ("unconditional", "negative", "negative_prompt")
+        given = [name for name in fields if name in self.model_fields_set and getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"'{given[0]}' and '{given[1]}' exclude each other")
+        if "over" in self.model_fields_set and self.final_scale is None:
+            raise ValueError("'over' needs 'final_scale', where the schedule ends")
         return self
 
     def contribute(self, draft: Draft) -> None:
@@ -220,6 +224,9 @@ class ExpertAntiexpert(Combination):
     def _has_one(self) -> "ExpertAntiexpert":
         if self.expert is None and self.anti_expert is None:
             raise ValueError("needs 'expert' or 'anti_expert'")
+        for role in ("expert", "anti_expert"):
+            if getattr(self, role) is None and getattr(self, f"{role}_scaffold") is not None:
+                raise ValueError(f"'{role}_scaffold' needs '{role}', or nobody reads it")
         return self
 
     def contribute(self, draft: Draft) -> None:

@@ -62,11 +62,14 @@ class Scaffold(Schema, ABC):
         _check(messages)
         return [self._rendered(messages, messages[-1].text)]
 
-    def render_unasked(self, messages: Sequence[Message]) -> Rendered:
-        """Render a conversation with nothing where its last message stands."""
+    def render_instead(self, messages: Sequence[Message], text: str) -> Rendered:
+        """Render a conversation with another text, or none, where its last message stands.
+
+        All else is as with that message, examples chosen by it included.
+        """
         _check(messages)
-        unasked = [*messages[:-1], Message(role="user", text="")]
-        return self._rendered(unasked, messages[-1].text)
+        others = [*messages[:-1], Message(role="user", text=text)]
+        return self._rendered(others, messages[-1].text)
 
     def _rendered(self, messages: Sequence[Message], question: str) -> Rendered:
         writer = Writer(question)
