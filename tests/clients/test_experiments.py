@@ -4,18 +4,24 @@ import asyncio
 import csv
 import json
 import re
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyarrow import parquet
+from rich.console import Console
 from tests.live_server import LiveServer, eventually
 from typer.testing import CliRunner
 
 from bosal_client import AsyncClient, Client, InvalidRequest, NotFound
 from bosal_client.cli import application
 from bosal_client.experiment_documents import experiment_message
+from bosal_client.experiment_effects import DivergenceReport, PairedEffect, ShadowReport
 from bosal_client.experiment_page import page
+from bosal_client.experiment_results import Report
+from bosal_client.experiment_view import view
 from bosal_client.experiments import Outcome
 from bosal_client.invocation import signed_experiments
 
@@ -135,9 +141,15 @@ def test_pages_and_tables_show_doses_shadows_and_divergences(
     text = page(found)
     for part in ("Dose: what variants touch", "Where cold parts", "Shadow unlit"):
         assert part in text
+    assert f"too few units: {min_touched(found)} of {found.experiment.min_units}" in text
     said = bosal(server, "report", "held")
     assert "cold touches" in said
     assert "unlit" in said
+    enough = found.experiment.min_units
+    for one in found.shadows[0].effects:
+        assert f"too few units: {one.units} of {enough}" in text
+    # More may have been run again meanwhile.
+    assert re.search(rf"unlit .*too few units: \d+ of {enough}", said)
     for example in (one for held in found.divergences for one in held.examples[:3]):
         assert f"token {example.position}: " in said
     file = tmp_path / "p.csv"
@@ -147,6 +159,47 @@ def test_pages_and_tables_show_doses_shadows_and_divergences(
     assert {row["variant"] for row in rows} == {"cold", "unlit"}
     for row in rows:
         assert (row["position"] == "") is (row["cause"] == "")
+
+
+def min_touched(report: Report) -> int:
+    return min(report.doses[0].control_units, report.doses[0].units)
+
+
+def test_a_divergence_is_told_in_words(client: Client) -> None:
+    client.experiments.create(document("words"))
+    parted = DivergenceReport(
+        variant="ruled",
+        is_shadow=False,
+        requests=40,
+        equal=5,
+        unknown=2,
+        causes={"RULE": 31, "PROMPT": 4},
+        rules={"eos_ramp": 30, "top_p": 1},
+        mean_position=3.25,
+        examples=(),
+    )
+    same = replace(parted, equal=40, unknown=0, causes={}, rules={}, mean_position=None)
+    effect = PairedEffect(
+        outcome="output_tokens", units=40, control=3.0, variant=2.0, difference=-1.0, low=None,
+        high=None, p_value=1.0, saving=None, method="",
+    )  # fmt: skip
+    shadow = ShadowReport(variant="unlit", pairs=40, given_up=0, effects=(effect,))
+    report = replace(
+        client.experiments.report("words"), divergences=(parted, same), shadows=(shadow,)
+    )
+    said = StringIO()
+    Console(file=said, width=400).print(view(report))
+    lines = [line.rstrip() for line in said.getvalue().splitlines()]
+    assert (
+        "ruled: 5 of 40 requests have the control's text; 35 part from it, after 3.2 tokens on "
+        "average: 31 for a rule, 4 for another prompt; a rule alone decides it: eos_ramp in 30, "
+        "top_p in 1; 2 could not be held against it"
+    ) in lines
+    assert "ruled: 40 of 40 requests have the control's text" in lines
+    enough = report.experiment.min_units
+    assert effect.open_because(enough) == f"too few units: 40 of {enough}"
+    assert effect.open_because(40) == "the same in every pair"
+    assert replace(effect, low=-1.0, high=1.0).open_because(41) == ""
 
 
 def test_a_plan_says_how_many_units_an_effect_needs(server: LiveServer, client: Client) -> None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 __all__ = [
+    "CAUSES",
     "DivergenceExample",
     "DivergenceReport",
     "DoseReport",
@@ -11,6 +13,15 @@ __all__ = [
     "PairedEffect",
     "ShadowReport",
 ]
+
+
+# Why texts part, by the wire's names.
+CAUSES: Final[Mapping[str, str]] = {
+    "RULE": "a rule",
+    "PROMPT": "another prompt",
+    "NUMERICS": "numerics, no rule",
+    "ENDING": "one had ended",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +84,14 @@ class PairedEffect:
     # How many times as many units two separate arms would need.
     saving: float | None
     method: str
+
+    def open_because(self, min_units: int) -> str:
+        """Say why there is no interval, of an experiment with so many units at least."""
+        if self.low is not None:
+            return ""
+        if self.units < min_units:
+            return f"too few units: {self.units} of {min_units}"
+        return "the same in every pair"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,34 +1,37 @@
 """The sections of a report about requests held against other variants."""
 
-from bosal_client.experiment_effects import DivergenceReport, DoseReport, ShadowReport
+from bosal_client.experiment_effects import (
+    CAUSES,
+    DivergenceReport,
+    DoseReport,
+    ShadowReport,
+)
 from bosal_client.experiment_markup import section, table, text
 from bosal_client.experiment_plots import bars, forest
 from bosal_client.experiment_results import Report
 
 __all__ = ["pair_sections"]
 
-_CAUSES = {
-    "RULE": "a rule",
-    "PROMPT": "another prompt",
-    "NUMERICS": "numerics, no rule",
-    "ENDING": "one had ended",
-}
-
 
 def pair_sections(report: Report) -> list[str]:
     """Return what there is: doses, shadows, divergences."""
     found = []
     if report.doses:
-        found.append(section("Dose: what variants touch", "".join(map(_dose, report.doses))))
+        found.append(
+            section(
+                "Dose: what variants touch",
+                "".join(_dose(one, report.experiment.min_units) for one in report.doses),
+            )
+        )
     for shadow in report.shadows:
         title = f"Shadow {shadow.variant}: the control's requests run again"
-        found.append(section(title, _shadow(shadow)))
+        found.append(section(title, _shadow(shadow, report.experiment.min_units)))
     for divergence in report.divergences:
         found.append(section(f"Where {divergence.variant} parts", _divergence(divergence)))
     return found
 
 
-def _dose(one: DoseReport) -> str:
+def _dose(one: DoseReport, min_units: int) -> str:
     share = "" if one.touched_share is None else f" ({one.touched_share:.1%} of the units)"
     note = (
         f"{one.variant} changes {one.touched} of {one.requests} requests{share}; the others are "
@@ -38,7 +41,7 @@ def _dose(one: DoseReport) -> str:
     for name, effect in (("units touched", one.effect), ("spread over all units", one.diluted)):
         if effect is None:
             continue
-        interval = "too few units"
+        interval = f"too few units: {min(one.control_units, one.units)} of {min_units}"
         if effect.low is not None and effect.high is not None:
             interval = f"{effect.low:+.4g} to {effect.high:+.4g}"
         value = "" if effect.difference is None else f"{effect.difference:+.4g}"
@@ -51,7 +54,7 @@ def _dose(one: DoseReport) -> str:
     )
 
 
-def _shadow(one: ShadowReport) -> str:
+def _shadow(one: ShadowReport, min_units: int) -> str:
     note = (
         f"{one.pairs} requests answered by both under the same noise, {one.given_up} given up; "
         "nobody was served the shadow, and programs alone have scored it."
@@ -62,7 +65,7 @@ def _shadow(one: ShadowReport) -> str:
             f"{effect.control:.4g}",
             f"{effect.variant:.4g}",
             f"{effect.difference:+.4g}",
-            "" if effect.low is None else f"{effect.low:+.4g} to {effect.high:+.4g}",
+            effect.open_because(min_units) or f"{effect.low:+.4g} to {effect.high:+.4g}",
             "" if effect.low is None else f"{effect.p_value:.3g}",
             str(effect.units),
             "" if effect.saving is None else f"{effect.saving:.2g} times the units",
@@ -91,13 +94,13 @@ def _divergence(one: DivergenceReport) -> str:
         said += f"; those that part do so after {one.mean_position:.1f} tokens on average"
     if one.unknown:
         said += f"; {one.unknown} could not be held"
-    causes = {_CAUSES.get(name, name): count for name, count in one.causes.items()}
+    causes = {CAUSES.get(name, name): count for name, count in one.causes.items()}
     rows = [
         (
             str(example.position),
             _token(example.control_token),
             _token(example.token),
-            _CAUSES.get(example.cause, example.cause),
+            CAUSES.get(example.cause, example.cause),
             ", ".join(example.rules),
         )
         for example in one.examples

@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bosal_client.experiment_effects import DivergenceReport
+from bosal_client.experiment_effects import CAUSES, DivergenceReport
 from bosal_client.experiment_results import Report
 from bosal_client.spelled import quoted
 
@@ -50,7 +50,7 @@ def view(found: Report) -> RenderableType:
         )
         for one in found.doses
     ]
-    shadows = _table("shadow", "outcome", "control", "shadow's", "difference", "p", "units")
+    shadows = _table("shadow", "outcome", "control", "shadow's", "difference", "p", "units", "")
     for shadow in found.shadows:
         for paired in shadow.effects:
             interval = f"{paired.difference:+.4g}"
@@ -59,6 +59,7 @@ def view(found: Report) -> RenderableType:
             shadows.add_row(
                 shadow.variant, paired.outcome, _number(paired.control), _number(paired.variant),
                 interval, "" if paired.low is None else f"{paired.p_value:.3g}", str(paired.units),
+                paired.open_because(experiment.min_units),
             )  # fmt: skip
     tables = [shares, effects] if effects.rows else [shares]
     if shadows.rows:
@@ -83,17 +84,20 @@ _EXAMPLES = 3
 
 
 def _parted(one: DivergenceReport) -> list[str]:
-    causes = ", ".join(f"{name.lower()} {count}" for name, count in one.causes.items())
-    rules = ", ".join(f"{name} {count}" for name, count in one.rules.items())
     said = f"{one.variant}: {one.equal} of {one.requests} requests have the control's text"
     if one.mean_position is not None:
-        said += f"; the others part after {one.mean_position:.1f} tokens"
-    if causes:
-        said += f"; parted by {causes}"
-    if rules:
-        said += f"; decided by {rules} alone"
+        said += (
+            f"; {one.requests - one.equal} part from it, after {one.mean_position:.1f} tokens on "
+            "average"
+        )
+    if one.causes:
+        why = (f"{count} for {CAUSES.get(name, name)}" for name, count in one.causes.items())
+        said += f": {', '.join(why)}"
+    if one.rules:
+        rules = (f"{name} in {count}" for name, count in one.rules.items())
+        said += f"; a rule alone decides it: {', '.join(rules)}"
     if one.unknown:
-        said += f"; {one.unknown} not held"
+        said += f"; {one.unknown} could not be held against it"
     lines = [said]
     for example in one.examples[:_EXAMPLES]:
         rules = f" ({', '.join(example.rules)})" if example.rules else ""
