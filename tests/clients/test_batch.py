@@ -171,3 +171,33 @@ def test_failures_are_asked_again(tmp_path: Path) -> None:
     with Answers(tmp_path / "out.jsonl") as second:
         assert not second.has(request)
     assert (tmp_path / "out.jsonl").read_bytes() == b""
+
+
+def test_numbers_that_json_lacks_are_named(server: LiveServer, tmp_path: Path) -> None:
+    asked, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    forbidding = {"rule": "allowed_tokens", "ids": [5, 9]}
+    line = {"prompt": "A", "overrides": [forbidding], "explain": True, "max_tokens": 2, "seed": 1}
+    asked.write_text(json.dumps(line))
+    assert bosal(server, "generate", f"--batch={asked}", f"--out={out}").returncode == 0
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    found = json.loads(out.read_text(), parse_constant=refuse)
+    effects = found["choices"][0]["explanations"][0]["rules"]
+    assert {effect["on_uncontrolled"] for effect in effects if effect["masked_tokens"]} == {
+        "-Infinity"
+    }
+
+
+def test_a_disk_without_room_is_told_on_one_line(tmp_path: Path) -> None:
+    asked = tmp_path / "in.jsonl"
+    asked.write_text('"a"')
+    (request,) = read_requests(asked, GenerationOptions())
+    with Answers(tmp_path / "out.jsonl") as answered, Path("/dev/full").open("wb") as full:
+        assert answered._out is not None
+        answered._out.close()
+        answered._out = full
+        with pytest.raises(BatchError, match=r"out\.jsonl: No space left on device"):
+            answered.add(request, InternalError("lost"))
+        full.raw.close()

@@ -125,7 +125,7 @@ def test_a_rule_is_explained(server: LiveServer) -> None:
         (("generate", "Hi", "--recipe=steerd"), 2, "did you mean 'steered'?"),
         (("generate", "Hi", "--model=tin"), 2, "did you mean 'tiny'?"),
         (("generate", "Hi", "--max-tokens=600"), 2, "context of 512"),
-        (("generate", ""), 2, "spec.instruction"),
+        (("generate", ""), 2, "error: instruction: there is nothing to answer\n"),
         (("generate", "Hi", "--set", "top_p.p=2"), 2, "overrides[0].p"),
         (("generate", "Hi", "--set", "top_p=2"), 2, "RULE.PARAM=VALUE"),
         (("generate", "Hi", "--frobnicate"), 2, "--frobnicate"),

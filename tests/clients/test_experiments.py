@@ -287,6 +287,11 @@ def test_files_that_cannot_be_read_or_written_are_refused_by_flag(
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"name: \xff")
     assert "not UTF-8" in bosal(server, "create", str(latin), code=2)
+    twice = {"yaml": "alpha: 0.1\nvariants: [{key: a, key: b}]", "json": '{"alpha": 1, "alpha": 2}'}
+    for suffix, text in twice.items():
+        file = tmp_path / f"twice.{suffix}"
+        file.write_text(text)
+        assert "is given twice" in bosal(server, "create", str(file), code=2)
     file = tmp_path / "files.yaml"
     file.write_text(json.dumps(document("files")))
     bosal(server, "create", str(file))

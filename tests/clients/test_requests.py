@@ -24,6 +24,16 @@ from bosal_client.requests import GenerationOptions, generation_spec
         ({"recipe": {"scaffold": "plain"}}, "spec.inline_recipe.scaffold"),
         ({"recipe": {"scaffold": {"kind": "turns", "user": 10**400}}},
          "spec.inline_recipe.scaffold"),
+        ({"recipe": {"name": 7}}, "spec.inline_recipe.name"),
+        ({"recipe": {"name": "\ud800"}}, "spec.inline_recipe.name"),
+        ({"recipe": {"description": ["a"]}}, "spec.inline_recipe.description"),
+        ({"recipe": {"scaffold": {"kind": 7}}}, "spec.inline_recipe.scaffold.kind"),
+        ({"recipe": {"rules": 7}}, "spec.inline_recipe.rules"),
+        ({"recipe": {"rules": {"rule": "top_k"}}}, "spec.inline_recipe.rules"),
+        ({"overrides": [{"rule": 7}]}, "spec.overrides[0].rule"),
+        # As YAML reads `no: 1` and as `1: …, "1": …` would become one.
+        ({"overrides": [{"rule": "token_weights", "weights": {False: 1}}]}, "spec.overrides[0]"),
+        ({"overrides": [{"rule": "logit_bias", "ids": {1: 2, "1": 3}}]}, "spec.overrides[0]"),
     ],
 )  # fmt: skip
 def test_a_value_protobuf_cannot_hold_names_its_field(

@@ -1,6 +1,5 @@
 """A file of requests and the file of their answers, one JSON value a line."""
 
-import base64
 import difflib
 import fcntl
 import hashlib
@@ -13,6 +12,7 @@ from typing import IO, Any, Self
 
 from bosal_client import results
 from bosal_client.errors import BosalError, InvalidRequest
+from bosal_client.replay import plain
 from bosal_client.requests import GenerationOptions, Message, Prompt, generation_spec
 
 __all__ = ["Answers", "BatchError", "BatchRequest", "read_requests"]
@@ -22,7 +22,7 @@ _FIELDS = ("id", "prompt", "messages", *sorted(_OPTIONS))
 
 
 class BatchError(ValueError):
-    """Raised when a file of requests or answers cannot be used; nothing was asked."""
+    """Raised when a file of requests or answers cannot be used, or cannot be used any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,10 +159,13 @@ class Answers:
             body = {"text": outcome.text, **asdict(outcome)}
             if isinstance(request.options.get("recipe"), str):
                 del body["started"]["recipe"]  # Its name and version say as much.
-        line = json.dumps(head | body, ensure_ascii=False, default=_base64) + "\n"
+        line = json.dumps(plain(head | body), ensure_ascii=False) + "\n"
         assert self._out is not None
-        self._out.write(line.encode())
-        self._out.flush()
+        try:
+            self._out.write(line.encode())
+            self._out.flush()
+        except OSError as error:
+            raise BatchError(f"{self._file}: {error.strerror}") from error
 
     def _open(self) -> None:
         """Open the file for one process alone."""
@@ -211,9 +214,3 @@ def _failure(error: BosalError) -> dict[str, str]:
         "field": error.field,
         "message": str(error),
     }
-
-
-def _base64(value: object) -> str:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -34,13 +34,13 @@ def recipe_message(document: Mapping[str, Any], field: str) -> recipe_pb2.Recipe
     if scaffold and not isinstance(scaffold, Mapping):
         raise _not_a_mapping(f"{field}.scaffold", "kind", scaffold)
     message = recipe_pb2.Recipe(
-        name=document.get("name") or "",
-        description=document.get("description") or "",
+        name=_text(document.get("name"), f"{field}.name"),
+        description=_text(document.get("description"), f"{field}.description"),
         rules=rule_messages(document.get("rules") or (), f"{field}.rules"),
     )
     if scaffold:
         params = {name: value for name, value in scaffold.items() if name != "kind"}
-        message.scaffold.kind = scaffold.get("kind") or ""
+        message.scaffold.kind = _text(scaffold.get("kind"), f"{field}.scaffold.kind")
         message.scaffold.params.CopyFrom(_struct(params, f"{field}.scaffold"))
     # A document may spell out that it has no constraint.
     if document.get("constraint") is not None:
@@ -51,6 +51,9 @@ def recipe_message(document: Mapping[str, Any], field: str) -> recipe_pb2.Recipe
 
 
 def rule_messages(rules: Iterable[Mapping[str, Any]], field: str) -> list[recipe_pb2.Rule]:
+    """Write a list of rules as protobuf; `field` is where it goes in the request."""
+    if isinstance(rules, str | Mapping) or not isinstance(rules, Iterable):
+        raise _invalid(field, f"must be a list of rules, not {rules!r:.60}")
     return [rule_message(rule, f"{field}[{index}]") for index, rule in enumerate(rules)]
 
 
@@ -59,7 +62,8 @@ def rule_message(rule: Mapping[str, Any], field: str) -> recipe_pb2.Rule:
     if not isinstance(rule, Mapping):
         raise _not_a_mapping(field, "rule", rule)
     params = {name: value for name, value in rule.items() if name != "rule"}
-    return recipe_pb2.Rule(rule=rule.get("rule") or "", params=_struct(params, field))
+    name = _text(rule.get("rule"), f"{field}.rule")
+    return recipe_pb2.Rule(rule=name, params=_struct(params, field))
 
 
 def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
@@ -112,23 +116,44 @@ def _struct(params: Mapping[str, Any], field: str) -> struct_pb2.Struct:
     try:
         struct.update(_string_keys(params))
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequest(
-            f"{field}: {error}", reason="INVALID_PARAMETER", field=field
-        ) from error
+        raise _invalid(field, str(error)) from error
     return struct
 
 
+def _text(value: object, field: str) -> str:
+    """Return a text, "" for none."""
+    if value is not None and not isinstance(value, str):
+        raise _invalid(field, f"must be text, not {value!r:.60}")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:
+        raise _invalid(field, str(error)) from error
+    return value or ""
+
+
 def _not_a_mapping(field: str, key: str, value: object) -> InvalidRequest:
-    return InvalidRequest(
-        f"{field} must be a mapping with the key {key!r}, not {value!r:.60}",
-        reason="INVALID_PARAMETER",
-        field=field,
-    )
+    return _invalid(field, f"must be a mapping with the key {key!r}, not {value!r:.60}")
+
+
+def _invalid(field: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {why}", reason="INVALID_PARAMETER", field=field)
+
+
+def _key(key: object) -> str:
+    # YAML reads yes, no and dates without quotes as something else than text.
+    if not isinstance(key, str | int) or isinstance(key, bool):
+        raise TypeError(f"the key {key!r:.60} is not text; YAML needs quotes around it")
+    return str(key)
 
 
 def _string_keys(value: Any) -> Any:
+    """Write keys as JSON has them: text, or a token's id in digits."""
     if isinstance(value, Mapping):
-        return {str(key): _string_keys(item) for key, item in value.items()}
+        keys = [_key(key) for key in value]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {twice!r:.60} is given twice")
+        return dict(zip(keys, map(_string_keys, value.values()), strict=True))
     if isinstance(value, list | tuple):
         return [_string_keys(item) for item in value]
     return value

@@ -91,16 +91,16 @@ def _parted(one: DivergenceReport) -> list[str]:
             "average"
         )
     if one.causes:
-        why = (f"{count} for {CAUSES.get(name, name)}" for name, count in one.causes.items())
-        said += f": {', '.join(why)}"
+        causes = [f"{count} for {CAUSES.get(name, name)}" for name, count in one.causes.items()]
+        said += f": {', '.join(causes)}"
     if one.rules:
-        rules = (f"{name} in {count}" for name, count in one.rules.items())
+        rules = [f"{name} in {count}" for name, count in one.rules.items()]
         said += f"; a rule alone decides it: {', '.join(rules)}"
     if one.unknown:
         said += f"; {one.unknown} could not be held against it"
     lines = [said]
     for example in one.examples[:_EXAMPLES]:
-        rules = f" ({', '.join(example.rules)})" if example.rules else ""
+        by = f" ({', '.join(example.rules)})" if example.rules else ""
         tokens = f"{quoted(example.control_token)} became {quoted(example.token)}"
-        lines.append(f"  token {example.position}: {tokens}{rules}")
+        lines.append(f"  token {example.position}: {tokens}{by}")
     return lines
