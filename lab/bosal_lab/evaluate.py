@@ -19,14 +19,19 @@ from bosal_client import (
     Unavailable,
     Unimplemented,
 )
+from bosal_client.descriptions import Validation
 from bosal_client.requests import GenerationOptions, Message, Prompt
 from bosal_lab.evaluation_errors import ArmChangedError, ArmError, ServerLostError
 from bosal_lab.forms import form_of, is_formed
 from bosal_lab.item import Answer, Item, Split, Suite
+from bosal_lab.recipe_files import RecipeFile
 from bosal_lab.record import Arm, Record
 from bosal_lab.results import Results
 
-__all__ = ["Settings", "add_arms", "evaluate", "seed_of"]
+__all__ = ["AskedRecipe", "Settings", "add_arms", "evaluate", "seed_of"]
+
+# A recipe as it is asked for: by a name the server knows, as a document, or in a file.
+AskedRecipe = str | Mapping[str, Any] | RecipeFile
 
 # How long a full or failing server is given to come back, in seconds.
 _PATIENCE = 60.0
@@ -62,7 +67,7 @@ def seed_of(noise: str, item: str, sample: int, turn: int) -> int:
 async def add_arms(
     client: AsyncClient,
     results: Results,
-    asked: Iterable[tuple[str, str | Mapping[str, Any]]],
+    asked: Iterable[tuple[str, AskedRecipe]],
     *,
     seed: int,
     is_coupled: bool = True,
@@ -70,7 +75,7 @@ async def add_arms(
 ) -> list[Arm]:
     """Make an arm of each model and recipe; one that is recorded must be as it was.
 
-    "" is the server's default model; a recipe is a name the server knows or a document.
+    "" is the server's default model; a recipe is a name the server knows, a document or a file.
     """
     served = {model.name: model for model in await client.models()}
     default = next((model.name for model in served.values() if model.is_default), "")
@@ -94,19 +99,18 @@ async def add_arms(
     return list(arms.values())
 
 
-async def _arm(
-    client: AsyncClient, model: str, digest: str, recipe: str | Mapping[str, Any]
-) -> Arm:
+async def _arm(client: AsyncClient, model: str, digest: str, recipe: AskedRecipe) -> Arm:
+    pinned = ""
+    if isinstance(recipe, RecipeFile):
+        read = await _validated(client, recipe.name, recipe.text, model)
+        recipe = {"name": recipe.name} | dict(read.document)
     if isinstance(recipe, str):
         known = await client.recipe(recipe)
         name, document = recipe, known.document
         pinned = f"{recipe.partition('@')[0]}@{known.version}"
     else:
-        name, document, pinned = recipe.get("name") or "inline", recipe, ""
-    try:
-        version = (await client.validate(document, model=model)).version
-    except InvalidRequest as error:
-        raise ArmError(f"recipe {name} does not work with model {model}: {error}") from error
+        name, document = recipe.get("name") or "inline", recipe
+    version = (await _validated(client, name, document, model)).version
     return Arm(
         name=f"{model}/{name}",
         model=model,
@@ -116,6 +120,15 @@ async def _arm(
         recipe_document=document,
         pinned=pinned,
     )
+
+
+async def _validated(
+    client: AsyncClient, name: str, recipe: str | Mapping[str, Any], model: str
+) -> Validation:
+    try:
+        return await client.validate(recipe, model=model)
+    except InvalidRequest as error:
+        raise ArmError(f"recipe {name} does not work with model {model}: {error}") from error
 
 
 def _check_unchanged(recorded: Arm, found: Arm) -> None:

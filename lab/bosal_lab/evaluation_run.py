@@ -1,15 +1,14 @@
 """A whole run as the command line asks for it: connect, ask, show progress, take floors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bosal_client import AsyncClient
-from bosal_lab.evaluate import Settings, add_arms, evaluate
+from bosal_lab.evaluate import AskedRecipe, Settings, add_arms, evaluate
 from bosal_lab.floors import store_floors
 from bosal_lab.item import Suite
 from bosal_lab.record import Arm, Record
@@ -22,7 +21,7 @@ __all__ = ["Request", "run_evaluation"]
 class Request:
     """Which recipes are asked on which models, and how."""
 
-    arms: tuple[tuple[str, str | Mapping[str, Any]], ...]
+    arms: tuple[tuple[str, AskedRecipe], ...]
     seed: int = 0
     is_coupled: bool = True
     max_tokens: int | None = None

@@ -1,28 +1,30 @@
 """Recipes as the command line names them: known to the server, or a file."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from bosal_lab.evaluation_errors import ArmError
 
-__all__ = ["read_recipe"]
+__all__ = ["RecipeFile", "read_recipe"]
 
 _ENDS = (".yaml", ".yml", ".json")
 
 
-def read_recipe(name: str) -> str | Mapping[str, Any]:
-    """Return a name as it is, a file as the document it holds, named after it if it has no name."""
+@dataclass(frozen=True, slots=True)
+class RecipeFile:
+    """A recipe as its author wrote it; the server alone reads it, as it reads everybody's."""
+
+    # Where the text names none.
+    name: str
+    text: str
+
+
+def read_recipe(name: str) -> str | RecipeFile:
+    """Return a name as it is, and of a file its text, named after the file."""
     if not name.endswith(_ENDS):
         return name
     path = Path(name)
     try:
-        # YAML reads JSON too.
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return RecipeFile(path.stem, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
         raise ArmError(f"recipe file {path}: {error}") from error
-    if not isinstance(document, dict):
-        raise ArmError(f"recipe file {path} holds no recipe")
-    return {"name": path.stem} | document

@@ -19,6 +19,9 @@ from bosal.v1 import (
     recipe_pb2,
     recipe_pb2_grpc,
 )
+from bosal_client.documents import recipe_message
+from bosal_decoding.errors import DecodingError
+from bosal_decoding.recipe import Recipe
 
 RULES = ("eos_ramp", "token_weights", "used_token_weight", "temperature")
 
@@ -178,9 +181,16 @@ class Peer(
     def ValidateRecipe(
         self, request: recipe_pb2.ValidateRecipeRequest, context: grpc.ServicerContext
     ) -> recipe_pb2.ValidateRecipeResponse:
-        if any(rule.rule == "broken" for rule in request.recipe.rules):
+        recipe = request.recipe
+        if request.document:
+            try:
+                document = Recipe.parse(request.document).document()
+            except DecodingError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            recipe = recipe_message(document, "recipe")
+        if any(rule.rule == "broken" for rule in recipe.rules):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "rule broken cannot be honoured")
-        return recipe_pb2.ValidateRecipeResponse(version=self.version)
+        return recipe_pb2.ValidateRecipeResponse(version=self.version, recipe=recipe)
 
     def ListModels(
         self, request: model_pb2.ListModelsRequest, context: grpc.ServicerContext

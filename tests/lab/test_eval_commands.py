@@ -72,6 +72,24 @@ def test_recipe_files_and_samples_are_asked(peer: Peer, prompts: Path, tmp_path:
         assert len(list(results.records("tuned/mine"))) == 60
 
 
+def test_a_recipe_file_means_what_it_means_to_the_server(
+    peer: Peer, prompts: Path, tmp_path: Path
+) -> None:
+    """YAML 1.1 takes `no` for a boolean, and of a key given twice the last."""
+    recipe, out = tmp_path / "mine.yaml", tmp_path / "r.sqlite"
+    run = ("run", "--prompts", prompts, "-o", out, "-s", peer.address, "-r", recipe, "--no-ranks")
+    recipe.write_text("name: own\nrules: [{rule: token_weights, weights: {no: -5}}]")
+    assert eval_command(*run).exit_code == 0
+    with Results.open(out) as results:
+        rules = [{"rule": "token_weights", "weights": {"no": -5}}]
+        assert results.arm("base/own").recipe_document == {"name": "own", "rules": rules}
+    recipe.write_text("name: twice\nrules: []\nrules: [{rule: temperature, value: 0}]")
+    refused = eval_command(*run)
+    assert refused.exit_code == 2
+    assert "recipe mine does not work" in refused.stderr
+    assert "given twice" in refused.stderr
+
+
 def test_results_of_another_suite_are_refused(peer: Peer, prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.sqlite"
     eval_command("run", "--prompts", prompts, "-o", out, "-s", peer.address)

@@ -12,7 +12,7 @@ from bosal_lab.evaluation_errors import ArmError, PromptError
 from bosal_lab.item import Answer, Item
 from bosal_lab.patterns import PatternScorer
 from bosal_lab.prompts import read_prompts
-from bosal_lab.recipe_files import read_recipe
+from bosal_lab.recipe_files import RecipeFile, read_recipe
 from bosal_lab.suites import load_scorer, load_suite
 
 
@@ -155,18 +155,12 @@ def test_an_unknown_suite_names_the_nearest() -> None:
         load_suite("ifeval")
 
 
-def test_a_recipe_file_is_a_document_named_after_itself(tmp_path: Path) -> None:
+def test_a_recipe_file_is_its_text_named_after_itself(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("rules: [{rule: top_p, p: 0.9}]", encoding="utf-8")
-    assert read_recipe(str(path)) == {"name": "mine", "rules": [{"rule": "top_p", "p": 0.9}]}
-    path.write_text("name: other", encoding="utf-8")
-    assert read_recipe(str(path)) == {"name": "other"}
+    assert read_recipe(str(path)) == RecipeFile("mine", "rules: [{rule: top_p, p: 0.9}]")
     assert read_recipe("steered@0123") == "steered@0123"
-
-
-@pytest.mark.parametrize("text", ["- a", "a: [", "\udcff"])
-def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ArmError, match="mine.yaml"):
-        read_recipe(str(path))
+    path.write_bytes(b"\xff")
+    for refused in (path, tmp_path / "none.yaml"):
+        with pytest.raises(ArmError, match=refused.name):
+            read_recipe(str(refused))
