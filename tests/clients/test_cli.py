@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 from tests.live_server import LiveServer, environment, eventually
+from typer.testing import CliRunner
 
+from bosal_client.cli import application
+from bosal_client.command_help import flowing
 from bosal_client.replay import Difference, InvalidRecord, Record, Replay
 
 ENDLESS = ("--set", 'logit_bias.ids={"0":-1000}')
@@ -167,6 +170,14 @@ def test_every_command_explains_itself(server: LiveServer) -> None:
         assert shown.returncode == 0
         assert "Examples" in shown.stdout
         assert f"bosal {command}" in shown.stdout
+
+
+def test_paragraphs_of_help_flow() -> None:
+    text = "Ask.\n\nOne line\nand its end.\n\n  an example\n  another"
+    assert flowing(text) == "Ask.\n\nOne line and its end.\n\n  an example\n  another"
+    assert flowing(flowing(text)) == flowing(text)
+    shown = CliRunner().invoke(application(), ["serve", "--help"], env={"COLUMNS": "400"}).output
+    assert "by its environment variable, and by its name in bosal.toml; a flag comes" in shown
 
 
 def test_interrupting_cancels_the_call(server: LiveServer) -> None:

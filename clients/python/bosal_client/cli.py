@@ -19,6 +19,7 @@ from bosal_client import (
 from bosal_client.batch import Batch
 from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.client import Client
+from bosal_client.command_help import flow, flowing
 from bosal_client.compare_command import compare
 from bosal_client.explain_command import explain
 from bosal_client.invocation import (
@@ -250,7 +251,7 @@ def replay_record(
 def application() -> typer.Typer:
     """Put the command together; parts that are installed add theirs."""
     app = typer.Typer(
-        help=_HELP,
+        help=flowing(_HELP),
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
@@ -263,6 +264,7 @@ def application() -> typer.Typer:
     app.add_typer(recipe_commands.app, name="recipes")
     for entry in sorted(entry_points(group="bosal.commands"), key=lambda entry: entry.name):
         _add(app, entry)
+    flow(app)
     return app
 
 
