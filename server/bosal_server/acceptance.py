@@ -7,20 +7,21 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
-from bosal_decoding.constraints import read_constraint
+from bosal_decoding.constraints.program import Program
 from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.errors import DecodingError, RuleConflict
 from bosal_decoding.limits import MAX_TOKENS
+from bosal_decoding.opening import UNOPENED, Opening
 from bosal_decoding.plan import Plan
 from bosal_decoding.prompt import Prompt
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.schema import join_field
 from bosal_server import call
+from bosal_server.chosen_plan import ChosenPlan, PlanDesk, recipe_field
 from bosal_server.config import Limits
 from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.experiments.enrolment import Assignment
-from bosal_server.experiments.experiment import INLINE
 from bosal_server.experiments.held_draws import Held
 from bosal_server.experiments.trial import instruction_text
 from bosal_server.generate_command import GenerateCommand, PromptCommand
@@ -59,8 +60,7 @@ class Acceptance:
         log_prompts: bool = False,
     ) -> None:
         self._models = models
-        self._recipes = recipes
-        self._default_recipe = default_recipe
+        self._plans = PlanDesk(models, recipes, default_recipe)
         self._limits = limits
         self._constraints = constraints
         self._preparation = preparation
@@ -73,10 +73,30 @@ class Acceptance:
         arrival = monotonic()
         self._check(command)
         command = replace(command, request_id=command.request_id or call.request_id())
-        started = await self._preparation.run(lambda: self._accept(command, arrival, assignment))
+
+        def begin() -> Started | ChosenPlan:
+            chosen = self._choose(command, assignment)
+            if chosen.is_held_early:
+                return chosen
+            return self._start(chosen, command, arrival, assignment)
+
+        begun = await self._preparation.run(begin)
+        if isinstance(begun, ChosenPlan):
+            # Who is refused for a constraint costs no prompt, and who waits for one none yet.
+            chosen = begun
+            program = await self._program(chosen.plan, UNOPENED, command)
+            if wanted := command.max_tokens or chosen.plan.max_tokens:
+                self._check_budget(program, wanted, command)
+            started = await self._preparation.run(
+                lambda: self._start(chosen, command, arrival, assignment)
+            )
+        else:
+            started = begun
+            program = await self._program(started.plan, started.prompts[0].opening, command)
+        self._check_budget(program, started.max_tokens, command)
         if self._log_prompts:
             log_prompt(started.request_id, self.messages(command.prompt)[0])
-        return await self._with_program(started, command)
+        return replace(started, program=program)
 
     async def tokenize_text(self, text: str, model: ServedModel) -> list[int]:
         """Tokenise a text as it stands."""
@@ -94,7 +114,8 @@ class Acceptance:
         messages, field = self.messages(command)
 
         def prompts() -> tuple[Prompt, ...]:
-            plan = self._plan(model, self._recipe(command.recipe)[1], command.recipe)
+            recipe = self._plans.recipe(command.recipe)[1]
+            plan = self._plans.plan(model, recipe, command.recipe)
             return _prompts(plan, messages, field, command.recipe)
 
         return await self._preparation.run(prompts)
@@ -130,38 +151,37 @@ class Acceptance:
         if command.logprobs >= 0:
             _within("logprobs.top", command.logprobs, 0, limits.max_top_logprobs)
 
-    async def _with_program(self, started: Started, command: GenerateCommand) -> Started:
-        """Compile the constraint of an accepted request."""
+    async def _program(
+        self, plan: Plan, opening: Opening, command: GenerateCommand
+    ) -> Program | None:
+        """Compile the constraint of a request."""
         where = "constraint"
         if command.constraint is None:
-            is_named = isinstance(command.prompt.recipe, str)
-            where = join_field("recipe" if is_named else "inline_recipe", where)
-        program = await self._constraints.program(
-            started.plan, where, started.prompts[0].opening, owner=command.caller.key_id
-        )
-        if command.continuation is None:
-            self._constraints.check_budget(program, started.max_tokens)
-        return replace(started, program=program)
+            where = join_field(recipe_field(command.prompt.recipe), where)
+        return await self._constraints.program(plan, where, opening, owner=command.caller.key_id)
 
-    def _accept(
-        self, command: GenerateCommand, arrival: float, assignment: Assignment | None
-    ) -> Started:
-        served = self._models.find(command.model)
+    def _check_budget(
+        self, program: Program | None, max_tokens: int, command: GenerateCommand
+    ) -> None:
+        if command.continuation is None:
+            self._constraints.check_budget(program, max_tokens)
+
+    def _choose(self, command: GenerateCommand, assignment: Assignment | None) -> ChosenPlan:
         messages, field = self.messages(command.prompt)
         if command.max_tokens is not None:
             _within("max_tokens", command.max_tokens, 1, MAX_TOKENS)
-        if assignment is None:
-            name, recipe = self._recipe(command.prompt.recipe)
-        else:
-            name, recipe = assignment.variant.recipe_name, assignment.variant.recipe
-        base_version = recipe.version
-        if command.overrides:
-            recipe = recipe.with_overrides(command.overrides)
-        constraint = None
-        if command.constraint is not None:
-            constraint = read_constraint(command.constraint, "constraint")
-            recipe = recipe.with_constraint(constraint)
-        plan = self._plan(served, recipe, command.prompt.recipe)
+        return self._plans.choose(command, messages, field, assignment)
+
+    def _start(
+        self,
+        chosen: ChosenPlan,
+        command: GenerateCommand,
+        arrival: float,
+        assignment: Assignment | None,
+    ) -> Started:
+        """Tokenise the prompts, and check what hangs on them."""
+        served, plan = chosen.served, chosen.plan
+        messages, field = chosen.messages, chosen.field
         wanted = command.max_tokens
         if command.continuation is not None:
             wanted = num_given_tokens(plan, command.continuation)
@@ -184,8 +204,8 @@ class Acceptance:
         if assignment is not None and assignment.is_held:
 
             def compiled(other: Recipe) -> tuple[Plan, tuple[Prompt, ...]]:
-                if constraint is not None:
-                    other = other.with_constraint(constraint)
+                if chosen.constraint is not None:
+                    other = other.with_constraint(chosen.constraint)
                 their_plan = self._models.compile(served, other)
                 return their_plan, their_plan.prompts(messages, command.max_tokens)
 
@@ -205,8 +225,8 @@ class Acceptance:
         return Started(
             request_id=command.request_id,
             model=served,
-            recipe_name=name,
-            base_version=base_version,
+            recipe_name=chosen.name,
+            base_version=chosen.base_version,
             overrides=command.overrides,
             plan=plan,
             prompts=prompts,
@@ -221,20 +241,6 @@ class Acceptance:
             held=held,
         )
 
-    def _recipe(self, reference: str | Mapping[str, Any]) -> tuple[str, Recipe]:
-        """Return a recipe and the bounded name it is counted under."""
-        if isinstance(reference, str):
-            recipe = self._recipes.get(reference or self._default_recipe)
-            return recipe.name, recipe
-        with located("inline_recipe"):
-            return INLINE, Recipe.parse(reference)
-
-    def _plan(
-        self, served: ServedModel, recipe: Recipe, reference: str | Mapping[str, Any]
-    ) -> Plan:
-        with located(_recipe_field(reference)):
-            return self._models.compile(served, recipe)
-
 
 def _prompts(
     plan: Plan,
@@ -248,17 +254,13 @@ def _prompts(
         with _at(field):
             return plan.prompts(messages, max_tokens)
     except RuleConflict as error:
-        with located(_recipe_field(reference)):
+        with located(recipe_field(reference)):
             raise error from None
     except DecodingError as error:
         if field != "conversation" or error.field == field:
             raise
         with located(field):
             raise error from None
-
-
-def _recipe_field(reference: str | Mapping[str, Any]) -> str:
-    return "recipe" if isinstance(reference, str) else "inline_recipe"
 
 
 def _check_response(

@@ -159,9 +159,7 @@ class Backend:
             self._types,
             # It is the interpreter's lock that is scarce: behind every operator of torch the
             # engine's thread waits for it.
-            allowance=Allowance(
-                self._config.constraint_share, is_wanted=lambda: engine.stats().running > 0
-            ),
+            allowance=Allowance(self._config.constraint_share, lambda: engine.has_work),
         )
         for model in self._models:
             constraints.prepare(model.vocabulary)

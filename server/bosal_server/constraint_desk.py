@@ -70,7 +70,11 @@ class ConstraintDesk:
                 # It holds for the answer's text, which stands behind what was taken back.
                 lead = opening.hidden + plan.recipe.scaffold.lead
                 future = await self._queued(constraint, plan.vocabulary, lead, owner)
-                program = await _result(future)
+                try:
+                    program = await _result(future)
+                except asyncio.CancelledError:
+                    self.compiler.abandon(future)
+                    raise
                 check_program(plan, program, opening)
                 return program
             except InvalidConstraint as refusal:

@@ -307,3 +307,83 @@ def test_a_request_waits_for_a_place_in_the_queue(
     finally:
         gate.set()
         desk.close()
+
+
+def test_a_request_that_is_cancelled_gives_its_place_back(tiny_llama: LoadedModel) -> None:
+    compiler = ConstraintCompiler(max_waiting=1)
+    desk = ConstraintDesk(compiler)
+    begun, gate = Event(), Event()
+
+    def hold() -> None:
+        begun.set()
+        gate.wait()
+
+    def plan(pattern: str) -> Plan:
+        recipe = Recipe.parse({"constraint": {"regex": pattern}})
+        return compile_recipe(recipe, tiny_llama.vocabulary, context_tokens=100)
+
+    async def one_after_the_other() -> Program | None:
+        first = asyncio.create_task(desk.program(plan("a+"), "constraint"))
+        await asyncio.sleep(0)
+        assert compiler._pending
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert not compiler._pending
+        second = asyncio.create_task(desk.program(plan("b+"), "constraint"))
+        await asyncio.sleep(0)
+        gate.set()
+        return await second
+
+    try:
+        compiler._quick.submit(hold)
+        assert begun.wait(10)
+        assert asyncio.run(one_after_the_other()) is not None
+    finally:
+        gate.set()
+        desk.close()
+
+
+@pytest.mark.parametrize(
+    ("constraint", "reason"),
+    [
+        ({"regex": "(a"}, "CONSTRAINT_SYNTAX"),
+        ({"choice": ["a very long answer indeed"]}, "CONSTRAINT_NEEDS_TOKENS"),
+    ],
+)
+def test_who_is_refused_for_a_constraint_costs_no_prompt(
+    ask_all: Callable[..., list[Answer]],
+    monkeypatch: pytest.MonkeyPatch,
+    constraint: dict[str, Any],
+    reason: str,
+) -> None:
+    rendered: list[object] = []
+    prompts = Plan.prompts
+
+    def counted(plan: Plan, *args: Any) -> Any:
+        rendered.append(plan)
+        return prompts(plan, *args)
+
+    monkeypatch.setattr(Plan, "prompts", counted)
+    with pytest.raises(DecodingError) as caught:
+        ask_all({"constraint": constraint, "max_tokens": 2})
+    assert caught.value.reason == reason
+    assert not rendered
+    ask_all({"constraint": {"choice": ["a", "b"]}, "max_tokens": 9})
+    assert len(rendered) == 1
+
+
+def test_a_constraint_beside_a_prefill_is_compiled_for_how_the_output_begins(
+    ask_all: Callable[..., list[Answer]],
+) -> None:
+    recipe = {"rules": [{"rule": "prefill", "text": "It is "}]}
+    request: dict[str, Any] = {
+        "recipe": recipe,
+        "constraint": {"regex": "It is [0-9]{3}"},
+        "max_tokens": 20,
+    }
+    [answer] = ask_all(dict(request))
+    assert re.fullmatch("It is [0-9]{3}", answer.text())
+    # Which needs the prompt, and is said before a token is drawn.
+    with pytest.raises(DecodingError, match="allows no text that starts with"):
+        ask_all({"recipe": recipe, "constraint": {"regex": "[0-9]{3}"}, "max_tokens": 20})

@@ -14,6 +14,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final
@@ -33,6 +34,17 @@ from bosal_decoding.vocabulary import Vocabulary
 
 _MAX_REFUSALS: Final = 256
 _VALIDATE_SECONDS: Final = 2.0
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A constraint that waits to be compiled, or is."""
+
+    future: Future[Program]
+    owner: str
+    # Who asked and still waits.
+    num_waiting: int = 1
+    turn: Future[None] | None = None
 
 
 class ConstraintCompiler:
@@ -56,8 +68,7 @@ class ConstraintCompiler:
         self._lock = Lock()
         self._programs: OrderedDict[str, Program] = OrderedDict()
         self._refusals: OrderedDict[str, InvalidConstraint] = OrderedDict()
-        self._pending: dict[str, Future[Program]] = {}
-        self._owners: dict[str, str] = {}  # of what is pending
+        self._pending: dict[str, _Pending] = {}
         self._validate_trial = TrialProcess(library="jsonschema")
         self._llguidance = LlguidanceCompiler()
         # Of the backends that somebody has named.
@@ -74,8 +85,8 @@ class ConstraintCompiler:
             thread.close()
         with self._lock:
             waiting = list(self._pending.values())
-        for future in waiting:
-            future.cancel()  # not what is being compiled
+        for pending in waiting:
+            pending.future.cancel()  # not what is being compiled
         holders: list[Compiler | TrialProcess] = [*self._compilers.values(), self._validate_trial]
         for holder in holders:
             holder.close()
@@ -99,6 +110,8 @@ class ConstraintCompiler:
     ) -> Future[Program]:
         """Compile a constraint for texts that stand behind `lead`; the future may be shared.
 
+        Who waits for it no more says so: see `abandon`.
+
         Raises:
             UnknownName: no type of that name is registered.
             CompileQueueFull: too many constraints wait, or too many of this owner's.
@@ -107,7 +120,8 @@ class ConstraintCompiler:
         key = _key(constraint, vocabulary, lead)
         with self._lock:
             if (pending := self._pending.get(key)) is not None:
-                return pending
+                pending.num_waiting += 1
+                return pending.future
             future: Future[Program] = Future()
             if (program := self._programs.get(key)) is not None:
                 self._programs.move_to_end(key)
@@ -117,17 +131,35 @@ class ConstraintCompiler:
                 future.set_exception(refusal)
                 return future
             self._check_queue(owner)
-            self._pending[key] = future
-            self._owners[key] = owner
+            self._pending[key] = pending = _Pending(future, owner)
         is_quick = constraint.backend == "llguidance" and is_cheap(constraint)
         thread = self._quick if is_quick else self._compiling
         try:
-            thread.submit(lambda: self._run(key, constraint, vocabulary, lead), owner)
+            pending.turn = thread.submit(
+                lambda: self._run(key, future, constraint, vocabulary, lead), owner
+            )
         except RuntimeError:  # closed
             with self._lock:
-                self._forget(key)
+                self._forget(key, future)
             raise
         return future
+
+    def abandon(self, future: Future[Program]) -> None:
+        """Say that one who asked waits no more.
+
+        What nobody waits for is not compiled, and takes no place, unless it has begun.
+        """
+        with self._lock:
+            found = [(key, one) for key, one in self._pending.items() if one.future is future]
+            if not found:
+                return
+            [(key, pending)] = found
+            pending.num_waiting -= 1
+            if pending.num_waiting or not future.cancel():
+                return
+            self._forget(key, future)
+        if pending.turn is not None:
+            pending.turn.cancel()
 
     def compile(self, constraint: Constraint, vocabulary: Vocabulary, lead: str = "") -> Program:
         """Compile and wait."""
@@ -152,35 +184,43 @@ class ConstraintCompiler:
             raise CompileQueueFull(self._max_waiting)
         most = max(self._max_waiting // 2, 1)
         # Nobody in particular is everybody.
-        if owner and sum(one == owner for one in self._owners.values()) >= most:
+        if owner and sum(one.owner == owner for one in self._pending.values()) >= most:
             raise CompileQueueFull(most)
 
-    def _forget(self, key: str) -> None:
-        """Take one out of what is pending; the lock is held."""
-        del self._pending[key], self._owners[key]
+    def _forget(self, key: str, future: Future[Program]) -> None:
+        """Take one out of what is pending, unless another took its place; the lock is held."""
+        pending = self._pending.get(key)
+        if pending is not None and pending.future is future:
+            del self._pending[key]
 
-    def _run(self, key: str, constraint: Constraint, vocabulary: Vocabulary, lead: str) -> None:
-        future = self._pending[key]
+    def _run(
+        self,
+        key: str,
+        future: Future[Program],
+        constraint: Constraint,
+        vocabulary: Vocabulary,
+        lead: str,
+    ) -> None:
         if not future.set_running_or_notify_cancel():
             with self._lock:
-                self._forget(key)
+                self._forget(key, future)
             return
         try:
             program = self._build(key, constraint, vocabulary, lead)
         except InvalidConstraint as refusal:
             with self._lock:
-                self._forget(key)
+                self._forget(key, future)
                 self._refusals[key] = refusal
                 if len(self._refusals) > _MAX_REFUSALS:
                     self._refusals.popitem(last=False)
             future.set_exception(refusal)
         except BaseException as error:
             with self._lock:
-                self._forget(key)
+                self._forget(key, future)
             future.set_exception(error)
         else:
             with self._lock:
-                self._forget(key)
+                self._forget(key, future)
                 self._keep(key, program)
             future.set_result(program)
 

@@ -15,6 +15,10 @@ Result = TypeVar("Result")
 
 # Processor seconds that may be used at once before the share counts.
 _BURST_SECONDS: Final = 0.01
+# What one piece of work may make all others wait at most, however much it used.
+_MAX_REST_SECONDS: Final = 2.0
+# How often who rests looks whether anybody else still works.
+_LOOK_SECONDS: Final = 0.1
 
 
 class Allowance:
@@ -25,10 +29,13 @@ class Allowance:
         share: float,
         is_wanted: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = monotonic,
+        *,
+        max_rest: float = _MAX_REST_SECONDS,
     ) -> None:
         """`share` is a part of one processor's; `is_wanted` says whether others work now."""
         self._share = share
-        self._is_wanted = is_wanted
+        self.is_wanted = is_wanted
+        self._max_rest = max_rest
         self._clock = clock
         self._lock = Lock()
         self._left = _BURST_SECONDS
@@ -41,8 +48,8 @@ class Allowance:
             gained = (now - self._then) * self._share
             self._left = min(self._left + gained, _BURST_SECONDS) - seconds
             self._then = now
-            if not self._is_wanted():
-                self._left = max(self._left, 0.0)
+            owed = self._max_rest * self._share if self.is_wanted() else 0.0
+            self._left = max(self._left, -owed)
             return max(-self._left / self._share, 0.0)
 
 
@@ -62,6 +69,8 @@ class FairThread:
     def submit(self, work: Callable[[], Result], owner: str = "") -> Future[Result]:
         """Queue work behind what its owner has queued; the future has what comes of it.
 
+        Cancelled before its turn, it leaves the queue.
+
         Raises:
             RuntimeError: it is closed.
         """
@@ -74,6 +83,7 @@ class FairThread:
                 self._thread = Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._changed.notify()
+        future.add_done_callback(lambda done: self._drop(owner, done))
         return future
 
     def close(self) -> None:
@@ -92,7 +102,7 @@ class FairThread:
             _do(*turn)
             del turn  # and what it holds
             if self._allowance is not None:
-                self._rest(self._allowance.charge(thread_time() - started))
+                self._rest(self._allowance, thread_time() - started)
 
     def _next(self) -> tuple[Callable[[], Any], Future[Any]] | None:
         """Return whose turn it is; None once the thread is closed."""
@@ -107,11 +117,29 @@ class FairThread:
                 self._queues[owner] = queue
             return turn
 
-    def _rest(self, seconds: float) -> None:
-        until = monotonic() + seconds
+    def _drop(self, owner: str, future: Future[Any]) -> None:
+        """Let go of what was cancelled before its turn."""
+        if not future.cancelled():
+            return
         with self._changed:
-            while not self._is_closed and (remaining := until - monotonic()) > 0:
-                self._changed.wait(remaining)
+            queue = self._queues.get(owner)
+            if queue is None:
+                return
+            for turn in queue:
+                if turn[1] is future:
+                    queue.remove(turn)
+                    break
+            if not queue:
+                del self._queues[owner]
+
+    def _rest(self, allowance: Allowance, used: float) -> None:
+        """Rest for what was used, as long as others work."""
+        until = monotonic() + allowance.charge(used)
+        while (remaining := until - monotonic()) > 0 and allowance.is_wanted():
+            with self._changed:
+                if self._is_closed:
+                    return
+                self._changed.wait(min(remaining, _LOOK_SECONDS))
 
 
 def _do(work: Callable[[], Any], future: Future[Any]) -> None:

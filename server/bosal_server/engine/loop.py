@@ -169,6 +169,11 @@ class EngineLoop:
         """Return the state after the last step, from any thread."""
         return self._stats
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a request waits or runs at this moment, the step under way included."""
+        return len(self._room) > 0 or self._stepper.has_work
+
     def stop(self, drain_seconds: float = 0.0) -> None:
         """Take no more requests, give those inside some time, then fail them; wait for the end."""
         with self._lock:

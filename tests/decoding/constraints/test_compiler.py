@@ -195,6 +195,37 @@ def test_one_owner_cannot_fill_the_queue_and_owners_take_turns(
         compiler.close()
 
 
+def test_what_nobody_waits_for_any_more_is_not_compiled_and_takes_no_place(
+    byte_level_vocabulary: Vocabulary,
+) -> None:
+    compiler = ConstraintCompiler(max_waiting=1)
+    begun, gate = Event(), Event()
+
+    def hold() -> None:
+        begun.set()
+        gate.wait()
+
+    try:
+        compiler._quick.submit(hold)
+        assert begun.wait(10)
+        first = compiler.submit(constraint(regex="a"), byte_level_vocabulary)
+        assert compiler.submit(constraint(regex="a"), byte_level_vocabulary) is first
+        compiler.abandon(first)
+        assert not first.done()  # somebody still waits
+        compiler.abandon(first)
+        assert first.cancelled()
+        second = compiler.submit(constraint(regex="b"), byte_level_vocabulary)
+        again = compiler.submit(constraint(regex="b"), byte_level_vocabulary)
+        gate.set()
+        assert second.result(timeout=60).backend == "llguidance"
+        compiler.abandon(again)  # too late: it is done, and stays
+        assert compiler.submit(constraint(regex="b"), byte_level_vocabulary).done()
+        assert not compiler.submit(constraint(regex="a"), byte_level_vocabulary).cancelled()
+    finally:
+        gate.set()
+        compiler.close()
+
+
 def test_what_is_cheap_does_not_wait_for_what_may_take_long(
     byte_level_vocabulary: Vocabulary,
 ) -> None:

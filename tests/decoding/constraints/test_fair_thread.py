@@ -9,6 +9,13 @@ import pytest
 from bosal_decoding.constraints.fair_thread import Allowance, FairThread
 
 
+def burn(seconds: float) -> None:
+    """Use processor time."""
+    end = thread_time() + seconds
+    while thread_time() < end:
+        pass
+
+
 def test_owners_take_turns_whatever_one_has_queued() -> None:
     thread = FairThread("test")
     gate = Event()
@@ -62,14 +69,53 @@ def test_nobody_rests_where_nobody_else_works() -> None:
     assert allowance.charge(0.1) == pytest.approx(0.4)
 
 
-def test_a_thread_that_rests_can_be_closed_and_keeps_its_turns() -> None:
-    def burn() -> None:
-        end = thread_time() + 0.1
-        while thread_time() < end:
-            pass
+def test_no_work_makes_others_wait_longer_than_a_bound() -> None:
+    now = [0.0]
+    allowance = Allowance(0.25, clock=lambda: now[0])
+    assert allowance.charge(60.0) == pytest.approx(2.0)
+    # What goes beyond is forgiven, not owed later.
+    now[0] = 2.0
+    assert allowance.charge(0.0) == 0
 
-    thread = FairThread("test", Allowance(0.0001))
-    thread.submit(burn).result(timeout=60)
+
+def test_a_rest_ends_once_nobody_else_works() -> None:
+    is_wanted = True
+    thread = FairThread("test", Allowance(0.0001, lambda: is_wanted, max_rest=1000))
+    try:
+        thread.submit(lambda: burn(0.1)).result(timeout=60)
+        waiting = thread.submit(lambda: 7)
+        is_wanted = False
+        assert waiting.result(timeout=60) == 7
+    finally:
+        thread.close()
+
+
+def test_what_is_cancelled_leaves_the_queue_and_its_owner_nothing_behind() -> None:
+    thread = FairThread("test")
+    begun, gate = Event(), Event()
+
+    def hold() -> None:
+        begun.set()
+        gate.wait()
+
+    try:
+        thread.submit(hold)
+        assert begun.wait(10)
+        waiting = [thread.submit(lambda: None, owner) for owner in ("a", "a", "b")]
+        assert waiting[0].cancel()
+        assert [len(queue) for queue in thread._queues.values()] == [1, 1]
+        assert waiting[1].cancel()
+        assert list(thread._queues) == ["b"]
+        gate.set()
+        waiting[2].result(timeout=10)
+    finally:
+        gate.set()
+        thread.close()
+
+
+def test_a_thread_that_rests_can_be_closed_and_keeps_its_turns() -> None:
+    thread = FairThread("test", Allowance(0.0001, max_rest=1000))
+    thread.submit(lambda: burn(0.1)).result(timeout=60)
     waiting = thread.submit(lambda: None)
     thread.close()
     with pytest.raises(CancelledError):

@@ -203,6 +203,25 @@ def test_a_crash_answers_everybody_and_is_told(
         desk.submit("late", [5, 6])
 
 
+def test_an_engine_has_work_from_submission_to_the_last_token(
+    make_desk: Callable[..., Desk],
+) -> None:
+    desk = make_desk()
+    desk.runner.gate.clear()
+    assert not desk.loop.has_work
+    answer = desk.submit("a", [1, 2, 3], max_tokens=1)
+    assert desk.loop.has_work  # nobody has looked at it
+    desk.loop.start()
+    assert desk.runner.is_waiting.wait(30)
+    # In its first step; what the last one left behind says otherwise.
+    assert desk.loop.stats().running == 0
+    assert desk.loop.has_work
+    desk.runner.gate.set()
+    desk.wait(answer)
+    desk.loop.stop()
+    assert not desk.loop.has_work
+
+
 def test_a_cancelled_request_leaves_its_place_in_the_queue(
     make_desk: Callable[..., Desk],
 ) -> None:
