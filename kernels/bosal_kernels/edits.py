@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bosal_kernels.bitmask import LegalTokens
 from bosal_kernels.layout import SlotState
+from bosal_kernels.numbers import SCOPED
 from bosal_kernels.params import TokenFlag
 
 # No rule adds or takes more than this: the sum stays finite.
@@ -72,16 +73,23 @@ class Touched:
         """Return the touched index of listed tokens [n] of rows [n]."""
         return self.state.t_pos[self.slots[row], token].long()
 
-    def counts(self, default: Tensor, window: Tensor, instruction: Tensor, usual: int) -> Tensor:
-        """Count each token within a penalty's window, [B, W]; `default` where it has none."""
-        if not self.state.history.is_used:
+    def counts(self, name: str, default: Tensor, usual: int) -> Tensor:
+        """Count each token within a penalty's window, [B, W].
+
+        `default` where it has none, or is off: then what was said need not be listed.
+        """
+        state = self.state
+        if not state.history.is_used:
             return default
-        window, instruction = window[self.slots], instruction[self.slots]
-        rows = ((window > 0) | (instruction != usual)).nonzero().squeeze(1)
+        penalty, window, instruction = (
+            state.table(f"{name}{part}")[self.slots, 0] for part in ("", "_window", "_instruction")
+        )
+        is_on = penalty != SCOPED[name]
+        rows = (is_on & ((window > 0) | (instruction != usual))).nonzero().squeeze(1)
         if len(rows) == 0:
             return default
-        found = self.state.history.counts(
-            self.slots[rows], window[rows], instruction[rows], self.state.t_pos, self.width
+        found = state.history.counts(
+            self.slots[rows], window[rows], instruction[rows], state.t_pos, self.width
         )
         return default.index_copy(0, rows, found.to(default.dtype))
 
@@ -123,14 +131,14 @@ def _penalised(z: Tensor, touched: Touched) -> Tensor:
     if state.is_used("repetition"):
         repetition = touched.param(state.repetition)
         seen = in_output | touched.has(TokenFlag.IN_PROMPT)
-        seen = touched.counts(seen.int(), state.repetition_window, state.repetition_instruction, 1)
+        seen = touched.counts("repetition", seen.int(), 1)
         penalised = torch.where(z > 0, z / repetition, z * repetition)
         z = torch.where(seen > 0, penalised, z)
     if state.is_used("presence"):
-        present = touched.counts(count, state.presence_window, state.presence_instruction, 0)
+        present = touched.counts("presence", count, 0)
         z = z - touched.param(state.presence) * (present > 0)
     if state.is_used("frequency"):
-        number = touched.counts(count, state.frequency_window, state.frequency_instruction, 0)
+        number = touched.counts("frequency", count, 0)
         z = z - touched.param(state.frequency) * number
     if state.is_used("used_weight"):
         used = in_output | touched.has(TokenFlag.USED_AT_START)

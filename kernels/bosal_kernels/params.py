@@ -52,14 +52,11 @@ class TokenFlag(IntFlag):
 _LOOKING_BACK: Final = ("ngram", "dry_multiplier")
 # Numbers that count the output's tokens.
 _OF_OUTPUT: Final = ("repetition", "presence", "frequency", "used_weight")
-_COUNTING: Final = (
-    "repetition_window",
-    "repetition_instruction",
-    "presence_window",
-    "presence_instruction",
-    "frequency_window",
-    "frequency_instruction",
-)
+# What their counts are of, by the penalty that asks.
+_COUNTING: Final = {
+    name: (f"{name}_window", f"{name}_instruction")
+    for name in ("repetition", "presence", "frequency")
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +142,8 @@ class SlotParams:
 
     @property
     def counts_history(self) -> bool:
-        """Whether a penalty counts other tokens than all of the output."""
-        return self._has_any(_COUNTING)
+        """Whether a penalty that is on counts other tokens than all of the output."""
+        return any(self._has_any((name,)) and self._has_any(of) for name, of in _COUNTING.items())
 
     @property
     def counts_output(self) -> bool:

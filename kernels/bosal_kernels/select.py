@@ -45,7 +45,7 @@ class Selection:
     """The chosen tokens of a batch."""
 
     tokens: Tensor  # [B] int64; -1 where nothing is left or the row is invalid
-    yielded: Tensor  # [B] int64: rules that gave way, bits YIELDED_MIN_TOKENS and YIELDED_BANS
+    yielded: Tensor  # [B] int64: what gave way, bits YIELDED_*
     invalid: Tensor  # [B] bool
     logprobs: Logprobs | None
 

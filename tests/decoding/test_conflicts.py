@@ -103,6 +103,11 @@ STOP = {"rule": "stop_strings", "values": ["\nQ:"]}
             "used_token_weight",
             "used_token_weight",
         ),
+        (
+            [{"rule": "mirostat", "tau": 3, **FIRST}, {"rule": "mirostat", "tau": 5, **LATER}],
+            "mirostat",
+            "mirostat",
+        ),
         ([{**DRY, **FIRST, "breakers": ["\n"]}, {**DRY, **LATER}], "dry", "dry"),
     ],
 )

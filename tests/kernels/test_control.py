@@ -16,6 +16,8 @@ from bosal_kernels import (
     YIELDED_REPEATS,
     Control,
     LegalTokens,
+    Scope,
+    ScopedValue,
     SlotParams,
     SlotState,
     Stage,
@@ -125,6 +127,45 @@ def test_presence_and_frequency_count_the_output_only(z: Array) -> None:
     wanted = z.astype(np.float64) - 0.7 * (counts(OUTPUT) > 0) - 0.3 * counts(OUTPUT)
     got = row(controlled(z, touched=touched, output=OUTPUT, presence=0.7, frequency=0.3))
     np.testing.assert_allclose(got, wanted, rtol=3e-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["repetition", "presence", "frequency"])
+@pytest.mark.parametrize("ngram", [0, 3])
+@pytest.mark.parametrize("is_scoped", [False, True])
+def test_a_window_of_a_penalty_that_is_off_touches_nobody(
+    name: str, is_scoped: bool, ngram: int
+) -> None:
+    """Beside rows whose penalty is on, before and behind them."""
+    on, off = (2.0, 1.0) if name == "repetition" else (1.0, 0.0)
+    windowed = {f"{name}_window": 5, f"{name}_instruction": 1 - (name == "repetition")}
+    wanted = [{name: on}, {name: on, f"{name}_window": 2}]
+    idle: dict[str, Any] = {name: off, **windowed}
+    if is_scoped:
+        scope = Scope(after=1)
+        idle = {
+            "scoped": tuple(ScopedValue(param=k, value=v, scope=scope) for k, v in idle.items())
+        }
+    # Which keeps what was said for its own sake.
+    idle["ngram"] = ngram
+    for params in ([idle, *wanted], [*wanted, idle], [wanted[0], idle, wanted[1], idle]):
+        state = SlotState(num_slots=len(params), vocab_size=150)
+        alone = [SlotState(num_slots=1, vocab_size=150) for _ in params]
+        slots = list(range(len(params)))
+        for slot, numbers in enumerate(params):
+            for own, place in ((state, slot), (alone[slot], 0)):
+                own.admit(
+                    place, SlotParams(key=0, **numbers), TouchedTokens.of(), instruction=[1, 2]
+                )
+        for token in (7, 8, 9):
+            state.advance(slots, [token] * len(slots))
+            for own in alone:
+                own.advance([0], [token])
+        row = torch.linspace(-3, 3, 150).repeat(len(params), 1)
+        together = control(row.clone(), state, torch.tensor(slots)).logits
+        for slot, own in enumerate(alone):
+            one = control(row[:1].clone(), own, torch.tensor([0])).logits[0]
+            assert torch.equal(together[slot], one)
+            assert torch.equal(one, row[0]) is (params[slot] is idle)
 
 
 def test_used_tokens_get_their_weight_once(z: Array) -> None:

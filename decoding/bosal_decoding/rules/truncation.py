@@ -190,4 +190,6 @@ class Mirostat(Rule):
     """How fast the limit follows."""
 
     def contribute(self, draft: Draft) -> None:
+        # Where the limit begins, whichever rule is the first to hold.
+        draft.agree(self.name, "tau", self.tau)
         draft.truncate(Stage.MIROSTAT, self.tau, self.eta)
