@@ -138,16 +138,12 @@ def histogram_quantile(counts: dict[float, float], share: float) -> float:
     return low
 
 
-def overload_goodput(report: Report, storm: float) -> None:
+def overload_goodput(report: Report, seconds: float) -> None:
     """Offer ten times what the server can serve."""
     with subject(*overload.OPTIONS) as server:
-        peak, goodput, tally = overload.measure(server, storm / 3, storm)
+        outcome = overload.measure(server, seconds, report.options.rounds)
         server.check()
-    report.figure("overload_goodput", goodput / peak)
-    report.figure("overload_peak_rps", peak)
-    report.figure("overload_refused", tally.refused)
-    first = overload.quantile(tally.first_token_seconds, 0.99)
-    report.figure("overload_first_token_p99_s", first)
+    outcome.tell(report)
 
 
 def main() -> None:
@@ -164,7 +160,7 @@ def main() -> None:
     if "lag" in options.parts:
         loop_lag(report, tokens)
     if "overload" in options.parts:
-        overload_goodput(report, 4.0 if options.quick else 20.0)
+        overload_goodput(report, 4.0 if options.quick else 30.0)
     report.finish()
 
 

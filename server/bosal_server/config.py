@@ -233,7 +233,7 @@ class ServerConfig:
     )
     max_queue_seconds: float = setting(
         30.0,
-        "How long a request may wait; one that would is refused at once.",
+        "Time to the first token of a request that waits; one that would take longer is refused.",
         minimum=0.1,
     )
     write_stall_seconds: float = setting(

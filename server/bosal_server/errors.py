@@ -161,16 +161,16 @@ class QueueFull(EngineError):
 
 
 class QueueTimeout(EngineError):
-    """Raised when a request has waited as long as one may."""
+    """Raised when a request could not have its first token within the limit any more."""
 
     reason = "QUEUE_TIMEOUT"
     code = "RESOURCE_EXHAUSTED"
 
-    def __init__(self, seconds: float, retry_after: float) -> None:
+    def __init__(self, limit: float, waited: float, retry_after: float) -> None:
         super().__init__(
-            f"the request has waited {seconds:g} s and was not admitted; "
-            f"try again in {retry_after:.1f} s",
-            metadata={"max_queue_seconds": f"{seconds:g}"},
+            f"the request has waited {waited:.1f} s and was not admitted, the limit is {limit:g} s "
+            f"to its first token; try again in {retry_after:.1f} s",
+            metadata={"max_queue_seconds": f"{limit:g}"},
         )
         self.retry_after = retry_after
 

@@ -100,6 +100,13 @@ class ActiveRequest:
             self._first_token_at = now
 
     @property
+    def start_seconds(self) -> float | None:
+        """From admission to the first token; None: it has none yet."""
+        if self._admitted_at is None or self._first_token_at is None:
+            return None
+        return self._first_token_at - self._admitted_at
+
+    @property
     def endings(self) -> tuple[ChoiceEnding, ...] | None:
         """Every choice's ending; None while one goes on."""
         endings = tuple(output.ending for output in self.outputs if output.ending is not None)

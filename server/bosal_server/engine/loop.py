@@ -33,7 +33,7 @@ class EngineConfig:
     max_groups: int = 64  # choices decoded at once, over all models
     max_waiting: int = 256  # requests
     max_waiting_tokens: int | None = None  # reserved for those that wait; unset: no limit
-    max_queue_seconds: float | None = None  # a request that waits longer is refused
+    max_queue_seconds: float | None = None  # to the first token; who would wait longer is refused
     max_batch_tokens: int = 512  # new tokens in a step; bounds how long a prompt delays others
     plugin_seconds: float = PLUGIN_SECONDS  # a plug-in rule may hold a step up for so long
     # Threads of torch's operators; unset leaves torch's choice.
@@ -79,11 +79,9 @@ class EngineLoop:
             self._models,
             max_groups=config.max_groups,
             max_batch_tokens=config.max_batch_tokens,
-            max_queue_seconds=config.max_queue_seconds,
+            room=self._room,
             plugin_seconds=config.plugin_seconds,
-            retry_after=self._room.retry_after,
             observer=observer or NullObserver(),
-            on_left_queue=self._leave_room,
         )
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._lock = Lock()
@@ -262,6 +260,3 @@ class EngineLoop:
         if self._drain_until is None:
             return False
         return not self._stepper.has_work or monotonic() >= self._drain_until
-
-    def _leave_room(self, active: ActiveRequest) -> None:
-        self._room.leave(active, was_admitted=not active.is_over)

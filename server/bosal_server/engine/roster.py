@@ -1,21 +1,22 @@
 """The requests inside the engine, from their arrival to their last event."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from bosal_decoding.errors import PluginFault
 from bosal_decoding.slots import Slots
 from bosal_server.engine.about import about
 from bosal_server.engine.active_request import ActiveRequest
+from bosal_server.engine.choice import ChoiceOutput
 from bosal_server.engine.group import GroupState, StreamGroup
 from bosal_server.engine.reporter import Reporter
 from bosal_server.engine.request import EngineEvent, FailedEvent, FinishedEvent
 from bosal_server.engine.scheduler import Scheduler
+from bosal_server.engine.waiting_room import WaitingRoom
 from bosal_server.errors import (
     DeadlineExceeded,
     InternalFault,
-    QueueTimeout,
     RequestCancelled,
     RequestIdInUse,
     ServerError,
@@ -32,17 +33,12 @@ class Roster:
         scheduler: Scheduler,
         slots: Mapping[str, Slots],
         reporter: Reporter,
-        *,
-        on_left_queue: Callable[[ActiveRequest], None],
-        max_queue_seconds: float | None,
-        retry_after: Callable[[], float],
+        room: WaitingRoom,
     ) -> None:
         self._scheduler = scheduler
         self._slots = slots
         self._reporter = reporter
-        self._on_left_queue = on_left_queue
-        self._max_queue_seconds = max_queue_seconds
-        self._retry_after = retry_after
+        self._room = room
         self._requests: dict[str, ActiveRequest] = {}
         self._events: list[tuple[object, EngineEvent]] = []
 
@@ -77,13 +73,10 @@ class Roster:
             deadline = active.request.deadline
             if deadline is not None and now >= deadline:
                 self.fail(active, DeadlineExceeded())
-            elif (
-                self._max_queue_seconds is not None
-                and not active.was_admitted
-                and now - active.request.arrival >= self._max_queue_seconds
-            ):
-                error = QueueTimeout(self._max_queue_seconds, self._retry_after())
-                self.fail(active, error)
+            elif not active.was_admitted:
+                timeout = self._room.timeout(now - active.request.arrival)
+                if timeout is not None:
+                    self.fail(active, timeout)
 
     def fail_all(self, error: ServerError) -> None:
         """End every request; each gets its answer, whatever state the engine is in."""
@@ -134,8 +127,15 @@ class Roster:
     def admit(self, active: ActiveRequest, now: float) -> None:
         """Note that a request's turn has come."""
         if not active.was_admitted:
-            self._on_left_queue(active)
+            self._room.leave(active, was_admitted=True)
         active.note_admission(now)
+
+    def note_token(self, active: ActiveRequest, output: ChoiceOutput, now: float) -> None:
+        """Record when a choice's token was drawn."""
+        is_first = active.start_seconds is None
+        active.note_token(output, now)
+        if is_first and active.start_seconds is not None:
+            self._room.note_start(active.start_seconds)
 
     def emit(self, active: ActiveRequest, event: EngineEvent) -> None:
         """Hand on one of a request's events that is not its last."""
@@ -164,7 +164,7 @@ class Roster:
     def _refuse(self, active: ActiveRequest, error: ServerError) -> None:
         """Answer a request that never got in."""
         active.is_over = True
-        self._on_left_queue(active)
+        self._room.leave(active, was_admitted=False)
         self._events.append((active.sink, FailedEvent(error)))
 
     def _remove(self, group: StreamGroup, *, keep: bool) -> None:
@@ -176,6 +176,6 @@ class Roster:
         active.is_over = True
         del self._requests[active.request.request_id]
         if not active.was_admitted:
-            self._on_left_queue(active)
+            self._room.leave(active, was_admitted=False)
         self._events.append((active.sink, event))
         self._reporter.finished(active, event)

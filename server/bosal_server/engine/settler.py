@@ -120,7 +120,7 @@ class Settler:
             self._roster.emit(active, event)
             output = active.outputs[group.choice]
             output.num_tokens += len(tokens)
-            active.note_token(output, now)
+            self._roster.note_token(active, output, now)
             feed = scoring.advance(len(tokens))
             group.commit(feed)
             group.num_rows = len(feed)
@@ -152,7 +152,7 @@ class Settler:
             if slots.retract(group.slot):
                 output.end_without_token(FinishReason.CONSTRAINT_CLOSED)
             return
-        active.note_token(output, now)
+        self._roster.note_token(active, output, now)
         rollback = output.accept(
             drawn.token,
             drawn.logprobs,

@@ -1,7 +1,7 @@
 """One step of the engine: schedule, run the models, draw, settle."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from time import monotonic, perf_counter
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.plugin_slots import PLUGIN_SECONDS
-from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.blocks import BlockAllocator
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.forwarding import Forwarding
@@ -21,6 +20,7 @@ from bosal_server.engine.sampler import Sampler
 from bosal_server.engine.scheduler import Scheduler
 from bosal_server.engine.scheduler_step import SchedulerStep
 from bosal_server.engine.settler import Settler
+from bosal_server.engine.waiting_room import WaitingRoom
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,10 +35,8 @@ class Stepper:
         max_groups: int,
         max_batch_tokens: int,
         observer: EngineObserver,
-        on_left_queue: Callable[[ActiveRequest], None],
-        max_queue_seconds: float | None = None,
+        room: WaitingRoom,
         plugin_seconds: float = PLUGIN_SECONDS,
-        retry_after: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._models = dict(models)
         self._allocators = {
@@ -70,9 +68,7 @@ class Stepper:
             self._scheduler,
             slots,
             self._reporter,
-            on_left_queue=on_left_queue,
-            max_queue_seconds=max_queue_seconds,
-            retry_after=retry_after,
+            room,
         )
         self._settler = Settler(self.roster, slots, self._sampler)
         self._num_steps = 0

@@ -1,21 +1,24 @@
 """Who waits, shared between the engine's thread and those that submit."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
 from bosal_server.engine.active_request import ActiveRequest
-from bosal_server.errors import DeadlineUnreachable, QueueFull
+from bosal_server.errors import DeadlineUnreachable, QueueFull, QueueTimeout
 
 _MIN_RETRY_SECONDS = 0.1
 _MAX_RETRY_SECONDS = 30.0
 # Weight of the newest second in what is known of the engine's speed.
 _SMOOTHING = 0.5
 _MIN_INTERVAL = 0.05
-# Of the time a request may wait, what it may be expected to: speeds change, and then comes its
-# prompt.
+# Of the time a request may wait, what it may be expected to: speeds change.
 _EXPECTED_SHARE = 0.8
+# Requests that show what comes after the wait, and the most of the limit it is taken to be: one
+# long prompt shall not empty the room.
+_NUM_STARTS = 32
+_MAX_START_SHARE = 0.5
 
 
 class WaitingRoom:
@@ -46,6 +49,9 @@ class WaitingRoom:
         self._rate: float | None = None
         self._admitted_tokens = 0
         self._measured_from: float | None = None
+        # From admission to the first token, of those that were last.
+        self._starts: deque[float] = deque(maxlen=_NUM_STARTS)
+        self._longest_start = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -53,6 +59,13 @@ class WaitingRoom:
     @property
     def num_tokens(self) -> int:
         return self._num_tokens
+
+    @property
+    def max_seconds(self) -> float | None:
+        """How long anybody may wait to have a first token within the limit; None: there is none."""
+        if self._max_seconds is None:
+            return None
+        return self._max_seconds - min(self._longest_start, _MAX_START_SHARE * self._max_seconds)
 
     def check(self, *, key_id: str, priority: int, deadline: float | None) -> None:
         """Refuse, before any work for it, what could not wait however small it is.
@@ -97,6 +110,18 @@ class WaitingRoom:
             if not self._waiting:
                 self._measured_from = None
 
+    def note_start(self, seconds: float) -> None:
+        """Note what a request took from its admission to its first token."""
+        self._starts.append(seconds)
+        self._longest_start = max(self._starts)
+
+    def timeout(self, waited: float) -> QueueTimeout | None:
+        """Return why a request that waits shall wait no longer; None: it may."""
+        longest = self.max_seconds
+        if self._max_seconds is None or longest is None or waited < longest:
+            return None
+        return QueueTimeout(self._max_seconds, waited, self.retry_after())
+
     def retry_after(self) -> float:
         """Return the seconds after which half of those that wait should have moved on."""
         with self._lock:
@@ -106,7 +131,8 @@ class WaitingRoom:
         wait = self._expected_wait(priority)
         if deadline is not None and wait and self._clock() + wait >= deadline:
             raise DeadlineUnreachable(wait, self._retry_after())
-        if self._max_seconds is not None and wait > _EXPECTED_SHARE * self._max_seconds:
+        longest = self.max_seconds
+        if longest is not None and wait > _EXPECTED_SHARE * longest:
             raise QueueFull(
                 waiting=f"requests for {wait:.1f} s",
                 limit=f"{self._max_seconds:g} s",

@@ -31,6 +31,7 @@ from bosal_server.engine.request import (
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.step import StepPlan
 from bosal_server.engine.stepper import Stepper
+from bosal_server.engine.waiting_room import WaitingRoom
 from bosal_server.errors import ServerError
 from bosal_server.model import LoadedModel
 
@@ -77,6 +78,17 @@ class Answer:
         return bool(self.events) and not isinstance(self.events[-1], TokensEvent)
 
 
+class _Room(WaitingRoom):
+    """A room whose guests come in without knocking."""
+
+    def __init__(self, left: list[str], max_queue_seconds: float | None) -> None:
+        super().__init__(1 << 30, max_queue_seconds=max_queue_seconds)
+        self._left = left
+
+    def leave(self, active: ActiveRequest, *, was_admitted: bool) -> None:
+        self._left.append(active.request.request_id)
+
+
 class Bench:
     """A stepper whose steps the test takes."""
 
@@ -94,7 +106,7 @@ class Bench:
             max_batch_tokens=int(limits.get("max_batch_tokens", 512)),
             plugin_seconds=limits.get("plugin_seconds", 30.0),
             observer=observer or NullObserver(),
-            on_left_queue=lambda active: self.left_queue.append(active.request.request_id),
+            room=_Room(self.left_queue, limits.get("max_queue_seconds")),
         )
         self.answers: dict[str, Answer] = {}
         self._ids = count()

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from time import monotonic
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 import torch
 
 from bosal_decoding.plan import Plan
+from bosal_server.engine import stepper
 from bosal_server.engine.request import (
     FinishedEvent,
     FinishReason,
     TokensEvent,
 )
 from bosal_server.engine.step import StepPlan
-from bosal_server.errors import DeadlineExceeded, InternalFault, RequestCancelled
+from bosal_server.errors import DeadlineExceeded, InternalFault, QueueTimeout, RequestCancelled
 from bosal_server.model import LoadedModel
 
 from .conftest import Bench, MakeModel, WrappedRunner, alone, make_prompts
@@ -100,6 +102,25 @@ def test_deadlines_end_waiting_and_running_requests(
     assert unhurried.finished.endings[0].reason is FinishReason.MAX_TOKENS
     assert bench.held_blocks == 0
     assert sorted(bench.left_queue) == ["r0", "r1", "r2"]
+
+
+def test_who_could_not_have_a_first_token_in_time_waits_no_longer(
+    make_bench: MakeBench, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan()
+    bench = make_bench(max_groups=1, max_queue_seconds=10.0)
+    # Whoever is admitted has a first token two seconds later.
+    monkeypatch.setattr(stepper, "monotonic", count(100.0, 2.0).__next__)
+    running = bench.submit(plan, [1, 2], max_tokens=50, arrival=100.0)
+    waiting = bench.submit(plan, [3, 4], max_tokens=5, arrival=100.0)
+    bench.step()
+    bench.stepper.roster.expire(107.9)
+    bench.collect()
+    assert not waiting.events
+    bench.stepper.roster.expire(108.0)
+    bench.step()
+    assert isinstance(waiting.error, QueueTimeout)
+    assert len(running.tokens()) == 2
 
 
 def test_a_row_of_nan_fails_its_request_alone(

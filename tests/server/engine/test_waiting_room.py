@@ -6,7 +6,7 @@ import pytest
 
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.waiting_room import WaitingRoom
-from bosal_server.errors import DeadlineUnreachable, QueueFull
+from bosal_server.errors import DeadlineUnreachable, QueueFull, QueueTimeout
 
 
 class Clock:
@@ -113,6 +113,38 @@ def test_a_fifth_of_the_time_allowed_is_kept_for_what_an_estimate_misses() -> No
     room.enter(waiting(cost=150))
     with pytest.raises(QueueFull, match="10 s"):
         room.enter(waiting())
+
+
+def test_what_comes_between_admission_and_the_first_token_is_kept_free() -> None:
+    clock = Clock()
+    room = WaitingRoom(100, None, 10.0, clock=clock)
+    assert room.timeout(9.9) is None
+    assert isinstance(room.timeout(10.0), QueueTimeout)
+    for seconds in (0.1, 2.0, 0.3):
+        room.note_start(seconds)
+    assert room.timeout(7.9) is None
+    late = room.timeout(8.0)
+    assert isinstance(late, QueueTimeout)
+    assert "8.0 s" in str(late)
+    assert late.metadata == {"max_queue_seconds": "10"}
+    # Nor is anybody let in who would be refused then.
+    ahead = [waiting(cost=100) for _ in range(8)]
+    for one in ahead:
+        room.enter(one)
+    clock.now = 1.0
+    room.leave(ahead[0], was_admitted=True)
+    with pytest.raises(QueueFull, match="7.0 s"):
+        room.enter(waiting())
+
+
+def test_one_long_prompt_leaves_half_the_time_to_wait_and_is_forgotten() -> None:
+    room = WaitingRoom(100, None, 10.0)
+    room.note_start(60.0)
+    assert room.max_seconds == 5.0
+    for _ in range(32):
+        room.note_start(0.5)
+    assert room.max_seconds == 9.5
+    assert WaitingRoom(100).timeout(1e9) is None
 
 
 def test_what_could_not_wait_is_refused_before_anything_is_known_of_it() -> None:
