@@ -1,5 +1,6 @@
 """What a channel is told: retries for our services, no proxy on the way to this machine."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +9,8 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from bosal.v1 import model_pb2, model_pb2_grpc
-from bosal_client import Client, Unavailable
+from bosal.v1 import generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
+from bosal_client import AsyncClient, Client, Unavailable
 from bosal_client.calls import channel_options
 
 
@@ -35,10 +36,24 @@ class Flaky(model_pb2_grpc.ModelServiceServicer):
         return model_pb2.GetServerInfoResponse()
 
 
+class Cut(generation_pb2_grpc.GenerationServiceServicer):
+    """Says all there is to say, and then that it failed."""
+
+    def GenerateStream(
+        self, request: generation_pb2.GenerateStreamRequest, context: grpc.ServicerContext
+    ) -> Iterator[generation_pb2.GenerateStreamResponse]:
+        yield generation_pb2.GenerateStreamResponse(started=generation_pb2.Started())
+        yield generation_pb2.GenerateStreamResponse(finished=generation_pb2.Finished())
+        context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
 @contextmanager
-def served(service: Flaky) -> Iterator[str]:
+def served(service: Flaky | Cut) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(2))
-    model_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
+    if isinstance(service, Cut):
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(service, server)
+    else:
+        model_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
@@ -78,3 +93,19 @@ def test_the_retry_policy_names_our_services_only() -> None:
 )
 def test_a_proxy_is_not_asked_for_this_machine(address: str, is_local: bool) -> None:
     assert ("grpc.enable_http_proxy" in dict(channel_options(address))) == is_local
+
+
+def test_a_failure_behind_the_last_event_is_typed_as_any_other() -> None:
+    async def ask(address: str) -> None:
+        async with AsyncClient(address) as client, client.stream("Hi") as stream:
+            await stream.result()
+
+    with served(Cut()) as address:
+        with (
+            Client(address) as client,
+            client.stream("Hi") as stream,
+            pytest.raises(Unavailable, match="gone"),
+        ):
+            stream.result()
+        with pytest.raises(Unavailable, match="gone"):
+            asyncio.run(ask(address))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bosal_client import InvalidRequest
-from bosal_client.requests import GenerationOptions, generation_spec
+from bosal_client.requests import GenerationOptions, Message, generation_spec
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,13 @@ def test_a_value_protobuf_cannot_hold_names_its_field(
         generation_spec("Hi", options)
     assert failure.value.field == field
     assert field in failure.value.message
+
+
+def test_an_unknown_role_is_named() -> None:
+    wrong: Any = Message("system", "Be kind.")
+    with pytest.raises(InvalidRequest, match="'system'") as failure:
+        generation_spec([Message("user", "Hi"), wrong], {})
+    assert failure.value.field == "spec.conversation.messages[1].role"
 
 
 def test_an_unknown_option_is_named() -> None:

@@ -58,6 +58,10 @@ class AsyncStream:
             raise Cancelled("the call was cancelled")
         try:
             message = await self._call.read()
+            item = None if message is grpc.aio.EOF else responses.event(message)
+            if isinstance(item, results.Finished):
+                # The status follows at once; reading it ends the call on both sides.
+                await self._call.read()
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         except asyncio.CancelledError:
@@ -67,12 +71,8 @@ class AsyncStream:
             raise
         if message is grpc.aio.EOF:
             raise InternalError("the server ended the stream early")
-        item = responses.event(message)
         if item is not None:
             self._transcript.add(item)
-        if isinstance(item, results.Finished):
-            # The status follows at once; reading it ends the call on both sides.
-            await self._call.read()
         return item
 
 

@@ -189,5 +189,8 @@ def _set_input(message: pb.GenerationSpec | pb.PromptSource, prompt: Prompt, fie
         return
     message.conversation.SetInParent()
     for index, turn in enumerate(prompt):
+        if turn.role not in _ROLES:
+            where = f"{field}.conversation.messages[{index}].role"
+            raise InvalidRequest(f"{where}: user or assistant, not {turn.role!r:.60}", field=where)
         with _holding(f"{field}.conversation.messages[{index}].text"):
             message.conversation.messages.add(role=_ROLES[turn.role], text=turn.text)

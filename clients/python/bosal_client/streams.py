@@ -58,16 +58,16 @@ class Stream:
             raise Cancelled("the call was cancelled")
         try:
             item = responses.event(next(self._call))
+            if isinstance(item, results.Finished):
+                # The status follows at once; reading it ends the call on both sides.
+                for _ in self._call:
+                    pass
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         except StopIteration:
             raise InternalError("the server ended the stream early") from None
         if item is not None:
             self._transcript.add(item)
-        if isinstance(item, results.Finished):
-            # The status follows at once; reading it ends the call on both sides.
-            for _ in self._call:
-                pass
         return item
 
 
