@@ -28,7 +28,8 @@ from benchmarks.lateness import lateness
 from bosal_server.engine.openvino_runtime import has_bf16
 from bosal_server.engine.runner_choice import choose_runner
 from bosal_server.engine.step import Chunk, StepPlan
-from bosal_server.model import LoadedModel, has_fast_bf16
+from bosal_server.model import LoadedModel
+from bosal_server.precision import has_fast_bf16
 
 CONTEXT, PREFIX, NEW_TOKENS, ROWS = 128, 1024, 64, 32
 PARTS = ("b1", "b32", "prefix", "decode", "lag", "threads", "bits")

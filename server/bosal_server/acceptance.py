@@ -1,8 +1,7 @@
 """What a request must be before it may run: resolved, checked, compiled and tokenised."""
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
@@ -36,6 +35,7 @@ from bosal_server.request_errors import (
     PromptTooLarge,
     ResponseTooLarge,
     located,
+    named,
 )
 from bosal_server.scoring import given_tokens, num_given_tokens
 from bosal_server.served_models import ServedModel, ServedModels
@@ -102,7 +102,7 @@ class Acceptance:
         """Tokenise a text as it stands."""
 
         def tokens() -> list[int]:
-            with _at("text"):
+            with named("text"):
                 return model.vocabulary.encode(text)
 
         return await self._preparation.run(tokens)
@@ -188,7 +188,7 @@ class Acceptance:
         prompts = _prompts(plan, messages, field, command.prompt.recipe, wanted)
         continuation: tuple[int, ...] = ()
         if command.continuation is None:
-            with _at("max_tokens"):
+            with named("max_tokens"):
                 max_tokens = plan.output_budget(prompts, command.max_tokens)
         else:
             limit = self._limits.max_scored_tokens
@@ -251,7 +251,7 @@ def _prompts(
 ) -> tuple[Prompt, ...]:
     """Render; what the recipe's rules make of a prompt is said of the recipe."""
     try:
-        with _at(field):
+        with named(field):
             return plan.prompts(messages, max_tokens)
     except RuleConflict as error:
         with located(recipe_field(reference)):
@@ -283,14 +283,3 @@ def _check_response(
 def _within(field: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise OutOfRange(field, value, low=low, high=high)
-
-
-@contextmanager
-def _at(field: str) -> Iterator[None]:
-    """Name the request's field for errors that know of none."""
-    try:
-        yield
-    except DecodingError as error:
-        if error.field is None:
-            error.field = field
-        raise

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from bosal_decoding.errors import UnsupportedTokenizer, suggestion
+from bosal_decoding.errors import UnsupportedTokenizer
 from bosal_decoding.vocabulary import Vocabulary, end_ids
 from bosal_server.engine.kv_pool import KVPool, LayerShape
 from bosal_server.engine.probe import probe
@@ -26,16 +26,9 @@ from bosal_server.model_files import (
     model_folder,
     weight_files,
 )
+from bosal_server.precision import DTYPES, check_device, choose_dtype
 
 _SERVED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-# Below this size eager bf16 on a CPU costs more in conversions than it saves in bandwidth.
-_MIN_BF16_PARAMETERS = 100_000_000
-_FAST_BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
 _DEFAULT_CACHE_BYTES = 4 << 30
 _DEFAULT_CACHE_TOKENS = 65_536
 
@@ -72,7 +65,7 @@ class LoadedModel:
         Raises:
             ModelError: the device has no memory for so many.
         """
-        per_token = KVPool.bytes_per_token(self.layers, _DTYPES[self.dtype])
+        per_token = KVPool.bytes_per_token(self.layers, DTYPES[self.dtype])
         if cache_tokens is None:
             cache_tokens = min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // per_token)
         num_blocks = -(-cache_tokens // TorchRunner.block_size)
@@ -105,14 +98,14 @@ def load_model(
         ModelUnsupported: the model could not be served exactly.
         ModelError: there is no such device or dtype.
     """
-    _check_device(name, device)
+    check_device(name, device)
     with _quiet():
         folder = model_folder(name, source, trust_remote_code)
         weights = weight_files(name, folder)
         num_parameters = sum(count_parameters(name, file) for file in weights)
         config = _load_config(name, folder, trust_remote_code)
         _check_config(name, config)
-        torch_dtype = _choose_dtype(name, dtype, device, num_parameters)
+        torch_dtype = choose_dtype(name, dtype, device, num_parameters)
         model = _load_weights(name, folder, config, torch_dtype, trust_remote_code)
         _check_model(name, model)
         vocabulary = _load_vocabulary(name, folder, model, trust_remote_code)
@@ -257,34 +250,6 @@ def _load_vocabulary(name: str, folder: Path, model: Any, trust_remote_code: boo
         cause = f"its tokenizer has {vocabulary.size} tokens, its head only {head_rows} rows"
         raise ModelUnsupported(name, type(model).__name__, cause)
     return vocabulary
-
-
-def _check_device(name: str, device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        cause = first_line(error)
-        raise ModelError(f"model '{name}': device '{device}' cannot be used: {cause}") from None
-
-
-def _choose_dtype(name: str, dtype: str, device: str, num_parameters: int) -> torch.dtype:
-    if dtype != "auto":
-        if dtype not in _DTYPES:
-            hint = suggestion(dtype, ("auto", *_DTYPES))
-            raise ModelError(f"model '{name}': no dtype is called '{dtype}', {hint}")
-        return _DTYPES[dtype]
-    if torch.device(device).type != "cpu":
-        return torch.bfloat16
-    is_worth_it = num_parameters >= _MIN_BF16_PARAMETERS and has_fast_bf16()
-    return torch.bfloat16 if is_worth_it else torch.float32
-
-
-def has_fast_bf16() -> bool:
-    """Say whether this CPU multiplies bfloat16 matrices in hardware."""
-    capabilities = getattr(torch.cpu, "get_capabilities", None)
-    if capabilities is None:  # an older torch
-        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return any(capabilities().get(name) for name in _FAST_BF16_CAPABILITIES)
 
 
 def _context_tokens(name: str, model: Any) -> int:

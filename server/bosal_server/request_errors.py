@@ -132,6 +132,17 @@ def located(prefix: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def named(field: str) -> Iterator[None]:
+    """Name the request's field for errors that know of none."""
+    try:
+        yield
+    except DecodingError as error:
+        if error.field is None:
+            error.field = field
+        raise
+
+
 class ReaderStalled(ServerError):
     """Raised when a stream's reader takes nothing for so long that its request is ended."""
 

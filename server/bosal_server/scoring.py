@@ -1,13 +1,12 @@
 """Answers given to be scored: which tokens they are."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from bosal_decoding.continuation import continuation_ids
-from bosal_decoding.errors import DecodingError, UnknownTokenId
+from bosal_decoding.errors import UnknownTokenId
 from bosal_decoding.plan import Plan
 from bosal_decoding.prompt import Prompt
-from bosal_server.request_errors import MissingField, OutOfRange
+from bosal_server.request_errors import MissingField, OutOfRange, named
 
 
 def num_given_tokens(plan: Plan, given: str | Sequence[int]) -> int:
@@ -28,7 +27,7 @@ def given_tokens(
     field = "text" if isinstance(given, str) else "token_ids"
     if not given:
         raise MissingField(field, "there is nothing to score")
-    with _at(field):
+    with named(field):
         if isinstance(given, str):
             tokens = continuation_ids(plan, prompts[0], given)
         else:
@@ -41,13 +40,3 @@ def given_tokens(
             raise OutOfRange(field, len(tokens), low=1, high=limit)
         plan.check_room(prompts, len(tokens))
     return tokens
-
-
-@contextmanager
-def _at(field: str) -> Iterator[None]:
-    try:
-        yield
-    except DecodingError as error:
-        if error.field is None:
-            error.field = field
-        raise

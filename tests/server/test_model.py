@@ -2,7 +2,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bosal_server import model as model_module
 from bosal_server.errors import ModelCorrupt, ModelError, ModelNotFound, ModelUnsupported
 from bosal_server.model import LoadedModel, load_model
 
@@ -60,19 +58,6 @@ def test_the_digest_depends_on_what_decides_the_output(
 def test_small_models_run_in_float32_on_a_cpu(tiny_llama_folder: Path) -> None:
     assert load_model("auto", str(tiny_llama_folder)).dtype == "float32"
     assert load_model("half", str(tiny_llama_folder), dtype="bfloat16").dtype == "bfloat16"
-
-
-@pytest.mark.parametrize("is_fast", [True, False])
-def test_large_models_run_in_bfloat16_where_that_is_fast(
-    is_fast: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model_module, "has_fast_bf16", lambda: is_fast)
-    choose = partial(model_module._choose_dtype, "tiny")
-    assert choose("auto", "cpu", 99_000_000) == torch.float32
-    expected = torch.bfloat16 if is_fast else torch.float32
-    assert choose("auto", "cpu", 101_000_000) == expected
-    assert choose("auto", "cuda", 1_000) == torch.bfloat16
-    assert choose("float16", "cpu", 1_000) == torch.float16
 
 
 def test_the_cache_is_sized_in_tokens(tiny_llama: LoadedModel) -> None:
