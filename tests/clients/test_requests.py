@@ -46,9 +46,9 @@ def test_a_value_protobuf_cannot_hold_names_its_field(
 
 
 def test_an_unknown_role_is_named() -> None:
-    wrong: Any = Message("system", "Be kind.")
+    role: Any = "system"
     with pytest.raises(InvalidRequest, match="'system'") as failure:
-        generation_spec([Message("user", "Hi"), wrong], {})
+        generation_spec([Message("user", "Hi"), Message(role, "Be kind.")], {})
     assert failure.value.field == "spec.conversation.messages[1].role"
 
 
