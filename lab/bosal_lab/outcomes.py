@@ -8,7 +8,7 @@ from bosal_lab.item import VERDICTS, Item, Split
 from bosal_lab.record import Record
 from bosal_lab.results import Results
 
-__all__ = ["RECORD_METRICS", "Outcomes", "outcomes", "selected"]
+__all__ = ["RECORD_METRICS", "Outcomes", "is_share", "outcomes", "selected"]
 
 # Metrics that no scorer is needed for.
 RECORD_METRICS: Mapping[str, Callable[[Record], float]] = {
@@ -16,6 +16,15 @@ RECORD_METRICS: Mapping[str, Callable[[Record], float]] = {
     "seconds": lambda record: record.timings["total"],
     "ended": lambda record: float(record.has_stopped),
 }
+
+
+# Those of them that are no shares, however small.
+_NUMBERS = frozenset({"tokens", "seconds"})
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric's means are shares, as of a scorer's verdicts; else they have a unit."""
+    return metric not in _NUMBERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bosal_lab.item import Item, Split
-from bosal_lab.outcomes import outcomes, selected
+from bosal_lab.outcomes import is_share, outcomes, selected
 from bosal_lab.record import Arm
 from bosal_lab.results import Results
 from bosal_server.statistics import intervals
@@ -106,8 +106,8 @@ def _summary(
         answers=found.num_answers,
         errors=found.num_errors,
         unscored=found.num_unscored,
-        value=_rate(found.values, items),
-        categories=_by_category(found.values, items),
+        value=_rate(found.values, items, metric),
+        categories=_by_category(found.values, items, metric),
         stopped=_rate(ended.values, items),
         tokens=statistics.fmean(len(one.token_ids) for one in answered) if answered else None,
         seconds=statistics.median(one.timings["total"] for one in answered) if answered else None,
@@ -143,20 +143,24 @@ def floor_rows(results: Results, split: Split | None = None) -> list[Floor]:
 Values = Mapping[str, Mapping[int, float]]
 
 
-def _rate(values: Values, items: Mapping[str, Item]) -> Interval:
-    """Wilson's interval if the metric says yes or no, else the bootstrap's."""
+def _rate(values: Values, items: Mapping[str, Item], metric: str = "success") -> Interval:
+    """Wilson's interval if the metric is a share, else the bootstrap's."""
     names = [name for name in items if name in values]
     samples = [list(values[name].values()) for name in names]
-    if all(0 <= value <= 1 for by_sample in samples for value in by_sample):
+    if is_share(metric) and all(0 <= value <= 1 for by_sample in samples for value in by_sample):
         return intervals.rate(samples, [items[name].cluster or name for name in names])
     return intervals.bca([statistics.fmean(by_sample) for by_sample in samples])
 
 
-def _by_category(values: Values, items: Mapping[str, Item]) -> dict[str, Interval]:
+def _by_category(
+    values: Values, items: Mapping[str, Item], metric: str = "success"
+) -> dict[str, Interval]:
     categories = dict.fromkeys(item.category for name, item in items.items() if name in values)
     return {
         category: _rate(
-            values, {name: item for name, item in items.items() if item.category == category}
+            values,
+            {name: item for name, item in items.items() if item.category == category},
+            metric,
         )
         for category in categories
     }

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bosal_lab.compare import Comparison, Slice
+from bosal_lab.outcomes import is_share
 from bosal_lab.summary import Floor, Summary
 from bosal_server.statistics.intervals import Interval
 
@@ -37,7 +38,7 @@ def arms(found: Sequence[Summary]) -> Grid:
             (
                 one.arm.name,
                 str(one.items),
-                _with_interval(one.value),
+                _with_interval(one.value, metric),
                 _share(one.stopped.value),
                 _number(one.tokens, 1),
                 _number(one.seconds, 2),
@@ -67,7 +68,7 @@ def categories(
 
     def cells(name: str) -> Iterator[str]:
         for arm in found:
-            yield show(arm.categories[name]) if name in arm.categories else "-"
+            yield show(arm.categories[name], arm.metric) if name in arm.categories else "-"
         for floor in below:
             yield _only_value(floor.categories[name]) if name in floor.categories else "-"
 
@@ -170,19 +171,19 @@ def _signed(interval: Interval) -> str:
     return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
-def _with_interval(interval: Interval) -> str:
+def _with_interval(interval: Interval, metric: str = "success") -> str:
     value, low, high = interval.value, interval.low, interval.high
-    if max(abs(low), abs(high)) > 1:
+    if not is_share(metric) or max(abs(low), abs(high)) > 1:
         return f"{value:.2f} [{low:.2f}, {high:.2f}]"
     return f"{_share(value)} [{low * 100:.1f}, {high * 100:.1f}]"
 
 
-def _only_value(interval: Interval) -> str:
-    return _with_interval(interval).partition(" ")[0]
+def _only_value(interval: Interval, metric: str = "success") -> str:
+    return _with_interval(interval, metric).partition(" ")[0]
 
 
 def _value(value: float, metric: str) -> str:
-    return f"{value:.3f}" if metric in ("tokens", "seconds") else _share(value)
+    return _share(value) if is_share(metric) else f"{value:.3f}"
 
 
 def _share(value: float) -> str:

@@ -26,6 +26,19 @@ def test_an_arm_is_summed_up_overall_and_by_category(tmp_path: Path) -> None:
     assert found.seconds == 0.5
 
 
+def test_seconds_below_one_are_no_shares(tmp_path: Path) -> None:
+    answers = {"base/plain": [["yes"], ["no"], ["yes"], ["yes, well"]]}
+    with records.results(tmp_path / "r.sqlite", records.suite(4), answers) as results:
+        (found,) = summaries(results, metric="seconds")
+        (counted,) = summaries(results, metric="tokens")
+    assert found.value == intervals.bca([0.5] * 4)
+    (row,) = tables.arms([found]).rows
+    assert row[2] == "0.50 [0.50, 0.50]"
+    (cells, _) = tables.categories([found], []).rows
+    assert cells[1] == "0.50 [0.50, 0.50]"
+    assert counted.value == intervals.bca([3, 2, 3, 9])
+
+
 def test_an_arm_without_an_answer_on_the_split_is_left_out(tmp_path: Path) -> None:
     with records.results(
         tmp_path / "r.sqlite", records.suite(2), {"base/plain": [["yes"]]}
