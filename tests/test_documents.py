@@ -81,6 +81,35 @@ QUOTES = [
         "{transformers_guidance_500m_b8:.2f} of",
         "streams-cpu-avx512",
     ),
+    (
+        "docs/streams.md",
+        "`guidance` | 1.25 / 1.5 / 2 | {per_100[guidance_1.25]:.0f} / {per_100[guidance_1.5]:.0f} "
+        "/ {per_100[guidance_2]:.0f} %",
+        "strengths-cpu",
+    ),
+    (
+        "docs/streams.md",
+        "extrapolation | 0.1 / 0.2 / 0.5 | {per_100[extrapolation_0.1]:.0f} / "
+        "{per_100[extrapolation_0.2]:.0f} / {per_100[extrapolation_0.5]:.0f} %",
+        "strengths-cpu",
+    ),
+    (
+        "docs/streams.md",
+        "steered + `nudging` by the small twin | below 0.3 / 0.5 | {per_100[nudging_0.3]:.0f} / "
+        "{per_100[nudging_0.5]:.0f} %",
+        "strengths-cpu",
+    ),
+    (
+        "docs/streams.md",
+        "`proxy_tuning` | 1 / 1.5 | {per_100[plain_proxy_1]:.0f} / "
+        "{per_100[plain_proxy_1.5]:.0f} %",
+        "strengths-cpu",
+    ),
+    (
+        "docs/streams.md",
+        "in steered's scaffold | below 0.4 | {per_100[plain_nudging_by_itself_0.4]:.0f} %",
+        "strengths-cpu",
+    ),
     ("docs/streams.md", "| {contrastive_step_500m_b8:.2f} |", "streams-cpu-avx512"),
     (
         "docs/streams.md",
