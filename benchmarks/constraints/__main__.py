@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 import benchmarks.constraints
-from benchmarks import models
 from benchmarks.constraints.cases import WIDE
+from benchmarks.constraints.choose import choose
 from benchmarks.constraints.engine import wide_model
 from benchmarks.constraints.hostile import hostile
 from benchmarks.constraints.outlines import against_outlines
@@ -15,6 +15,7 @@ from benchmarks.constraints.programs import compilations, masks
 from benchmarks.constraints.soak import soak
 from benchmarks.constraints.steps import steps
 from benchmarks.constraints.suite import suite
+from benchmarks.constraints.vocabulary import wide_tokenizer
 from benchmarks.harness import Report, arguments
 from bosal_decoding import Vocabulary
 from bosal_decoding.constraints.compiler import ConstraintCompiler
@@ -22,7 +23,7 @@ from bosal_decoding.constraints.compiler import ConstraintCompiler
 
 def main() -> None:
     parser = arguments(benchmarks.constraints.__doc__ or "")
-    parts = ["masks", "compile", "steps", "outlines", "hostile", "soak", "suite"]
+    parts = ["masks", "compile", "steps", "outlines", "hostile", "soak", "choose", "suite"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--verbose", action="store_true", help="print what the suite turns away")
     parser.add_argument("--runner", default="auto", choices=["auto", "torch", "openvino"])
@@ -31,7 +32,7 @@ def main() -> None:
     report = Report("constraints", options)
     compiler = ConstraintCompiler()
     if "masks" in options.parts or "compile" in options.parts:
-        vocabulary = Vocabulary.from_tokenizer(models.tokenizer(WIDE))
+        vocabulary = Vocabulary.from_tokenizer(wide_tokenizer(WIDE))
         if "masks" in options.parts:
             masks(report, vocabulary, compiler)
         if "compile" in options.parts:
@@ -45,6 +46,8 @@ def main() -> None:
         hostile(report)
     if "soak" in options.parts:
         soak(report)
+    if "choose" in options.parts:
+        choose(report)
     folder = os.environ.get("BOSAL_JSON_SCHEMA_SUITE")
     if "suite" in options.parts and folder:
         suite(report, Path(folder))

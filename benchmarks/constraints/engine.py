@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import models
 from benchmarks.constraints.cases import WIDE
+from benchmarks.constraints.vocabulary import wide_tokenizer
 from benchmarks.engines import GREEDY, Collector
 from bosal_decoding import Prompt, Recipe
 from bosal_decoding.compile import compile as compile_recipe
@@ -106,14 +107,19 @@ class Texts(Collector):
         super().take(event)
 
 
-def wide_model(name: str) -> LoadedModel:
-    """Return a benchmark model whose head and tokenizer have 128,256 entries."""
+def save_wide(name: str, folder: str) -> None:
+    """Write a benchmark model whose head and tokenizer have 128,256 entries."""
     size = models.VOCABULARY_SIZE
     models.VOCABULARY_SIZE = WIDE
     try:
-        with TemporaryDirectory() as folder:
-            models.build(name).save_pretrained(folder)
-            models.tokenizer(WIDE).save_pretrained(folder)
-            return load_model(name, folder, dtype="auto")
+        models.build(name).save_pretrained(folder)
+        wide_tokenizer(WIDE).save_pretrained(folder)
     finally:
         models.VOCABULARY_SIZE = size
+
+
+def wide_model(name: str) -> LoadedModel:
+    """Return a benchmark model whose head and tokenizer have 128,256 entries."""
+    with TemporaryDirectory() as folder:
+        save_wide(name, folder)
+        return load_model(name, folder, dtype="auto")

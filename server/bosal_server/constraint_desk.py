@@ -34,6 +34,8 @@ _WHOLE: Final = frozenset(
 # once comes back at once.
 _PLACE_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.1
+# How long an answer that is whole waits to be validated.
+_JUDGE_SECONDS: Final = 10.0
 
 
 class ConstraintDesk:
@@ -137,7 +139,14 @@ class SchemaJudge:
         if ending.reason not in _WHOLE:
             return ending
         text = "".join(self._texts.get(ending.choice, ()))
-        is_valid = await _result(self._compiler.validate(self._schema, text, owner=self._owner))
+        future = self._compiler.validate(self._schema, text, owner=self._owner)
+        try:
+            is_valid = await asyncio.wait_for(_result(future), _JUDGE_SECONDS)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            future.cancel()  # unless its turn has come
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            is_valid = None
         return replace(ending, schema_valid=is_valid)
 
 

@@ -57,15 +57,21 @@ class RecipeDesk:
 
         return await self._preparation.run(create)
 
-    async def validate(self, document: Mapping[str, Any] | str, model: ServedModel) -> Validation:
-        """Compile a recipe document for a model, and measure what its rules cost there."""
+    async def validate(
+        self, document: Mapping[str, Any] | str, model: ServedModel, *, owner: str = ""
+    ) -> Validation:
+        """Compile a recipe document for a model, and measure what its rules cost there.
+
+        Owners take turns.
+        """
         plan = await self._preparation.run(
             lambda: self._models.compile(model, Recipe.parse(document))
         )
-        await self._constraints.program(plan, "constraint")
+        program = await self._constraints.program(plan, "constraint", owner=owner)
         if not model.device.startswith("cpu"):
             return Validation(plan, None)
-        return Validation(plan, await self._preparation.run(lambda: control_seconds(plan)))
+        seconds = await self._preparation.run(lambda: control_seconds(plan, program))
+        return Validation(plan, seconds)
 
     async def find(self, name: str) -> RecipeEntry:
         """Return a recipe by `name` or `name@version`."""

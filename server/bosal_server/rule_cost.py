@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 
+from bosal_decoding.constraints.program import Program
 from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan
 
@@ -14,17 +15,18 @@ _WARM_UP: Final = 2
 _STEPS: Final = 7
 
 
-def control_seconds(plan: Plan) -> float:
+def control_seconds(plan: Plan, program: Program | None = None) -> float:
     """Measure what the rules take per token of one choice, on this CPU and random logits.
 
-    The median of a few steps: other work on the machine counts too.
+    `program` is the plan's constraint, compiled; its masks count as rules do. The
+    median of a few steps: other work on the machine counts too.
 
     Raises:
         PluginFault: a rule of another package failed.
     """
     size = plan.vocabulary.size
     pipeline = Pipeline(size, 1)
-    pipeline.slots.add(0, plan, history=[0], seed=0, choice=0)
+    pipeline.slots.add(0, plan, history=[0], seed=0, choice=0, program=program)
     rows = torch.randn((_WARM_UP + _STEPS, 1, size), generator=torch.Generator().manual_seed(0))
     seconds = []
     with closing(pipeline):

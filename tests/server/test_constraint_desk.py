@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from tests.server.experiments.managers import idle_manager
 
+from bosal.v1 import recipe_pb2
 from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
@@ -22,16 +23,23 @@ from bosal_decoding.plan import Plan
 from bosal_decoding.recipe import Recipe
 from bosal_server import constraint_desk
 from bosal_server.config import Limits
-from bosal_server.constraint_desk import ConstraintDesk
+from bosal_server.constraint_desk import ConstraintDesk, SchemaJudge
 from bosal_server.core import GenerationCore
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
-from bosal_server.engine.request import FinishedEvent, TokensEvent
+from bosal_server.engine.request import (
+    ChoiceEnding,
+    FinishedEvent,
+    FinishReason,
+    TokensEvent,
+)
 from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel
 from bosal_server.recipe_store import RecipeStore
+from bosal_server.rpc.recipe_service import RecipeService
+from bosal_server.security.caller import Caller, current_caller
 from bosal_server.served_models import ServedModel
 from bosal_server.started import Started
 
@@ -387,3 +395,53 @@ def test_a_constraint_beside_a_prefill_is_compiled_for_how_the_output_begins(
     # Which needs the prompt, and is said before a token is drawn.
     with pytest.raises(DecodingError, match="allows no text that starts with"):
         ask_all({"recipe": recipe, "constraint": {"regex": "[0-9]{3}"}, "max_tokens": 20})
+
+
+def test_a_whole_answer_waits_only_so_long_to_be_validated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(constraint_desk, "_JUDGE_SECONDS", 0.0)
+    compiler = ConstraintCompiler()
+    begun, gate = Event(), Event()
+
+    def hold() -> None:
+        begun.set()
+        gate.wait()
+
+    ending = ChoiceEnding(0, FinishReason.CONSTRAINT_COMPLETE, "", 1, ())
+    judge = SchemaJudge(compiler, '{"type":"null"}', "")
+    try:
+        compiler._validating.submit(hold)
+        assert begun.wait(10)
+        assert asyncio.run(judge._judged(ending)).schema_valid is None
+        assert not compiler._validating._queues  # nobody waits for it
+    finally:
+        gate.set()
+        compiler.close()
+
+
+def test_who_validates_recipes_waits_behind_itself_alone(
+    tiny_llama: LoadedModel, compiler: ConstraintCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners: list[str] = []
+    submit = compiler.submit
+
+    def noted(*args: Any, owner: str = "") -> Any:
+        owners.append(owner)
+        return submit(*args, owner=owner)
+
+    monkeypatch.setattr(compiler, "submit", noted)
+
+    async def validate() -> None:
+        async with running(tiny_llama, compiler) as core:
+            current_caller.set(Caller(key_id="mine"))
+            request = recipe_pb2.ValidateRecipeRequest(document="constraint: {regex: 'a+b'}")
+            validated = await RecipeService(core).ValidateRecipe(
+                request,
+                None,  # type: ignore[arg-type]
+            )
+            # Its masks are part of what it costs.
+            assert validated.control.ToNanoseconds() > 0
+
+    asyncio.run(validate())
+    assert owners == ["mine"]

@@ -6,7 +6,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from bosal_decoding.constraints.limits import MAX_CHOICES, MAX_REGEX_BYTES, MAX_SPEC_BYTES
+from bosal_decoding.constraints.limits import (
+    MAX_CHOICE_BYTES,
+    MAX_CHOICES,
+    MAX_REGEX_BYTES,
+    MAX_SPEC_BYTES,
+)
 from bosal_decoding.errors import InvalidRecipe
 from bosal_decoding.limits import MAX_NAME_CHARS
 from bosal_decoding.schema import Schema, Text, at_most_bytes
@@ -18,6 +23,10 @@ KINDS: Final[tuple[Kind, ...]] = ("choice", "regex", "json_schema", "grammar", "
 BACKENDS: Final[tuple[Backend, ...]] = ("llguidance", "outlines_core", "xgrammar")
 
 
+# Options of JSON alone.
+_OF_SCHEMAS: Final = ("whitespace", "rules_in_strings", "allow_unsupported")
+
+
 def _schema_text(value: object) -> object:
     # As text, because the order of properties is the order they are written in, and no document
     # format keeps both that order and whole numbers.
@@ -26,9 +35,11 @@ def _schema_text(value: object) -> object:
     return value
 
 
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+def _bounded(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) < len(values):
         raise ValueError("a choice is given twice")
+    if (num_bytes := sum(len(value.encode()) for value in values)) > MAX_CHOICE_BYTES:
+        raise ValueError(f"choices of {num_bytes} bytes together; at most {MAX_CHOICE_BYTES}")
     return values
 
 
@@ -72,11 +83,11 @@ class Constraint(Schema):
             what = f"not {' and '.join(given)}" if given else "none is given"
             raise ValueError(f"needs exactly one of {', '.join(KINDS)}; {what}")
         if self.choice is not None:
-            _distinct(self.choice)
+            _bounded(self.choice)
         if self.grammar is None and "syntax" in self.model_fields_set:
             raise ValueError("'syntax' goes with 'grammar' alone")
         if self.json_schema is None and self.python_type is None:
-            for field in ("whitespace", "rules_in_strings", "allow_unsupported"):
+            for field in _OF_SCHEMAS:
                 if field in self.model_fields_set:
                     raise ValueError(f"'{field}' goes with 'json_schema' alone")
         return self
@@ -86,7 +97,15 @@ class Constraint(Schema):
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     def with_options(self, other: "Constraint") -> "Constraint":
-        """Take over the options another constraint sets."""
+        """Take over the options another constraint sets.
+
+        Raises:
+            InvalidRecipe: this one has no use for one of them.
+        """
+        for name in _OF_SCHEMAS:
+            if self.json_schema is None and name in other.model_fields_set:
+                why = f"the type is a {self.kind}; '{name}' goes with a JSON Schema alone"
+                raise InvalidRecipe.at(name, why)
         options = ("backend", "whitespace", "allow_unsupported")
         chosen = {name: getattr(other, name) for name in options if name in other.model_fields_set}
         return self.model_copy(update=chosen)

@@ -17,6 +17,8 @@ _RULE: Final = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w.-]*(?:\[[^\]\n]*\])?[ \t]*(
 # A string, a comment, or a regex with its flags, whichever comes first.
 _LEXEME: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"i?|//[^\n]*|#[^\n]*|/((?:[^/\\\n]|\\.)+)/([a-z]*)')
 _SPECIAL: Final = re.compile(r"<[^<>\n]*>")
+# An attribute of a rule that says how to draw, which is the recipe's to say.
+_TEMPERATURE: Final = re.compile(r"^[ \t]*[?!]?\w[\w.-]*\[[^\]\n]*\btemperature\b", re.M)
 _DIRECTIVE: Final = re.compile(r"^[ \t]*%(llguidance|json)\b", re.M)
 
 
@@ -38,6 +40,9 @@ def as_lark(text: str, syntax: str) -> str:
     if directive := _DIRECTIVE.search(bare):
         what = f"%{directive[1]} is not supported"
         raise ConstraintUnsupported(what, keywords=[f"%{directive[1]}"])
+    if _TEMPERATURE.search(bare):
+        what = "the attribute 'temperature' is not supported: a rule of the recipe has it"
+        raise ConstraintUnsupported(what, keywords=["temperature"])
     return _LEXEME.sub(_plain, text)
 
 

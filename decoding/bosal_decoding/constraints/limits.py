@@ -5,6 +5,7 @@ from typing import Final
 MAX_SPEC_BYTES: Final = 64 * 1024
 MAX_REGEX_BYTES: Final = 8 * 1024
 MAX_CHOICES: Final = 10_000
+MAX_CHOICE_BYTES: Final = 256 * 1024  # of all of them
 MAX_DEPTH: Final = 64
 MAX_ENUM_VALUES: Final = 10_000
 MAX_GRAMMAR_RULES: Final = 500

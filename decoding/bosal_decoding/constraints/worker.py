@@ -99,6 +99,7 @@ class _Compilers:
 
     def _validate(self, schema: str, text: str) -> dict[str, Any]:
         import jsonschema
+        import referencing
 
         document = json.loads(schema)
         cls = jsonschema.validators.validator_for(document, default=jsonschema.Draft202012Validator)
@@ -106,7 +107,9 @@ class _Compilers:
             value = json.loads(text)
         except ValueError as error:
             return {"is_valid": False, "why": f"not JSON: {error}"}
-        for wrong in cls(document).iter_errors(value):
+        # The registry of its own would fetch what a client's schema refers to.
+        known: Any = referencing.Registry()
+        for wrong in cls(document, registry=known).iter_errors(value):
             return {"is_valid": False, "why": wrong.message[:500]}
         return {"is_valid": True}
 

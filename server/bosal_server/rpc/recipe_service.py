@@ -14,6 +14,7 @@ from bosal_server.recipe_entry import RecipeEntry
 from bosal_server.request_errors import InvalidRequest, MissingField, OutOfRange, located
 from bosal_server.rpc import descriptions
 from bosal_server.rpc.documents import given_document, recipe_version
+from bosal_server.security.caller import current_caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -81,7 +82,8 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
     ) -> pb.ValidateRecipeResponse:
         model = self._models.find(request.model)
         with located(_source(request)):
-            validation = await self._desk.validate(given_document(request), model)
+            owner = current_caller.get().key_id
+            validation = await self._desk.validate(given_document(request), model, owner=owner)
         return descriptions.validation(validation)
 
     async def ListRules(
