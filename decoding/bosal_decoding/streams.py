@@ -6,7 +6,6 @@ from typing import Final, Protocol
 
 from bosal_decoding.errors import InvalidConversation
 from bosal_decoding.scaffolds import Message, Rendered, Scaffold
-from bosal_decoding.schema import join_field
 from bosal_decoding.vocabulary import Vocabulary
 
 
@@ -82,8 +81,7 @@ class WithoutContext:
         if not context.strip() or not question.strip():
             raise InvalidConversation(
                 "'context_aware' finds no context: the last message must be a context, "
-                f"{self.separator!r} and a question",
-                field=join_field("messages", len(messages) - 1, "text"),
+                f"{self.separator!r} and a question"
             )
         return own.render_instead(messages, question)
 

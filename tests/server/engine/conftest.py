@@ -4,10 +4,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.errors import PluginFault
@@ -28,12 +30,12 @@ from bosal_server.engine.request import (
     FinishedEvent,
     TokensEvent,
 )
-from bosal_server.engine.runner import ModelRunner
-from bosal_server.engine.step import StepPlan
 from bosal_server.engine.stepper import Stepper
 from bosal_server.engine.waiting_room import WaitingRoom
 from bosal_server.errors import ServerError
-from bosal_server.model import LoadedModel
+from bosal_server.model import LoadedModel, load_model
+
+from .naive_streams import Naive
 
 MakeBench = Callable[..., "Bench"]
 MakeModel = Callable[..., EngineModel]
@@ -176,30 +178,6 @@ def alone(make_bench: MakeBench, plan: Plan, prompt: list[int], **options: Any) 
     return answer
 
 
-class WrappedRunner:
-    """A runner whose forward pass a test changes."""
-
-    def __init__(
-        self, runner: ModelRunner, change: Callable[[StepPlan, torch.Tensor], None]
-    ) -> None:
-        self._runner = runner
-        self._change = change
-        self.kind = runner.kind
-        self.dtype = runner.dtype
-        self.device = runner.device
-        self.vocab_size = runner.vocab_size
-        self.block_size = runner.block_size
-        self.num_blocks = runner.num_blocks
-
-    def forward(self, plan: StepPlan) -> torch.Tensor:
-        logits = self._runner.forward(plan)
-        self._change(plan, logits)
-        return logits
-
-    def close(self) -> None:
-        self._runner.close()
-
-
 class Graphs:
     """Converts and compiles each model once, however many runners the tests make of it."""
 
@@ -240,6 +218,43 @@ def engine_model(runner_kind: str, graphs: Graphs) -> MakeModel:
             context_tokens=loaded.context_tokens,
             digest=loaded.digest,
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stream_folders(
+    tiny_llama_folder: Path, save: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Three models over one tokenizer; the heads of two are padded, differently."""
+    shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, **shape}
+    medium = {"hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 96, **shape}
+    return {
+        "base": tiny_llama_folder,
+        "amateur": save(tmp_path_factory.mktemp("amateur"), "llama", vocab_size=448, **small),
+        "expert": save(tmp_path_factory.mktemp("expert"), "llama", vocab_size=411, **medium),
+    }
+
+
+@pytest.fixture(scope="session")
+def loaded(stream_folders: dict[str, Path]) -> dict[str, LoadedModel]:
+    return {
+        name: load_model(name, str(folder), dtype="float32")
+        for name, folder in stream_folders.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def naive(stream_folders: dict[str, Path]) -> Naive:
+    load: Any = AutoModelForCausalLM
+    return Naive({name: load.from_pretrained(folder) for name, folder in stream_folders.items()})
+
+
+@pytest.fixture
+def bench_of(engine_model: MakeModel) -> MakeBench:
+    def make(loaded: Mapping[str, LoadedModel], **limits: Any) -> Bench:
+        return Bench({name: engine_model(model) for name, model in loaded.items()}, **limits)
 
     return make
 

@@ -22,7 +22,8 @@ from bosal_server.engine.step import StepPlan
 from bosal_server.errors import DeadlineExceeded, InternalFault, QueueTimeout, RequestCancelled
 from bosal_server.model import LoadedModel
 
-from .conftest import Bench, MakeModel, WrappedRunner, alone, make_prompts
+from .conftest import Bench, MakeModel, alone, make_prompts
+from .wrapped_runner import WrappedRunner
 
 MakeBench = Callable[..., Bench]
 MakePlan = Callable[..., Plan]

@@ -18,7 +18,8 @@ from bosal_server.engine.runner import ModelRunner
 from bosal_server.errors import InternalFault
 from bosal_server.model import LoadedModel, load_model
 
-from .conftest import Bench, MakeModel, WrappedRunner, alone, make_prompts
+from .conftest import Bench, MakeModel, alone, make_prompts
+from .wrapped_runner import WrappedRunner
 
 MakeBench = Callable[..., Bench]
 MakePlan = Callable[..., Plan]
