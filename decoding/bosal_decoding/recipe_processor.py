@@ -243,7 +243,7 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
         row.num_bytes += len(spelled)
         row.text += spelled[hidden:]
         if row.stop is not None:
-            match = row.stop.feed(spelled[hidden:], token, in_force)
+            match = row.stop.feed(spelled[hidden:], token, in_force, is_end=is_end)
             if isinstance(match, StopMatch):
                 row.reason, row.matched_stop = match.reason, match.string.decode(errors="replace")
                 return True

@@ -104,9 +104,16 @@ class TextStop:
         return len(self) - self.num_final
 
     def feed(
-        self, token_bytes: bytes, token: int = -1, in_force: Collection[int] = ()
+        self,
+        token_bytes: bytes,
+        token: int = -1,
+        in_force: Collection[int] = (),
+        *,
+        is_end: bool = False,
     ) -> StopMatch | BanMatch | None:
         """Append one token and its bytes; nothing counts behind a stop string.
+
+        `is_end` is the end of the text, which ends it by itself: no watcher looks.
 
         `in_force` are the rules that count at this token, of those that do not always.
 
@@ -129,7 +136,7 @@ class TextStop:
                 ban = (string, end - len(string))
         self._text += token_bytes
         self._tokens.append(token)
-        if self._watchers and self._stop is None and ban is None:
+        if self._watchers and self._stop is None and ban is None and not is_end:
             self._stop = self._watch(len(token_bytes), in_force)
         self._ends.append(len(self._text))
         self._states.append((stop_state, ban_state))

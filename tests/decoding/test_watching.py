@@ -199,3 +199,11 @@ def test_tokens_that_spell_nothing_count(
     assert matches[:5] == [None] * 5
     assert isinstance(matches[5], StopMatch)
     assert (matches[5].reason, stop.flush()) == (reason, b"")
+
+
+def test_the_end_of_the_text_ends_it_by_itself(vocabulary: Vocabulary) -> None:
+    stop = text_stop(vocabulary, {"rule": "token_budget", "tokens": 2, "grace": 0})
+    assert stop.feed(b"Yes.", 5) is None
+    assert stop.feed(b"", 0, is_end=True) is None
+    stop.rewind(1)
+    assert isinstance(stop.feed(b"", 7), StopMatch)

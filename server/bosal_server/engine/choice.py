@@ -110,7 +110,7 @@ class ChoiceOutput:
         else:
             self._num_bytes += len(spelling)
             self._held_ends.append(self._num_bytes)
-            match = self._stop.feed(spelling, token, in_force)
+            match = self._stop.feed(spelling, token, in_force, is_end=is_eos)
             if isinstance(match, BanMatch):
                 rollback = self._roll_back(match)
                 if rollback is not None:

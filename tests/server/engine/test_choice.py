@@ -63,6 +63,20 @@ def test_without_stop_strings_every_token_comes_at_once(
     assert ended(output) == ChoiceEnding(0, FinishReason.MAX_TOKENS, "", 3, ())
 
 
+def test_the_end_of_the_text_counts_before_a_rule_over_what_was_said(
+    make_plan: MakePlan, tiny_llama: LoadedModel
+) -> None:
+    budget = {"rule": "token_budget", "tokens": 3, "grace": 0}
+    said = letters(tiny_llama, "ab")
+    (end, *_) = tiny_llama.eos_ids
+    output = ChoiceOutput(0, make_plan(budget), 9)
+    play(output, [*said, end])
+    assert ended(output).reason is FinishReason.STOP_TOKEN
+    output = ChoiceOutput(0, make_plan(budget), 9)
+    play(output, [*said, *said])
+    assert ended(output).reason is FinishReason.STOP_RULE
+
+
 def test_half_a_character_holds_text_but_not_tokens(
     make_plan: MakePlan, tiny_llama: LoadedModel
 ) -> None:
