@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Final
 
 import re2
 
-from bosal_decoding.sentences import ends_sentence, sentence_ends
+from bosal_decoding.sentences import MARKS, ends_sentence, sentence_ends
 
 _SPACE: Final = b" \t\n\r\f\v"
+_MARKS: Final = tuple(mark.encode() for mark in MARKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,9 @@ class SentenceWatcher(Watcher):
     count: int
 
     def look(self, text: bytes, num_new: int, tokens: Sequence[int]) -> Cut | None:
+        # Every sentence has a mark: a long text is read only once it may have enough of them.
+        if sum(map(text.count, _MARKS)) < self.count:
+            return None
         # Bytes that are no text keep their places: the cut is counted in bytes.
         said = text.decode(errors="surrogateescape")
         ends = sentence_ends(said)
