@@ -154,5 +154,6 @@ def _scrape(url: str) -> Scrape:
             return Scrape.parse(response.read().decode(), time.monotonic())
     except (OSError, HTTPException, ValueError) as error:
         cause = getattr(error, "reason", "") or error
+        cause = getattr(cause, "strerror", "") or cause
         typer.echo(f"error: {url}: {cause or type(error).__name__}", err=True)
         raise typer.Exit(69) from None
