@@ -24,9 +24,10 @@ from bosal_decoding.errors import (
 from bosal_decoding.plan import Plan
 from bosal_decoding.prompt import tokens_within
 from bosal_decoding.recipe import Recipe, load_shipped
+from bosal_decoding.rules import RULES, RuleStage
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_kernels import Stage, TokenFlag
+from bosal_kernels import MAX_STAGES, Stage, TokenFlag
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=30)
 
@@ -148,6 +149,24 @@ def test_contradictory_rules_are_refused_by_name(
     assert all(f"'{name}'" in str(caught.value) for name in names)
     assert caught.value.field == "rules[1]"
     assert caught.value.reason == "RULE_CONFLICT"
+
+
+def test_a_chain_that_is_too_long_is_refused_by_its_rule(vocabulary: Vocabulary) -> None:
+    def chain(count: int) -> Recipe:
+        scopes = [{"after": at, "first": at + 1} for at in range(count)]
+        rules = [{"rule": "top_n_sigma", "n": 1, "scope": scope} for scope in scopes]
+        return Recipe.parse({"rules": rules})
+
+    plan = compile(chain(MAX_STAGES), vocabulary, context_tokens=64)
+    assert len(plan.params.chain) == MAX_STAGES
+    with pytest.raises(RuleUnsupported, match="'top_n_sigma' cannot be honoured") as caught:
+        compile(chain(MAX_STAGES + 1), vocabulary, context_tokens=64)
+    assert caught.value.field == f"rules[{MAX_STAGES}]"
+
+
+def test_stages_are_called_as_their_rules() -> None:
+    truncating = {name for name, rule in RULES.items() if rule.stage is RuleStage.TRUNCATE}
+    assert truncating == {stage.name.lower() for stage in Stage if stage is not Stage.NONE}
 
 
 def test_rules_about_the_end_need_an_end(byte_level: Tokenizer) -> None:

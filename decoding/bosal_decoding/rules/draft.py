@@ -26,6 +26,7 @@ from bosal_kernels import (
     ACTIVE,
     DELTA,
     MAX_ALLOWED,
+    MAX_STAGES,
     CombineParams,
     Scope,
     ScopedValue,
@@ -132,7 +133,10 @@ class Draft:
                 self._limit(name, value)
 
     def truncate(self, stage: Stage, value: float, second: float = 0.0) -> None:
-        """Append a stage to the truncation chain."""
+        """Append a stage to the truncation chain; rules are called as their stages."""
+        if len(self.chain) == MAX_STAGES:
+            why = f"a recipe has at most {MAX_STAGES} rules that truncate"
+            raise RuleUnsupported(stage.name.lower(), why, field=self.path)
         if not self.scope.is_always:
             self._limit("chain_stage", stage, column=len(self.chain))
         self.chain.append((stage, value, second))
