@@ -83,6 +83,10 @@ class Dictation:
         if script is not None:
             script.passages = [one for one in script.passages if one[0] < max(num_tokens, 1)]
 
+    def __contains__(self, slot: int) -> bool:
+        """Whether anything was ever dictated to a slot's choice."""
+        return slot in self._scripts
+
     def pending(self, slot: int, position: int) -> tuple[int, ...]:
         """The tokens that must come at a slot's position and behind it."""
         script = self._scripts.get(slot)

@@ -13,7 +13,7 @@ from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plugin_slots import PLUGIN_SECONDS
 from bosal_decoding.shadow import ExplainedRows
 from bosal_decoding.shadows import Shadows
-from bosal_kernels import Control, LegalTokens
+from bosal_kernels import Control, LegalTokens, temperature_of
 
 
 class ExplainingPipeline(Pipeline):
@@ -77,12 +77,13 @@ class ExplainingPipeline(Pipeline):
             begins=begins,
             masks=masks,
             dictated=_by_place(dictated),
-            limits=self.slots.surprise_limits(slots),
+            limits=self.slots.surprise.limits(slots),
         )
         after = controlled.logits
         if len(places) < len(after):
             after = after.index_select(0, torch.tensor(places, device=after.device))
-        return self._explainer.explain(rows, after, self.slots.temperature(slots), slots, tokens)
+        temperature = temperature_of(self.slots.state, self.slots.index(slots))
+        return self._explainer.explain(rows, after, temperature, slots, tokens)
 
     def close(self) -> None:
         super().close()

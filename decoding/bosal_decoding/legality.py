@@ -58,6 +58,10 @@ class Legality:
         """Say of the slots that ask whether their masks allow free text."""
         return self._constraints.in_text(slots)
 
+    def is_bound(self, slot: int) -> bool:
+        """Whether a slot has a constraint, or was ever told what to say."""
+        return slot in self._dictation or slot in self._constraints
+
     def commit(self, slot: int, tokens: Sequence[int]) -> None:
         self._constraints.commit(slot, tokens)
 

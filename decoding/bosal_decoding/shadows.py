@@ -19,7 +19,7 @@ from bosal_decoding.plugin_slots import PLUGIN_SECONDS
 from bosal_decoding.shadow import Explained, ExplainedRows, Shadow
 from bosal_decoding.slots import Slots
 from bosal_decoding.stopping import BanMatch
-from bosal_kernels import Control, LegalTokens
+from bosal_kernels import Control, LegalTokens, temperature_of
 
 _FIRST_CAPACITY = 16
 
@@ -187,7 +187,8 @@ class Shadows:
 
     def temperature(self, shadows: Sequence[Shadow]) -> Tensor:
         """The temperature [S] at which shadows draw; 0 reads as 1."""
-        return self._slots.temperature([shadow.slot for shadow in shadows])
+        index = self._slots.index([shadow.slot for shadow in shadows])
+        return temperature_of(self._slots.state, index)
 
     def draw(self, controlled: Control) -> list[int]:
         """Truncate and draw as shadows do; -1 where nothing is left."""
@@ -203,12 +204,12 @@ class Shadows:
         own = [(shadow.slot, choice) for choice, shadow in less if shadow.teacher is None]
         if own and rows.limits is not None:
             limits = rows.limits[[choice for _, choice in own]]
-            self._slots.limit_surprise([slot for slot, _ in own], limits)
+            self._slots.surprise.limit([slot for slot, _ in own], limits)
         # Another recipe learns from draws of its own.
         others = [(one.slot, one.teacher.slot) for _, one in less if one.teacher is not None]
-        taught = self._slots.surprise_limits([teacher for _, teacher in others])
+        taught = self._slots.surprise.limits([teacher for _, teacher in others])
         if others and taught is not None:
-            self._slots.limit_surprise([slot for slot, _ in others], taught)
+            self._slots.surprise.limit([slot for slot, _ in others], taught)
 
     @property
     def _slots(self) -> Slots:
@@ -231,7 +232,7 @@ class Shadows:
             return
         used = [shadow for explained in self._explained.values() for shadow in explained]
         outputs = [self._slots.output(shadow.slot) for shadow in used]
-        learned = [self._slots.learned_limits(shadow.slot) for shadow in used]
+        learned = [self._slots.surprise.learned(shadow.slot) for shadow in used]
         self._capacity = max(2 * self._capacity, _FIRST_CAPACITY, len(used) + count)
         self._pipeline.close()
         self._given, self._pipeline = self._open()
@@ -240,4 +241,4 @@ class Shadows:
             shadow.slot = slot
             shadow.begin(self._slots, outputs[slot])
             if (limits := learned[slot]) is not None:
-                self._slots.restore_limits(slot, limits)
+                self._slots.surprise.restore(slot, limits)

@@ -17,6 +17,7 @@ from bosal_decoding.plan import Plan
 from bosal_decoding.plugin_slots import PluginSlots
 from bosal_decoding.sentence_slots import SentenceSlots
 from bosal_decoding.stopping import BanMatch
+from bosal_decoding.surprise_slots import SurpriseSlots
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import (
     CombineState,
@@ -24,15 +25,14 @@ from bosal_kernels import (
     LegalTokens,
     SlotState,
     on_device,
-    temperature_of,
 )
 
 
 class Slots:
     """The choices of a batch: their plans as rows of numbers, their outputs, what may come next.
 
-    Stages work on `state`, `coupling`, `plugins` and `fused`; choices and their tokens come and go
-    by the methods here alone.
+    Stages work on `state`, `coupling`, `plugins`, `fused` and `surprise`; choices and their tokens
+    come and go by the methods here alone.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Slots:
         )
         self.coupling = CombineState(num_slots, device)
         self.plugins = plugins
+        # Empty where no kernels draw.
         self.fused = FusedSlots()
         # Tokens that exist; the rows of the head behind them are padding.
         self.num_tokens = vocabulary_size
@@ -63,7 +64,8 @@ class Slots:
         # Whether a slot is inside of its constraint, as the state has it.
         self._insides = [False] * num_slots
         self._scopes = HostScopes(self.state) if packs_touched else None
-        self._sentences = SentenceSlots()
+        self.surprise = SurpriseSlots(self.state)
+        self._sentences = SentenceSlots(self.state)
         if legality is None:
             legality = Legality(num_slots, vocabulary_size, device)
         self._legality = legality
@@ -96,7 +98,8 @@ class Slots:
             slot, params, plan.touched(history), instruction=history, breakers=plan.breakers
         )
         self.coupling.admit(slot, plan.coupling)
-        self.fused.admit(slot, params, plan.coupling)
+        if self._scopes is not None:
+            self.fused.admit(slot, params, plan.coupling)
         self.plugins.admit(slot, plan.plugins, history)
         self._outputs[slot] = []
         self._renew(slot)
@@ -113,34 +116,6 @@ class Slots:
     def num_streams(self, slot: int) -> int:
         """How many rows a slot's group has."""
         return self.coupling.num_streams(slot)
-
-    def temperature(self, slots: Sequence[int]) -> Tensor:
-        """The temperature [B] at which the rows of slots are drawn; 0 reads as 1."""
-        return temperature_of(self.state, self.index(slots))
-
-    def surprise_limits(self, slots: Sequence[int]) -> Tensor | None:
-        """Mirostat's limits [B] at the slots' positions; None where no slot has one."""
-        if not self.state.mirostat.is_used:
-            return None
-        index = self.index(slots)
-        return self.state.mirostat.at(index, self.state.position[index])
-
-    def limit_surprise(self, slots: Sequence[int], limits: Tensor) -> None:
-        """Give slots the limits [B] that others have learned from the same output."""
-        index = self.index(slots)
-        self.state.mirostat.put(index, self.state.position[index], limits)
-
-    def learned_limits(self, slot: int) -> Tensor | None:
-        """Mirostat's limits at all positions of a slot's output; None where no slot has one."""
-        if not self.state.mirostat.is_used:
-            return None
-        positions = torch.arange(len(self._outputs[slot]) + 1, device=self.state.device)
-        return self.state.mirostat.at(torch.full_like(positions, slot), positions)
-
-    def restore_limits(self, slot: int, limits: Tensor) -> None:
-        """Give a slot the limits that the same output has taught before."""
-        positions = torch.arange(len(limits), device=self.state.device)
-        self.state.mirostat.put(torch.full_like(positions, slot), positions, limits)
 
     def start_masks(self, slots: Sequence[int]) -> None:
         """Begin to fill the constraints' masks of slots, to call before the model runs."""
@@ -172,7 +147,7 @@ class Slots:
         for slot, tokens in pairs:
             self._outputs[slot].extend(tokens)
             self._legality.commit(slot, tokens)
-        self._read(slots)
+        self._sentences.read(slots, self._outputs)
         if self._follower is not None:
             self._follower.commit(slots, token_lists)
 
@@ -188,10 +163,14 @@ class Slots:
             self.state.retract(slot, output[-num_tokens:])
             del output[-num_tokens:]
             self.plugins.rollback(slot)
-            self._read([slot])
+            self._sentences.read([slot], self._outputs)
             self._legality.rollback(slot, num_tokens, len(output))
         if self._follower is not None:
             self._follower.rollback(slot, num_tokens)
+
+    def is_bound(self, slot: int) -> bool:
+        """Whether anything but the model may say what comes next in a slot, or end it."""
+        return self._legality.is_bound(slot)
 
     def settle(self, slot: int) -> Verdict:
         """What the constraint says of a slot after its last token.
@@ -317,10 +296,3 @@ class Slots:
         """Take it that a slot's numbers are those of a fresh choice, or of none."""
         self._insides[slot] = False
         self.leave([slot])
-
-    def _read(self, slots: Sequence[int]) -> None:
-        """Look whether outputs end a sentence, for the slots that want to know."""
-        ends = self._sentences.ends(slots, self._outputs)
-        if ends:
-            found = on_device(list(ends.values()), self.state.device, torch.bool)
-            self.state.at_sentence_end[self.index(list(ends))] = found

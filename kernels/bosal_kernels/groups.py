@@ -86,9 +86,16 @@ def sparse_places(mask: Tensor) -> tuple[Tensor, Tensor]:
 def first_tokens(rows: GroupedRows) -> Tensor:
     """Return the lowest id that has its row's maximum, [B]; any id where that is NaN."""
     row = torch.arange(rows.num_rows, device=rows.maxima.device)
-    # The first among equals, as `argmax` promises.
-    group = rows.maxima.argmax(1)
-    return rows.read(row, group).argmax(1).add_(group, alpha=GROUP)
+    group = _first_best(rows.maxima)
+    return _first_best(rows.read(row, group)).add_(group, alpha=GROUP)
+
+
+def _first_best(table: Tensor) -> Tensor:
+    """Return where each row is largest, [n, m] -> [n]; the first among equals."""
+    if table.device.type != "cpu":
+        return table.argmax(1)
+    # On a CPU torch looks at one number at a time.
+    return torch.from_numpy(table.numpy().argmax(1))
 
 
 def weights(scaled: Tensor) -> Tensor:

@@ -56,8 +56,11 @@ class SlotState(TouchedLists):
             return torch.full(shape, value, dtype=dtype, device=device)
 
         self.chain_stage = full((num_slots, MAX_STAGES), 0, torch.int64)
-        self.chain_value = full((num_slots, MAX_STAGES), 0, torch.float64)
-        self.chain_second = full((num_slots, MAX_STAGES), 0, torch.float64)
+        # One table, so that a slot's are one copy.
+        self._chain_values = full((2, num_slots, MAX_STAGES), 0, torch.float64)
+        self.chain_value, self.chain_second = self._chain_values
+        # The slots that have a chain.
+        self._chained: set[int] = set()
         # Whether each rule of the slot's recipe is in force at this step.
         self.active = full((num_slots, MAX_RULES), True, torch.bool)
         self.scopes = ScopeTable(num_slots, device, SCOPED)
@@ -103,19 +106,21 @@ class SlotState(TouchedLists):
         count = len(touched.ids)
         if count and not 0 <= int(touched.ids.min()) <= int(touched.ids.max()) < self.vocab_size:
             raise InvalidTouchedTokens(f"token ids must lie in [0, {self.vocab_size})")
-        if len(torch.unique(touched.ids)) != count:
+        if count and len(torch.unique(touched.ids)) != count:
             raise InvalidTouchedTokens("token ids must be unique")
-        self.free(slot)
+        self._empty_tables(slot)
         self.set_numbers(slot, params)
         self.scopes.admit(slot, params.scoped)
         now_and_then = {value.column for value in params.scoped if value.param == "allows"}
         always = [column not in now_and_then for column in range(len(params.allowed))]
         self.allowed.admit(slot, params.allowed, always)
         if params.chain:
-            chain = on_device(params.chain, self.device, torch.float64)
-            self.chain_stage[slot, : len(chain)] = chain[:, 0].long()
-            self.chain_value[slot, : len(chain)] = chain[:, 1]
-            self.chain_second[slot, : len(chain)] = chain[:, 2]
+            stages, *values = zip(*params.chain, strict=True)
+            length = len(stages)
+            self.chain_stage[slot, :length] = on_device(stages, self.device)
+            found = on_device(values, self.device, torch.float64)
+            self._chain_values[:, slot, :length] = found
+            self._chained.add(slot)
         if params.keeps_history:
             self.history.admit(slot, instruction, breakers)
         for stage, target, _ in params.chain:
@@ -171,18 +176,27 @@ class SlotState(TouchedLists):
 
     def free(self, slot: int) -> None:
         """Return the slot to its neutral state."""
+        self._empty_tables(slot)
         self.clear_numbers(slot)
+
+    def _empty_tables(self, slot: int) -> None:
+        """Forget what a slot has in tables, where it has anything."""
+        if self.scopes[slot]:
+            # A scope may have written into any of them.
+            self.active[slot] = True
+            self._chained.add(slot)
         self.scopes.free(slot)
         self.history.free(slot)
         self.mirostat.free(slot)
         self.allowed.free(slot)
-        self.active[slot] = True
-        self.chain_stage[slot] = 0
-        self.chain_value[slot] = 0
-        self.chain_second[slot] = 0
+        if slot in self._chained:
+            self._chained.remove(slot)
+            self.chain_stage[slot] = 0
+            self._chain_values[:, slot] = 0
         self._clear(slot)
-        self.ban_index[slot] = 0
-        self.ban_position[slot] = -1
+        if slot in self._users["n_ban"]:
+            self.ban_index[slot] = 0
+            self.ban_position[slot] = -1
 
     def _drop_bans_behind(self, slot: int, position: int) -> None:
         """Forget the bans at positions greater than `position`."""

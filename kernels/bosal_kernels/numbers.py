@@ -65,9 +65,22 @@ _OF_PARAMS: Final = tuple(
     name for name in SlotParams.__dataclass_fields__ if name in _NUMBERS and name != "key"
 )
 
+_BY_TYPE: Final[Mapping[torch.dtype, tuple[str, ...]]] = MappingProxyType(
+    {
+        dtype: tuple(name for name, (_, own) in _NUMBERS.items() if own == dtype)
+        for dtype in dict.fromkeys(dtype for _, dtype in _NUMBERS.values())
+    }
+)
+# Slots of a table are a multiple of so many, so that every number begins at a multiple of 16 bytes:
+# Triton compiles a kernel again for pointers that do not.
+_ALIGNMENT: Final = 16
+
 
 class SlotNumbers:
-    """One tensor [S] per number; row s is slot s."""
+    """One tensor [S] per number; row s is slot s.
+
+    Those of one type are rows of one table, so a slot is cleared by one copy for each type.
+    """
 
     key: Tensor
     position: Tensor
@@ -101,8 +114,16 @@ class SlotNumbers:
     n_ban: Tensor
 
     def __init__(self, num_slots: int, device: torch.device) -> None:
-        for name, (neutral, dtype) in _NUMBERS.items():
-            setattr(self, name, torch.full((num_slots,), neutral, dtype=dtype, device=device))
+        width = -(-num_slots // _ALIGNMENT) * _ALIGNMENT
+        # A table [numbers, at least S] for each type, and its neutral column [numbers].
+        self._tables: list[tuple[Tensor, Tensor]] = []
+        for dtype, names in _BY_TYPE.items():
+            values = [_NUMBERS[name][0] for name in names]
+            neutral = torch.tensor(values, dtype=dtype, device=device)
+            table = neutral[:, None].repeat(1, width)
+            self._tables.append((table, neutral))
+            for name, row in zip(names, table, strict=True):
+                setattr(self, name, row[:num_slots])
         # The slots where a number is not neutral, or may become so: known on the host.
         self._users: defaultdict[str, set[int]] = defaultdict(set)
 
@@ -111,8 +132,10 @@ class SlotNumbers:
         return any(self._users[name] for name in names)
 
     def set_numbers(self, slot: int, params: SlotParams) -> None:
-        """Store what a choice brings into a slot whose numbers are neutral."""
+        """Store what a choice brings; every other number of the slot becomes neutral."""
+        self.clear_numbers(slot)
         scoped = {value.param for value in params.scoped}
+        # Few are not neutral.
         for name in _OF_PARAMS:
             value, neutral = getattr(params, name), _NUMBERS[name][0]
             if value != neutral:
@@ -123,8 +146,8 @@ class SlotNumbers:
 
     def clear_numbers(self, slot: int) -> None:
         """Make every number neutral."""
-        for name, (neutral, _) in _NUMBERS.items():
-            getattr(self, name)[slot] = neutral
+        for table, neutral in self._tables:
+            table[:, slot] = neutral
         for slots in self._users.values():
             slots.discard(slot)
 

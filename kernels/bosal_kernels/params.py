@@ -1,7 +1,7 @@
 """What a choice brings to its slot: its numbers, its truncation chain and its touched tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum, IntFlag
 from typing import Final, Self
 
@@ -151,10 +151,19 @@ class SlotParams:
         return self._has_any(_OF_OUTPUT)
 
     def _has_any(self, names: Sequence[str]) -> bool:
-        defaults = {name: type(self).__dataclass_fields__[name].default for name in names}
+        if any(getattr(self, name) != _DEFAULTS[name] for name in names):
+            return True
         # A scope that changes a number to its default changes nothing.
-        scoped = {one.param for one in self.scoped if one.value != defaults.get(one.param)}
-        return any(getattr(self, name) != defaults[name] or name in scoped for name in names)
+        return any(one.param in names and one.value != _DEFAULTS[one.param] for one in self.scoped)
+
+
+# Of most choices; to make three tensors takes longer than anything else here.
+_NO_TOKENS: Final = (
+    torch.zeros(0, dtype=torch.int64),
+    torch.zeros(0, dtype=torch.float32),
+    torch.zeros(0, dtype=torch.int32),
+)
+_DEFAULTS: Final = {field.name: field.default for field in fields(SlotParams)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,6 +187,8 @@ class TouchedTokens:
         flag_list = [flags] * count if isinstance(flags, int) else list(flags)
         if not len(delta_list) == len(flag_list) == count:
             raise InvalidTouchedTokens("ids, deltas and flags differ in length")
+        if not count:
+            return cls(*_NO_TOKENS)
         merged: dict[int, tuple[float, int]] = {}
         for token, delta, flag in zip(ids, delta_list, flag_list, strict=True):
             old_delta, old_flag = merged.get(token, (0.0, 0))

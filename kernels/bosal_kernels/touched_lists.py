@@ -48,6 +48,8 @@ class TouchedLists(SlotNumbers):
             self.touched_bits = full(-(-vocab_size // 32), 0, torch.int32)
         # Upper bounds of n_touch, kept on the host so that a step need not read it.
         self._bounds = [0] * num_slots
+        # Slots that may list anything, or once did.
+        self._listing: set[int] = set()
 
     @property
     def touched_capacity(self) -> int:
@@ -77,6 +79,8 @@ class TouchedLists(SlotNumbers):
     def _fill(self, slot: int, touched: TouchedTokens) -> None:
         """List a slot's first tokens, which are distinct and in the vocabulary."""
         count = len(touched.ids)
+        if not count:
+            return
         self._make_room(slot, count)
         tokens = on_device(touched.ids, self.device)
         self.n_touch[slot] = count
@@ -88,6 +92,9 @@ class TouchedLists(SlotNumbers):
         self._mark(torch.full_like(tokens, slot), tokens, 1)
 
     def _clear(self, slot: int) -> None:
+        if slot not in self._listing:
+            return
+        self._listing.remove(slot)
         self.t_tok[slot] = 0
         self.t_out_count[slot] = 0
         self.t_delta[slot] = 0
@@ -141,6 +148,7 @@ class TouchedLists(SlotNumbers):
 
         No list is longer than the vocabulary, however often its tokens are said again.
         """
+        self._listing.add(slot)
         self._bounds[slot] = min(self._bounds[slot] + pushes, self.vocab_size)
         missing = self._bounds[slot] - self.touched_capacity
         if missing > 0:

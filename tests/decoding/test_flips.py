@@ -210,7 +210,7 @@ def follow(
     explanations = []
     for turn in range(num_steps):
         streams = rows(seed + turn, plan.num_streams, vocabulary.size) * scale
-        limits = one.pipeline.slots.surprise_limits([0])
+        limits = one.pipeline.slots.surprise.limits([0])
         explained = one.explain(streams)
         if explained is None:
             break
@@ -219,7 +219,7 @@ def follow(
         for name, stage, other in others:
             if limits is not None and other.pipeline.slots.state.mirostat.is_used:
                 # The draws that were taken taught it.
-                other.pipeline.slots.limit_surprise([0], limits)
+                other.pipeline.slots.surprise.limit([0], limits)
             found.append((name, stage, *other.draw(streams)))
         check(explanation, row, found, bare.draw(streams)[1])
         explanations.append(explanation)

@@ -1,22 +1,28 @@
 """The slots' state against a recount from each choice's history."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bosal_kernels import (
+    ACTIVE,
     MAX_STAGES,
     InvalidSlotParams,
     InvalidTouchedTokens,
     KernelError,
+    Scope,
+    ScopedValue,
     SlotParams,
     SlotState,
     Stage,
     TokenFlag,
     TouchedTokens,
 )
+from bosal_kernels.resolve import resolve
 
 VOCAB = 60
 ACTIONS = ("admit", "free", "advance", "retract", "ban", "touch")
@@ -161,6 +167,66 @@ def test_a_reused_slot_keeps_nothing_of_its_past(end: str) -> None:
             state.admit(1, SlotParams(key=8), TouchedTokens.of([7], 1.0))
     for name, table in tensors(fresh).items():
         assert torch.equal(getattr(used, name), table), name
+
+
+def test_a_reused_slot_keeps_nothing_of_its_scopes() -> None:
+    scope = Scope(after=1)
+    used = SlotState(num_slots=2, vocab_size=VOCAB)
+    params = SlotParams(
+        key=1,
+        scoped=(
+            ScopedValue(param="repetition", value=2.0, scope=scope),
+            ScopedValue(param="chain_stage", value=float(Stage.TOP_K), scope=scope, column=1),
+            ScopedValue(param=ACTIVE, value=True, scope=scope, column=5),
+        ),
+    )
+    used.admit(1, params, TouchedTokens.of())
+    # Out of scope: the rule is not in force.
+    resolve(torch.zeros(1, VOCAB), used, torch.tensor([1]))
+    assert not bool(used.active[1, 5])
+    used.advance([1], [0])
+    resolve(torch.zeros(1, VOCAB), used, torch.tensor([1]))
+    assert int(used.chain_stage[1, 1]) == Stage.TOP_K
+    assert used.repetition[1].item() == 2.0
+    used.free(1)
+    fresh = SlotState(num_slots=2, vocab_size=VOCAB)
+    for name, table in tensors(fresh).items():
+        assert torch.equal(getattr(used, name), table), name
+    assert not used.is_used("repetition")
+
+
+class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what is written into tensors that exist."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += str(func).split(".")[1].endswith("_")
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_plain_choice_comes_and_goes_by_few_writes() -> None:
+    state = SlotState(num_slots=2, vocab_size=VOCAB)
+    params = SlotParams(key=3, chain=((Stage.TEMPERATURE, 0.0, 0.0),))
+    with Writes() as writes:
+        state.admit(0, params, TouchedTokens.of())
+    # One for each type of number, the key, the chain's codes and its values.
+    assert writes.count <= 7
+    with Writes() as writes:
+        state.free(0)
+    assert writes.count <= 6
+
+
+def test_numbers_begin_where_kernels_want_them() -> None:
+    """At multiples of 16 bytes, however many slots there are."""
+    state = SlotState(num_slots=5, vocab_size=VOCAB)
+    for name, table in tensors(state).items():
+        assert table.data_ptr() % 16 == 0 or table.dim() != 1, name
+        assert table.is_contiguous(), name
 
 
 def test_admit_stores_every_number() -> None:

@@ -1,8 +1,8 @@
 """The requests inside the engine, from their arrival to their last event."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from types import TracebackType
 
 from bosal_decoding.errors import PluginFault
 from bosal_decoding.slots import Slots
@@ -97,17 +97,9 @@ class Roster:
             if active is not None:
                 self.fail(active, InternalFault())
 
-    @contextmanager
-    def isolated(self, active: ActiveRequest) -> Iterator[None]:
+    def isolated(self, active: ActiveRequest) -> "_Isolation":
         """Turn an exception into the failure of this request alone."""
-        try:
-            yield
-        except PluginFault as fault:
-            self.blame(active, fault)
-        except Exception:
-            id_ = active.request.request_id
-            _LOG.exception("request %s failed", id_, extra=about(id_))
-            self.fail(active, InternalFault())
+        return _Isolation(self, active)
 
     def blame(self, active: ActiveRequest, fault: PluginFault) -> None:
         """End a request on a fault of another package's code."""
@@ -179,3 +171,30 @@ class Roster:
             self._room.leave(active, was_admitted=False)
         self._events.append((active.sink, event))
         self._reporter.finished(active, event)
+
+
+class _Isolation:
+    """A context manager without a generator: every row enters one at every step."""
+
+    __slots__ = ("_active", "_roster")
+
+    def __init__(self, roster: Roster, active: ActiveRequest) -> None:
+        self._roster = roster
+        self._active = active
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, PluginFault):
+            self._roster.blame(self._active, error)
+        elif isinstance(error, Exception):
+            id_ = self._active.request.request_id
+            _LOG.error("request %s failed", id_, exc_info=error, extra=about(id_))
+            self._roster.fail(self._active, InternalFault())
+        return isinstance(error, Exception)

@@ -43,12 +43,11 @@ class RuleClock:
         counts: tuple[Counter[RuleOf], ...] = tuple(Counter() for _ in _CALLS)
         own: dict[str, Counter[RuleOf]] = {name: Counter() for name in measured}
         # Choices of one plan share its rules: they are counted together.
-        kinds: dict[tuple[str, int], tuple[Sequence[CompiledRule], int]] = {}
-        for label, rules in choices:
-            _, number = kinds.get((label, id(rules)), (rules, 0))
-            kinds[label, id(rules)] = rules, number + 1
-        for (label, _), (rules, number) in kinds.items():
-            for rule in rules:
+        choices = list(choices)
+        rules_of = {id(rules): rules for _, rules in choices}
+        kinds = Counter((label, id(rules)) for label, rules in choices)
+        for (label, which), number in kinds.items():
+            for rule in rules_of[which]:
                 if rule.rule in own:
                     own[rule.rule][label, rule.rule] += number
                     continue

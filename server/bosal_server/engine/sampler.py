@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.explanation import Explanation
 from bosal_decoding.nudging import Move
 from bosal_decoding.yielding import yielded_rules
-from bosal_kernels import Combined, Logprobs, on_host
-from bosal_kernels import TopTokens as TopTable
+from bosal_kernels import Combined, on_host
 from bosal_server.engine.about import about
 from bosal_server.engine.forwarding import Forwarding
 from bosal_server.engine.group import StreamGroup
-from bosal_server.engine.request import PositionLogprobs, TokenLogprobs, TopTokens
+from bosal_server.engine.position_logprobs import positions
+from bosal_server.engine.request import PositionLogprobs, TokenLogprobs
 from bosal_server.engine.rule_clock import RuleClock, RuleOf
 from bosal_server.engine.scheduler_step import SchedulerStep
 from bosal_server.engine.step_rows import gather_rows, stream_rows
@@ -30,8 +30,7 @@ _LOG = logging.getLogger(__name__)
 _YIELDED = tuple(yielded_rules(bits) for bits in range(16))
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """What came out for one group; token -1 means that nothing legal was left."""
 
     token: int
@@ -116,7 +115,7 @@ class Sampler:
                 raise fault
             if bool(controlled.invalid[0]):
                 return None
-            (one,) = _by_row(pipeline.score(controlled, [token])).values()
+            (one,) = positions(pipeline.score(controlled, [token])).values()
             found.append(one)
             if not pipeline.slots.is_legal(group.slot, token):
                 # What comes behind it belongs to no text of the language.
@@ -222,7 +221,7 @@ def _select(
     faults = pipeline.take_faults()
     columns = (selection.tokens, selection.yielded, selection.invalid, acted)
     tokens, yielded, invalid, acts = (column.tolist() for column in columns)
-    logprobs = {} if selection.logprobs is None else _by_row(selection.logprobs)
+    logprobs = {} if selection.logprobs is None else positions(selection.logprobs)
     drawn = [
         i
         for i in explained
@@ -288,30 +287,3 @@ def _forced(groups: Sequence[StreamGroup], moves: Mapping[int, Move]) -> list[in
         if move is Move.FORCE and nudger is not None:
             forced[i] = nudger.forced
     return forced if max(forced) >= 0 else None
-
-
-def _by_row(logprobs: Logprobs) -> dict[int, PositionLogprobs]:
-    top_raw = _top_lists(logprobs.top_raw)
-    top_controlled = _top_lists(logprobs.top_controlled)
-    columns = zip(
-        logprobs.raw_logprob.tolist(),
-        logprobs.raw_rank.tolist(),
-        logprobs.controlled_logprob.tolist(),
-        logprobs.controlled_rank.tolist(),
-        top_raw,
-        top_controlled,
-        strict=True,
-    )
-    return {
-        row: PositionLogprobs(*values)
-        for row, values in zip(logprobs.rows.tolist(), columns, strict=True)
-    }
-
-
-def _top_lists(table: TopTable) -> list[TopTokens]:
-    """Cut a padded table into one list per row."""
-    lists = []
-    for ids, values in zip(table.ids.tolist(), table.logprobs.tolist(), strict=True):
-        count = ids.index(-1) if -1 in ids else len(ids)
-        lists.append(TopTokens(ids[:count], values[:count]))
-    return lists

@@ -196,8 +196,9 @@ class Scheduler:
         num_tokens = 0
         rows = []
         for stream in group.active:
-            num_tokens += stream.num_missing
-            rows.append(self._add(packer, stream, len(stream), num_logits=group.num_rows))
+            end = len(stream)
+            num_tokens += end - stream.num_computed
+            rows.append(self._add(packer, stream, end, num_logits=group.num_rows))
         packer.step.ready.append(group)
         packer.step.rows.append(tuple(rows))
         return num_tokens

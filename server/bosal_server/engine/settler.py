@@ -140,9 +140,11 @@ class Settler:
         group.commit([drawn.token])
         if self._postpone_end(active, group, drawn.token):
             return
-        verdict = slots.settle(group.slot)
+        # Most are not: of them nothing needs to be asked.
+        is_bound = slots.is_bound(group.slot)
+        verdict = slots.settle(group.slot) if is_bound else Verdict.GO_ON
         num_tokens = len(group.output)
-        if verdict in _ENDS and num_tokens < active.request.plan.params.min_tokens:
+        if is_bound and verdict in _ENDS and num_tokens < active.request.plan.params.min_tokens:
             output.note_yielded(["min_tokens"])
         nudger = group.nudger
         if verdict is Verdict.RETRACT:
@@ -158,15 +160,15 @@ class Settler:
             drawn.logprobs,
             drawn.explanation,
             is_intervention=drawn.is_intervention,
-            is_forced=slots.was_forced(group.slot),
+            is_forced=is_bound and slots.was_forced(group.slot),
             in_force=slots.in_force(group.slot, active.request.plan.text_scopes),
-            reason=_ENDS.get(verdict),
+            reason=_ENDS.get(verdict) if is_bound else None,
         )
         if nudger is not None:
             nudger.taken(drawn.token)
         if rollback is not None:
             self._roll_back(group, rollback)
-        else:
+        elif is_bound or group.phrases is not None:
             self._take_forced(active, group)
 
     def _conflicting(self, active: ActiveRequest, group: StreamGroup) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,7 @@ IntArray = NDArray[np.int32]
 LongArray = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The next tokens of one sequence, and the blocks that hold its keys and values."""
 
     token_ids: Sequence[int]

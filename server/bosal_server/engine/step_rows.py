@@ -27,16 +27,19 @@ def gather_rows(
 
     Of a group with several rows a stream, those at `offset`.
     """
+    base = step.ready[members[0]].streams[0].model
+    rows = logits[base]
+    if len(step.plans) == 1:
+        wanted = [row + offset for i in members for row in step.rows[i]]
+        if wanted == list(range(len(rows))):
+            return rows
+        return rows[on_device(wanted, rows.device)]
     places = [
         (stream.model, row + offset)
         for i in members
         for stream, row in zip(step.ready[i].active, step.rows[i], strict=True)
     ]
-    base = step.ready[members[0]].streams[0].model
-    rows = logits[base]
     if all(model == base for model, _ in places):
-        if [row for _, row in places] == list(range(len(rows))):
-            return rows
         return rows[on_device([row for _, row in places], rows.device)]
     # Heads of one vocabulary may be padded differently.
     gathered = rows.new_full((len(places), rows.shape[1]), -torch.inf)
