@@ -1,5 +1,6 @@
 """Who waits, shared between the engine's thread and those that submit."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from threading import Lock
@@ -49,6 +50,7 @@ class WaitingRoom:
         self._rate: float | None = None
         self._admitted_tokens = 0
         self._measured_from: float | None = None
+        self._empty_from = -math.inf
         # From admission to the first token, of those that were last.
         self._starts: deque[float] = deque(maxlen=_NUM_STARTS)
         self._longest_start = 0.0
@@ -95,7 +97,8 @@ class WaitingRoom:
             self._tokens_by_priority[request.priority] += active.cost
             self._num_by_key[request.key_id] += 1
             self._tokens_by_key[request.key_id] += active.cost
-            if self._measured_from is None:
+            if len(self._waiting) == 1 and self._clock() - self._empty_from >= _MIN_INTERVAL:
+                # There was room: what was admitted meanwhile says nothing.
                 self._measured_from, self._admitted_tokens = self._clock(), 0
             return displaced
 
@@ -108,7 +111,7 @@ class WaitingRoom:
             if was_admitted:
                 self._measure(active.cost)
             if not self._waiting:
-                self._measured_from = None
+                self._empty_from = self._clock()
 
     def note_start(self, seconds: float) -> None:
         """Note what a request took from its admission to its first token."""
@@ -186,16 +189,22 @@ class WaitingRoom:
         return ahead / self._rate
 
     def _measure(self, tokens: int) -> None:
+        """Learn from an admission what those before it took to make way for it.
+
+        Choices that began together end together, so admissions come in bursts: all of one have
+        the time until the next.
+        """
+        now = self._clock()
+        if self._measured_from is not None and now - self._measured_from >= _MIN_INTERVAL:
+            if self._admitted_tokens:
+                seconds = now - self._measured_from
+                rate = self._admitted_tokens / seconds
+                weight = 1 - (1 - _SMOOTHING) ** seconds
+                self._rate = (
+                    rate if self._rate is None else self._rate + weight * (rate - self._rate)
+                )
+            self._measured_from, self._admitted_tokens = now, 0
         self._admitted_tokens += tokens
-        if self._measured_from is None:
-            return
-        seconds = self._clock() - self._measured_from
-        if seconds < _MIN_INTERVAL:
-            return
-        rate = self._admitted_tokens / seconds
-        weight = 1 - (1 - _SMOOTHING) ** max(seconds, _MIN_INTERVAL)
-        self._rate = rate if self._rate is None else self._rate + weight * (rate - self._rate)
-        self._measured_from, self._admitted_tokens = self._clock(), 0
 
     def _retry_after(self) -> float:
         wait = self._num_tokens / 2 / self._rate if self._rate else 1.0

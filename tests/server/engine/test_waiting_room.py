@@ -75,10 +75,11 @@ def test_whoever_fills_the_room_makes_room_for_others() -> None:
 def test_a_request_that_cannot_start_before_its_deadline_is_refused_at_once() -> None:
     clock = Clock()
     room = WaitingRoom(100, clock=clock)
-    ahead = [waiting(cost=100) for _ in range(10)]
+    ahead = [waiting(cost=100) for _ in range(11)]
     for one in ahead:
         # Nothing is known of the engine's speed yet.
         room.enter(one)
+    room.leave(ahead.pop(), was_admitted=True)
     clock.now = 1.0
     room.leave(ahead[0], was_admitted=True)
     # 900 tokens wait and 100 a second are admitted.
@@ -92,9 +93,10 @@ def test_a_request_that_cannot_start_before_its_deadline_is_refused_at_once() ->
 def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
     clock = Clock()
     room = WaitingRoom(100, None, 5.0, clock=clock)
-    ahead = [waiting(cost=100) for _ in range(7)]
+    ahead = [waiting(cost=100) for _ in range(8)]
     for one in ahead:
         room.enter(one)
+    room.leave(ahead.pop(), was_admitted=True)
     clock.now = 1.0
     room.leave(ahead[0], was_admitted=True)
     with pytest.raises(QueueFull, match="5 s"):
@@ -104,9 +106,10 @@ def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
 def test_a_fifth_of_the_time_allowed_is_kept_for_what_an_estimate_misses() -> None:
     clock = Clock()
     room = WaitingRoom(100, None, 10.0, clock=clock)
-    ahead = [waiting(cost=100) for _ in range(8)]
+    ahead = [waiting(cost=100) for _ in range(9)]
     for one in ahead:
         room.enter(one)
+    room.leave(ahead.pop(), was_admitted=True)
     clock.now = 1.0
     room.leave(ahead[0], was_admitted=True)
     # 700 tokens wait and 100 a second are admitted; then 850.
@@ -128,9 +131,10 @@ def test_what_comes_between_admission_and_the_first_token_is_kept_free() -> None
     assert "8.0 s" in str(late)
     assert late.metadata == {"max_queue_seconds": "10"}
     # Nor is anybody let in who would be refused then.
-    ahead = [waiting(cost=100) for _ in range(8)]
+    ahead = [waiting(cost=100) for _ in range(9)]
     for one in ahead:
         room.enter(one)
+    room.leave(ahead.pop(), was_admitted=True)
     clock.now = 1.0
     room.leave(ahead[0], was_admitted=True)
     with pytest.raises(QueueFull, match="7.0 s"):
@@ -147,6 +151,39 @@ def test_one_long_prompt_leaves_half_the_time_to_wait_and_is_forgotten() -> None
     assert WaitingRoom(100).timeout(1e9) is None
 
 
+def test_the_speed_of_admissions_in_bursts_is_that_of_whole_bursts() -> None:
+    clock = Clock()
+    room = WaitingRoom(100, clock=clock)
+    for now in (0.0, 1.0, 2.0, 3.0):
+        # All of one burst leave at once, and as many come a moment later.
+        clock.now = now
+        burst = [waiting(cost=10) for _ in range(10)]
+        for one in burst:
+            room.enter(one)
+        clock.now = now + 0.99
+        for one in burst:
+            room.leave(one, was_admitted=True)
+    # A hundred a second, not ten.
+    for _ in range(10):
+        room.enter(waiting(cost=10))
+    room.enter(waiting(deadline=clock.now + 1.1))
+    with pytest.raises(DeadlineUnreachable):
+        room.enter(waiting(deadline=clock.now + 1.0))
+
+
+def test_what_is_admitted_while_nobody_waits_says_nothing_of_speed() -> None:
+    clock = Clock()
+    room = WaitingRoom(100, clock=clock)
+    for now in range(10):
+        clock.now = float(now)
+        one = waiting(cost=10)
+        room.enter(one)
+        room.leave(one, was_admitted=True)
+    for _ in range(50):
+        room.enter(waiting(cost=10))
+    room.enter(waiting(deadline=clock.now + 0.1))
+
+
 def test_what_could_not_wait_is_refused_before_anything_is_known_of_it() -> None:
     clock = Clock()
     room = WaitingRoom(3, 1000, 10.0, clock=clock)
@@ -160,6 +197,8 @@ def test_what_could_not_wait_is_refused_before_anything_is_known_of_it() -> None
     # Another key's would displace one of theirs: it may come, and nobody has left for it yet.
     room.check(key_id="modest", **alone)
     assert len(room) == 3
+    room.leave(ahead.pop(), was_admitted=True)
+    room.enter(waiting("greedy", cost=300))
     clock.now = 1.0
     room.leave(ahead[0], was_admitted=True)
     # There is a place; 600 tokens are ahead, admitted at 300 a second.
