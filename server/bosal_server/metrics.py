@@ -52,6 +52,9 @@ class Metrics:
         self._refusals = self._counter(
             "refusals_total", "Requests refused for want of room or quota, by reason.", "reason"
         )
+        # Looked up once each: their labels are words of the contract.
+        self._error_children: dict[tuple[str, ...], Counter] = {}
+        self._refusal_children: dict[tuple[str, ...], Counter] = {}
         self._refused_calls = self._counter(
             "auth_failures_total", "Calls refused for their key, by reason.", "reason"
         )
@@ -98,11 +101,11 @@ class Metrics:
 
     def count_error(self, method: str, code: str) -> None:
         """Count a call that ended with an error."""
-        self._errors.labels(method, code).inc()
+        _child(self._errors, self._error_children, method, code).inc()
 
     def count_refusal(self, reason: str) -> None:
         """Count a request there was no room or no quota for."""
-        self._refusals.labels(reason).inc()
+        _child(self._refusals, self._refusal_children, reason).inc()
 
     def count_refused_call(self, reason: str) -> None:
         """Count a call whose key was missing, wrong or not for its method."""
@@ -151,3 +154,10 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"bosal_{name}", text, labels, registry=self.registry)
+
+
+def _child(counter: Counter, known: dict[tuple[str, ...], Counter], *labels: str) -> Counter:
+    child = known.get(labels)
+    if child is None:
+        child = known[labels] = counter.labels(*labels)
+    return child

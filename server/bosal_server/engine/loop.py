@@ -39,9 +39,10 @@ class EngineConfig:
     # Threads of torch's operators; unset leaves torch's choice.
     torch_threads: int | None = None
     # Seconds after which Python lets another thread run; unset leaves it. With the default of 5 ms
-    # an event loop beside the engine is late by as much, and so is the engine beside a busy event
-    # loop: behind every operator of torch it asks for its turn.
-    switch_interval: float | None = 0.0001
+    # an event loop beside the engine is late by as much. With much less than 2 ms it is later too:
+    # behind every operator of torch the engine asks for its turn, and what the loop does at once
+    # is cut into pieces, each of which waits for the lock and for a processor again.
+    switch_interval: float | None = 0.002
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ _SMOOTHING = 0.5
 _MIN_INTERVAL = 0.05
 # Of the time a request may wait, what it may be expected to: speeds change.
 _EXPECTED_SHARE = 0.8
-# Requests that show what comes after the wait, and the most of the limit it is taken to be: one
-# long prompt shall not empty the room.
+# Requests that show what comes after the wait, how much more than their longest it is taken to
+# be, and the most of the limit: one long prompt shall not empty the room.
 _NUM_STARTS = 32
+_START_MARGIN = 1.25
 _MAX_START_SHARE = 0.5
 
 
@@ -67,7 +68,8 @@ class WaitingRoom:
         """How long anybody may wait to have a first token within the limit; None: there is none."""
         if self._max_seconds is None:
             return None
-        return self._max_seconds - min(self._longest_start, _MAX_START_SHARE * self._max_seconds)
+        start = min(_START_MARGIN * self._longest_start, _MAX_START_SHARE * self._max_seconds)
+        return self._max_seconds - start
 
     def check(self, *, key_id: str, priority: int, deadline: float | None) -> None:
         """Refuse, before any work for it, what could not wait however small it is.
@@ -208,4 +210,5 @@ class WaitingRoom:
 
     def _retry_after(self) -> float:
         wait = self._num_tokens / 2 / self._rate if self._rate else 1.0
-        return min(max(wait, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
+        # As exact as it is said, so that many are told the same.
+        return round(min(max(wait, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS), 1)

@@ -19,7 +19,7 @@ from bosal_server.request_errors import InvalidRequest, ReaderStalled, ShuttingD
 from bosal_server.rpc.reader import reader
 from bosal_server.rpc.refusal_log import RefusalLog
 from bosal_server.rpc.stalls import StallWatch
-from bosal_server.rpc.status import describe
+from bosal_server.rpc.status import Describer
 from bosal_server.security.access import Access
 from bosal_server.security.caller import Caller, current_caller
 from bosal_server.trace_context import current_trace, trace_headers
@@ -55,6 +55,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._stall_seconds = stall_seconds
         self._trace_refusal = trace_refusal
         self._refusals = RefusalLog()
+        self._describe = Describer()
         self._access = access or Access()
         self._max_request_bytes = max_request_bytes
         self._num_running = 0
@@ -105,7 +106,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             call = self._begin(None, None, context)
             self._tell(error, method, call)
-            code, text, trailers = describe(error, "")
+            code, text, trailers = self._describe(error, "")
             await context.abort(code, text, trailers)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
@@ -175,7 +176,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         if error.code == "RESOURCE_EXHAUSTED":
             self._metrics.count_refusal(error.reason)
         self._tell(error, method, call)
-        code, text, trailers = describe(error, call.request_id)
+        code, text, trailers = self._describe(error, call.request_id)
         await context.abort(code, text, trailers)
 
     def _tell(self, error: DecodingError | ServerError, method: str, call: Call) -> None:

@@ -18,9 +18,32 @@ _MAX_VIOLATIONS = 5
 
 DomainError = DecodingError | ServerError
 Trailers = tuple[tuple[str, str | bytes], ...]
+Described = tuple[grpc.StatusCode, str, Trailers]
 
 
-def describe(error: DomainError, request_id: str) -> tuple[grpc.StatusCode, str, Trailers]:
+class Describer:
+    """Describes errors; one like the last of its reason is not described again.
+
+    Whoever turns away hundreds of calls a second tells most of them the same.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[object, Described]] = {}
+
+    def __call__(self, error: DomainError, request_id: str) -> Described:
+        """Return what `describe` does."""
+        if error.code != "RESOURCE_EXHAUSTED":
+            return describe(error, request_id)
+        key = (type(error), str(error), error.field, error.metadata, _retry_after(error))
+        known = self._last.get(error.reason)
+        if known is not None and known[0] == key:
+            return known[1]
+        described = describe(error, request_id)
+        self._last[error.reason] = (key, described)
+        return described
+
+
+def describe(error: DomainError, request_id: str) -> Described:
     """Return the status code, its text and the trailers that carry the details."""
     code = grpc.StatusCode[error.code]
     text = _cut(str(error), _MAX_TEXT_BYTES)
@@ -33,7 +56,7 @@ def describe(error: DomainError, request_id: str) -> tuple[grpc.StatusCode, str,
     violations = list(_violations(error, text))
     if violations:
         details.append(error_details_pb2.BadRequest(field_violations=violations))
-    retry_after: float | None = getattr(error, "retry_after", None)
+    retry_after = _retry_after(error)
     if retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(int(retry_after * 1e9))
@@ -47,6 +70,10 @@ def describe(error: DomainError, request_id: str) -> tuple[grpc.StatusCode, str,
     if retry_after is not None:
         trailers.append(("grpc-retry-pushback-ms", str(int(retry_after * 1000))))
     return code, text, tuple(trailers)
+
+
+def _retry_after(error: DomainError) -> float | None:
+    return getattr(error, "retry_after", None)
 
 
 def _violations(

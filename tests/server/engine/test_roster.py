@@ -115,10 +115,10 @@ def test_who_could_not_have_a_first_token_in_time_waits_no_longer(
     running = bench.submit(plan, [1, 2], max_tokens=50, arrival=100.0)
     waiting = bench.submit(plan, [3, 4], max_tokens=5, arrival=100.0)
     bench.step()
-    bench.stepper.roster.expire(107.9)
+    bench.stepper.roster.expire(107.4)
     bench.collect()
     assert not waiting.events
-    bench.stepper.roster.expire(108.0)
+    bench.stepper.roster.expire(107.5)
     bench.step()
     assert isinstance(waiting.error, QueueTimeout)
     assert len(running.tokens()) == 2

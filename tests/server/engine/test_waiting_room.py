@@ -40,7 +40,7 @@ def test_a_room_holds_so_many_requests_and_no_more() -> None:
     room.enter(waiting())
     with pytest.raises(QueueFull) as failure:
         room.enter(waiting())
-    assert failure.value.retry_after > 0
+    assert failure.value.retry_after == 1.0
     room.leave(first, was_admitted=False)
     room.leave(first, was_admitted=False)
     room.enter(waiting())
@@ -125,10 +125,10 @@ def test_what_comes_between_admission_and_the_first_token_is_kept_free() -> None
     assert isinstance(room.timeout(10.0), QueueTimeout)
     for seconds in (0.1, 2.0, 0.3):
         room.note_start(seconds)
-    assert room.timeout(7.9) is None
-    late = room.timeout(8.0)
+    assert room.timeout(7.4) is None
+    late = room.timeout(7.5)
     assert isinstance(late, QueueTimeout)
-    assert "8.0 s" in str(late)
+    assert "7.5 s" in str(late)
     assert late.metadata == {"max_queue_seconds": "10"}
     # Nor is anybody let in who would be refused then.
     ahead = [waiting(cost=100) for _ in range(9)]
@@ -147,7 +147,7 @@ def test_one_long_prompt_leaves_half_the_time_to_wait_and_is_forgotten() -> None
     assert room.max_seconds == 5.0
     for _ in range(32):
         room.note_start(0.5)
-    assert room.max_seconds == 9.5
+    assert room.max_seconds == 9.375
     assert WaitingRoom(100).timeout(1e9) is None
 
 

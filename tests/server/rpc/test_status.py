@@ -7,7 +7,7 @@ from google.rpc import error_details_pb2, status_pb2
 from bosal_decoding.errors import InvalidRecipe, Violation
 from bosal_server.errors import InternalFault, QueueFull, ServerError
 from bosal_server.request_errors import OutOfRange, located
-from bosal_server.rpc.status import DomainError, describe
+from bosal_server.rpc.status import Describer, DomainError, describe
 
 
 def details(error: DomainError) -> dict[type[Message], Message]:
@@ -69,6 +69,22 @@ def test_a_full_queue_says_when_to_try_again() -> None:
 
     assert retry.retry_delay.ToMilliseconds() == 1500
     assert dict(trailers)["grpc-retry-pushback-ms"] == "1500"
+
+
+def test_who_is_told_the_same_is_told_it_without_describing_it_again() -> None:
+    describer = Describer()
+
+    def full(seconds: float) -> QueueFull:
+        return QueueFull(waiting="3 requests", limit="3 requests", retry_after=seconds)
+
+    first = describer(full(1.5), "r-1")
+    assert first == describe(full(1.5), "r-1")
+    assert describer(full(1.5), "r-2") is first
+    other = describer(full(1.6), "r-3")
+    assert dict(other[2])["grpc-retry-pushback-ms"] == "1600"
+    assert describer(full(1.5), "r-4") == first
+    # The id of a fault is its call's own.
+    assert describer(InternalFault(), "r-5") != describer(InternalFault(), "r-6")
 
 
 def test_an_internal_error_carries_the_request_id_for_the_log() -> None:
