@@ -3,7 +3,6 @@
 import random
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, aclosing
-from dataclasses import replace
 from itertools import count
 
 from bosal_decoding.constraints.compiler import ConstraintCompiler
@@ -17,10 +16,9 @@ from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.delivery_filter import DeliveryFilter
 from bosal_server.engine.loop import EngineLoop
 from bosal_server.engine.request import FailedEvent, FinishedEvent, TokensEvent
+from bosal_server.enrolment_desk import EnrolmentDesk
 from bosal_server.experiments.enrolment import Assignment
-from bosal_server.experiments.held_draws import HeldDraws
 from bosal_server.experiments.manager import ExperimentManager
-from bosal_server.experiments.trial import NO_TRIAL, ExposedTrial, Trial, instruction_text
 from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.live_traffic import LiveTraffic
 from bosal_server.mailbox import Mailbox
@@ -28,7 +26,6 @@ from bosal_server.metrics import MeteredRequest, Metrics
 from bosal_server.preparation import Preparation
 from bosal_server.recipe_desk import RecipeDesk
 from bosal_server.recipe_store import RecipeStore
-from bosal_server.request_errors import InvalidRequest, located
 from bosal_server.security.caller import Caller, Priority
 from bosal_server.security.errors import PriorityTooHigh
 from bosal_server.security.quota import QuotaLedger
@@ -106,6 +103,9 @@ class GenerationCore:
             traffic=self._traffic,
             models=self.models.streams,
         )
+        self._enrolment = EnrolmentDesk(
+            acceptance=self._acceptance, experiments=experiments, shadowing=self._shadowing
+        )
 
     def close(self) -> None:
         self._shadowing.close()
@@ -131,7 +131,7 @@ class GenerationCore:
         Tokens that became ready together come as one event per choice. Closing the iterator
         early cancels the request.
         """
-        started, trial = await self._begin(command)
+        started, trial = await self._enrolment.begin(command)
         with trial.watching():
             async with aclosing(self.run(started, command)) as events:
                 async for event in events:
@@ -232,49 +232,6 @@ class GenerationCore:
         """Render and tokenise the prompts a recipe makes."""
         return await self._acceptance.tokenize_prompt(command, model)
 
-    async def _begin(self, command: GenerateCommand) -> tuple[Started, Trial]:
-        """Accept a request; under an experiment with its exposure queued, or as the control."""
-        if command.experiment is None:
-            return await self.accept(command), NO_TRIAL
-        _refuse_other_recipes(command)
-        asked = command.experiment
-        with located("experiment"):
-            assignment = self.experiments.assign(asked.experiment, asked.unit, asked.force_variant)
-        started = await self.accept(command, assignment)
-        if assignment.is_recorded:
-            text = instruction_text(self._acceptance.messages(command.prompt)[0])
-            exposed = self.experiments.expose(
-                assignment,
-                request_id=started.request_id,
-                model_digest=started.model.digest,
-                seed=started.seed,
-                instruction=text,
-                instruction_tokens=started.instruction_tokens,
-            )
-            if exposed is not None:
-                started = replace(started, assignment=exposed)
-                return started, self._trial(started, exposed, command, text)
-            started = await self.accept(command, assignment.unavailable())
-        return started, NO_TRIAL
-
-    def _trial(
-        self, started: Started, exposed: Assignment, command: GenerateCommand, text: str
-    ) -> Trial:
-        spellings = started.model.vocabulary.token_bytes
-        draws = HeldDraws(
-            started.held,
-            is_control=exposed.variant == exposed.experiment.control,
-            token_bytes=lambda token: spellings[token] if token < len(spellings) else b"",
-        )
-        return ExposedTrial(
-            self.experiments,
-            exposed,
-            text,
-            draws,
-            is_constrained=started.program is not None,
-            after=self._shadowing.after(exposed, started, command),
-        )
-
     def _sampled(self, started: Started) -> Counterfactuals | None:
         """Explain a request for the metrics now and then; who did not ask is never refused."""
         if started.continuation or random.random() >= self._explain_share:
@@ -283,17 +240,6 @@ class GenerationCore:
             return Counterfactuals.of(started.plan, self.models.streams)
         except DecodingError:
             return None
-
-
-def _refuse_other_recipes(command: GenerateCommand) -> None:
-    recipe = command.prompt.recipe
-    field = "recipe" if isinstance(recipe, str) else "inline_recipe"
-    for name, value in ((field, recipe), ("overrides", command.overrides)):
-        if value:
-            raise InvalidRequest(
-                f"{name}: the experiment gives the recipe; none may be named or changed beside it",
-                field=name,
-            )
 
 
 def _priority(caller: Caller, wanted: Priority | None) -> Priority:
