@@ -1,9 +1,11 @@
 """The base of everything a recipe document contains: strict, frozen, and clear about errors."""
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Final, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from bosal_decoding.errors import InvalidRecipe, Violation, shorten, suggestion
 from bosal_decoding.limits import MAX_ABS_WEIGHT, MAX_STRING_BYTES
@@ -63,6 +65,10 @@ TokenId = Annotated[int, Field(ge=0), BeforeValidator(_token_id)]
 Weight = Annotated[float, Field(ge=-MAX_ABS_WEIGHT, le=MAX_ABS_WEIGHT)]
 
 
+# What pydantic puts into a path: the mark of a mapping's key, the alternatives of a union.
+_PYDANTICS: Final = re.compile(r"\[key\]|function-\w+\[.*\]|literal\[.*\]|constrained-\w+")
+
+
 class Schema(BaseModel):
     """A part of a recipe document."""
 
@@ -98,20 +104,31 @@ def join_field(field: str, *path: str | int) -> str:
 def _violations(model: type[Schema], error: ValidationError, field: str) -> Iterator[Violation]:
     # A typo explains the field that is missing, so it comes first.
     details = error.errors(include_url=False, include_input=False)
+    messages: dict[str, list[str]] = {}
     for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden"):
-        # pydantic marks an error of a mapping's key so.
-        path = [part for part in detail["loc"] if part != "[key]"]
-        if detail["type"] == "extra_forbidden":
-            known = _fields_at(model, path[:-1])
-            message = f"unknown field, {suggestion(str(path[-1]), known)}"
-        elif detail["type"] == "missing":
-            message = "is required"
-        elif detail["type"] == "value_error":
-            message = str(detail["ctx"]["error"])
-        else:
-            text = detail["msg"].replace("Tuple", "List").replace("tuple", "list")
-            message = text[0].lower() + text[1:]
-        yield Violation(field=join_field(field, *path), message=message)
+        path = [part for part in detail["loc"] if not _PYDANTICS.fullmatch(str(part))]
+        where = join_field(field, *path)
+        messages.setdefault(where, []).append(_message(model, path, detail))
+    for where, found in messages.items():
+        # Several: none of a field's alternatives fits.
+        yield Violation(field=where, message=" or ".join(dict.fromkeys(found)))
+
+
+def _message(model: type[Schema], path: list[str | int], detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown field, {suggestion(str(path[-1]), _fields_at(model, path[:-1]))}"
+    if kind == "missing":
+        return "is required"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in ("too_short", "too_long") and context.get("field_type") == "Value":
+        # A text behind a check of its own, which pydantic takes for a list.
+        limit = context.get("min_length", context.get("max_length"))
+        bound = "at least" if kind == "too_short" else "at most"
+        return f"must have {bound} {limit} characters, not {context['actual_length']}"
+    text = detail["msg"].replace("Tuple", "List").replace("tuple", "list")
+    return text[0].lower() + text[1:]
 
 
 def _fields_at(model: type[BaseModel], path: list[str | int]) -> list[str]:

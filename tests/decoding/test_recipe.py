@@ -220,6 +220,13 @@ def test_versions_are_the_same_for_ever() -> None:
             "did you mean 'answer'?",
         ),
         ({"scaffold": {"kind": "turns", "user": "a\nb"}}, "scaffold.user", "one line"),
+        ({"scaffold": {"kind": "turns", "user": "a"}}, "scaffold.user", "at least 2 characters"),
+        ({"scaffold": {"kind": "turns", "user": "a" * 65}}, "scaffold.user", "at most 64 char"),
+        (
+            {"rules": [{"rule": "forced_phrases", "phrases": [{"text": "a", "at": "begin"}]}]},
+            "rules[0].phrases[0].at",
+            "integer or input should be 'end'",
+        ),
         ({"constraint": {"regexp": "a"}}, "constraint.regexp", "did you mean 'regex'?"),
         ({"constraint": "a"}, "constraint", "mapping"),
         ({"name": "a b"}, "name", "letters"),
