@@ -58,7 +58,6 @@ def error(failure: BosalError | Exception, server: str = "") -> None:
     elif isinstance(failure, BosalError) and failure.retry_after is not None:
         hint = f"try again in {failure.retry_after:.1f} s"
     elif isinstance(failure, BosalError):
-        # Where in the request, unless the message says so.
         field = failure.field.removeprefix("spec.")
         hint = f"at {field}" if field not in message else ""
     console = Console(stderr=True, highlight=False, soft_wrap=True)

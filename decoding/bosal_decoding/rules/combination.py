@@ -50,6 +50,13 @@ class Combination(Rule):
         given = (getattr(self, role, None) for role in _ROLES)
         return tuple(name for name in given if name)
 
+    def _one_of(self, *names: str) -> str | None:
+        """Return which of parameters that exclude each other was given."""
+        given = [name for name in names if name in self.model_fields_set and getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"'{given[0]}' and '{given[1]}' exclude each other")
+        return given[0] if given else None
+
     def _params(
         self,
         draft: Draft,

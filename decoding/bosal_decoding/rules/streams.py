@@ -56,10 +56,7 @@ class Guidance(Combination):
 
     @model_validator(mode="after")
     def _pushes_from_one(self) -> "Guidance":
-        fields = ("unconditional", "negative", "negative_prompt")
-        given = [name for name in fields if name in self.model_fields_set and getattr(self, name)]
-        if len(given) > 1:
-            raise ValueError(f"'{given[0]}' and '{given[1]}' exclude each other")
+        self._one_of("unconditional", "negative", "negative_prompt")
         if "over" in self.model_fields_set and self.final_scale is None:
             raise ValueError("'over' needs 'final_scale', where the schedule ends")
         return self
@@ -133,14 +130,8 @@ class Contrastive(Combination):
 
     @model_validator(mode="after")
     def _is_weaker(self) -> "Contrastive":
-        given = [
-            name
-            for name in ("amateur_prompt", "amateur_instruction", "ignore_prompt")
-            if getattr(self, name)
-        ]
-        if len(given) > 1:
-            raise ValueError(f"'{given[0]}' and '{given[1]}' exclude each other")
-        if self.amateur is None and not given:
+        given = self._one_of("amateur_prompt", "amateur_instruction", "ignore_prompt")
+        if self.amateur is None and given is None:
             raise ValueError(
                 "needs 'amateur', or a prompt that makes the same model one: 'amateur_prompt', "
                 "'amateur_instruction' or 'ignore_prompt'"
