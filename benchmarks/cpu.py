@@ -1,18 +1,17 @@
 """The engine on OpenVINO against what else runs a model on a CPU, in turn, end to end.
 
-Parts: `b1` and `b32` against transformers' `generate`, its continuous batching and OpenVINO GenAI;
+Parts: `b1` and `b32` against transformers' `generate`, its continuous batching, OpenVINO GenAI and
+llama.cpp's server;
 `prefix` with a shared prefix in the cache; `decode` steps alone; `lag`, how late an event loop
 beside the engine is; `threads`, speed and lateness with one thread and with one for each core;
 `bits`, what eight bits gain and cost.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -20,14 +19,14 @@ import numpy as np
 import torch
 
 from benchmarks import models, peers
+from benchmarks.cpu_settings import Settings
 from benchmarks.decoding import DecodeClock
 from benchmarks.engines import Engine, load
 from benchmarks.genai import GenAi
 from benchmarks.harness import Report, arguments, interleave, ratio
 from benchmarks.lateness import lateness
+from benchmarks.llama import Llama
 from bosal_server.engine.openvino_runtime import has_bf16
-from bosal_server.engine.runner_choice import choose_runner
-from bosal_server.engine.step import Chunk, StepPlan
 from bosal_server.model import LoadedModel
 from bosal_server.precision import has_fast_bf16
 
@@ -42,6 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--genai-python", type=Path, help="a Python that has openvino-genai and openvino-tokenizers"
     )
+    parser.add_argument("--llama-python", type=Path, help="a Python that has xllamacpp and gguf")
     parser.add_argument(
         "--no-continuous-batching", action="store_true", help="leave the slowest peer out"
     )
@@ -74,12 +74,13 @@ class Contest:
                 Engine(model, runner="openvino", max_groups=ROWS, observer=clock)
             )
             genai = self._genai(stack, model) if {"b32", "prefix", "decode"} & set(parts) else None
+            llama = self._llama(stack, model) if {"b1", "b32"} & set(parts) else None
             if {"b1", "b32"} & set(parts):
                 dtype = torch.bfloat16 if has_fast_bf16() else torch.float32
                 peer = models.build(self._name, dtype=dtype)
                 for batch in (1, ROWS):
                     if f"b{batch}" in parts:
-                        self._throughput(engine, peer, genai, batch)
+                        self._throughput(engine, peer, genai, llama, batch)
                         self._report.write()
             if "prefix" in parts and genai is not None:
                 self._prefix(engine, genai)
@@ -89,11 +90,12 @@ class Contest:
                 self._report.write()
             if "lag" in parts:
                 self._lag(engine)
+        settings = Settings(self._report, model, self._prompts, self._new_tokens)
         if "threads" in parts:
-            self._threads(model)
+            settings.threads()
             self._report.write()
         if "bits" in parts:
-            self._bits(model)
+            settings.bits()
 
     def _genai(self, stack: ExitStack, model: LoadedModel) -> GenAi | None:
         if self._options.genai_python is None:
@@ -114,7 +116,23 @@ class Contest:
         """Draw fresh prompts: nobody profits from a cache of the round before."""
         return models.prompts(batch, length, seed=next(self._seeds))
 
-    def _throughput(self, engine: Engine, peer: Any, genai: GenAi | None, batch: int) -> None:
+    def _llama(self, stack: ExitStack, model: LoadedModel) -> Llama | None:
+        if self._options.llama_python is None:
+            return None
+        llama = stack.enter_context(
+            Llama(
+                self._options.llama_python,
+                model.model,
+                threads=self._options.threads,
+                sequences=ROWS,
+            )
+        )
+        self._report.note("xllamacpp", llama.version)
+        return llama
+
+    def _throughput(
+        self, engine: Engine, peer: Any, genai: GenAi | None, llama: Llama | None, batch: int
+    ) -> None:
         def timed(run: Callable[[list[list[int]], int], int]) -> Callable[[], float]:
             def rate() -> float:
                 prompts = self._prompts(batch)
@@ -136,13 +154,17 @@ class Contest:
             contestants["genai"] = lambda: _rate(
                 genai.generate(self._prompts(batch), self._new_tokens)
             )
+        if llama is not None:
+            contestants["llama"] = lambda: _rate(
+                llama.generate(self._prompts(batch), self._new_tokens)
+            )
         samples = interleave(contestants, self._options.rounds)
         label = f"{self._name}_b{batch}_c{CONTEXT}"
         for contestant, values in samples.items():
             self._report.detail(f"{contestant}_{label}_tokens_per_second", values)
         for contestant in samples.keys() - {"engine"}:
             # The engine's own benchmark has the first two on either runner.
-            suffix = "" if contestant == "genai" else "_ov"
+            suffix = "" if contestant in ("genai", "llama") else "_ov"
             figure = f"{contestant}_{label}{suffix}"
             self._report.figure(figure, ratio(samples, "engine", contestant))
 
@@ -194,96 +216,6 @@ class Contest:
         for percent in (50, 99):
             milliseconds = float(np.percentile(late, percent)) * 1000
             self._report.figure(f"loop_lag_p{percent}_ms_{self._name}", milliseconds)
-
-    def _threads(self, model: LoadedModel) -> None:
-        """Compare one thread with one for each core, each with an event loop beside it."""
-        late: dict[int, list[float]] = {}
-
-        def rate(engine: Engine, batch: int, threads: int) -> Callable[[], float]:
-            def tokens_per_second() -> float:
-                prompts = self._prompts(batch)
-                took: list[float] = []
-
-                def work() -> None:
-                    start = perf_counter()
-                    tokens = engine.run(prompts, self._new_tokens)
-                    took.append(tokens / (perf_counter() - start))
-
-                late.setdefault(threads, []).extend(lateness(work))
-                return took[0]
-
-            return tokens_per_second
-
-        with ExitStack() as stack:
-            contestants: dict[str, Callable[[], float]] = {}
-            for threads in sorted({1, os.cpu_count() or 1}):
-                engine = Engine(model, runner="openvino", max_groups=ROWS, threads=threads)
-                stack.enter_context(engine)
-                for batch in (1, ROWS):
-                    contestants[f"threads{threads}_{self._name}_b{batch}"] = rate(
-                        engine, batch, threads
-                    )
-            samples = interleave(contestants, self._options.rounds)
-        for contestant, values in samples.items():
-            self._report.detail(f"{contestant}_tokens_per_second", values)
-        for threads, values in late.items():
-            milliseconds = float(np.percentile(values, 99)) * 1000
-            self._report.figure(f"loop_lag_p99_ms_{self._name}_threads{threads}", milliseconds)
-
-    def _bits(self, model: LoadedModel) -> None:
-        """Compare a decode step and its logits with weights or cache in eight bits."""
-        forms = {
-            "exact": ("model", "model"),
-            "int8": ("int8", "model"),
-            "u8": ("model", "u8"),
-            "both": ("int8", "u8"),
-        }
-        runners = {
-            form: choose_runner(
-                model,
-                preference="openvino",
-                weights=weights,
-                kv_cache=kv_cache,
-                cache_tokens=ROWS * 2 * CONTEXT,
-                threads=self._options.threads,
-            ).runner
-            for form, (weights, kv_cache) in forms.items()
-        }
-        prompts = self._prompts(ROWS)
-        tables = [range(8 * row, 8 * row + 8) for row in range(ROWS)]
-        prefill = StepPlan.pack(
-            [Chunk(ids[:-1], 0, table, 0) for ids, table in zip(prompts, tables, strict=True)], 32
-        )
-        decode = StepPlan.pack(
-            [
-                Chunk(ids[-1:], CONTEXT - 1, table, 1)
-                for ids, table in zip(prompts, tables, strict=True)
-            ],
-            32,
-        )
-        logits = {}
-        for form, runner in runners.items():
-            runner.forward(prefill)
-            logits[form] = runner.forward(decode).clone()
-
-        def timed(form: str) -> Callable[[], float]:
-            def seconds() -> float:
-                times = []
-                for _ in range(15):
-                    start = perf_counter()
-                    runners[form].forward(decode)
-                    times.append(perf_counter() - start)
-                return median(times)
-
-            return seconds
-
-        samples = interleave({form: timed(form) for form in forms}, self._options.rounds)
-        for form, values in samples.items():
-            self._report.detail(f"{form}_{self._name}_b{ROWS}_forward_seconds", values)
-        for form in ("int8", "u8", "both"):
-            error = (logits[form] - logits["exact"]).norm() / logits["exact"].norm()
-            self._report.figure(f"{form}_{self._name}_logit_error", float(error))
-            self._report.figure(f"{form}_{self._name}_b{ROWS}", ratio(samples, "exact", form))
 
 
 def _rate(answer: dict[str, float]) -> float:
