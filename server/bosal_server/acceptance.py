@@ -146,6 +146,8 @@ class Acceptance:
         is_printable = command.request_id.isprintable()
         if not is_printable or len(command.request_id) > limits.max_request_id_chars:
             raise InvalidRequestId(limits.max_request_id_chars)
+        if command.max_tokens is not None:
+            _within("max_tokens", command.max_tokens, 1, MAX_TOKENS)
         if command.num_choices is not None:
             _within("num_choices", command.num_choices, 1, limits.max_choices)
         if command.logprobs >= 0:
@@ -168,8 +170,6 @@ class Acceptance:
 
     def _choose(self, command: GenerateCommand, assignment: Assignment | None) -> ChosenPlan:
         messages, field = self.messages(command.prompt)
-        if command.max_tokens is not None:
-            _within("max_tokens", command.max_tokens, 1, MAX_TOKENS)
         return self._plans.choose(command, messages, field, assignment)
 
     def _start(

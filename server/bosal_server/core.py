@@ -114,6 +114,11 @@ class GenerationCore:
         if self._filter is not None:
             self._filter.close()
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a request waits or runs."""
+        return self._engine.has_work
+
     def check_room(self, caller: Caller, priority: Priority | None, deadline: float | None) -> None:
         """Refuse a request that could not wait, before anything is made of it.
 

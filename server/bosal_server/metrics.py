@@ -61,6 +61,9 @@ class Metrics:
         self._stalled = self._counter(
             "stalled_calls_total", "Streams ended because their reader stopped reading."
         )
+        self._held = self._counter(
+            "held_refusals_total", "Refusals answered later because their key has had many."
+        )
         self._reloads = self._counter(
             "recipe_reloads_total", "Times the folder of recipes was read again.", "outcome"
         )
@@ -114,6 +117,10 @@ class Metrics:
     def count_stalled(self) -> None:
         """Count a stream that was ended because its reader stopped reading."""
         self._stalled.inc()
+
+    def count_held(self) -> None:
+        """Count a refusal that is held back because its key has had many."""
+        self._held.inc()
 
     def count_reload(self, is_read: bool) -> None:
         """Count that the folder of recipes was read again, or refused because a file is wrong."""

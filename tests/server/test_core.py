@@ -21,6 +21,7 @@ from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel
 from bosal_server.recipe_store import RecipeStore
+from bosal_server.request_errors import OutOfRange
 from bosal_server.served_models import ServedModel
 from bosal_server.started import Started
 
@@ -209,6 +210,31 @@ def test_what_is_wrong_is_refused_before_any_work(
         assert engine.stats().num_steps == 0
 
     run(tiny_llama, check)
+
+
+@pytest.mark.parametrize(
+    ("command", "field"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"num_choices": 0}, "num_choices"),
+        ({"logprobs": 1000}, "logprobs.top"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_a_thread_is_asked(
+    tiny_llama: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    command: dict[str, Any],
+    field: str,
+) -> None:
+    async def accept() -> None:
+        async with running(tiny_llama) as (core, _):
+            with monkeypatch.context() as patched:
+                patched.setattr(core._preparation, "run", None)
+                with pytest.raises(OutOfRange) as refused:
+                    await core.accept(ask(**command))
+            assert refused.value.field == field
+
+    asyncio.run(accept())
 
 
 def test_a_flood_is_refused_before_its_texts_pile_up(

@@ -18,6 +18,7 @@ from bosal_server.metrics import Metrics
 from bosal_server.request_errors import InvalidRequest, ReaderStalled, ShuttingDown
 from bosal_server.rpc.reader import reader
 from bosal_server.rpc.refusal_log import RefusalLog
+from bosal_server.rpc.refusal_pace import RefusalPace
 from bosal_server.rpc.stalls import StallWatch
 from bosal_server.rpc.status import Describer
 from bosal_server.security.access import Access
@@ -49,8 +50,13 @@ class Boundary(grpc.aio.ServerInterceptor):
         access: Access | None = None,
         stall_seconds: float | None = None,
         trace_refusal: TraceRefusal | None = None,
+        pace: RefusalPace | None = None,
     ) -> None:
-        """A stream whose reader takes nothing for `stall_seconds` is ended."""
+        """A stream whose reader takes nothing for `stall_seconds` is ended.
+
+        `pace` holds back the refusals of whoever has had many.
+        """
+        self._pace = pace
         self._metrics = metrics
         self._stall_seconds = stall_seconds
         self._trace_refusal = trace_refusal
@@ -176,6 +182,9 @@ class Boundary(grpc.aio.ServerInterceptor):
         if error.code == "RESOURCE_EXHAUSTED":
             self._metrics.count_refusal(error.reason)
         self._tell(error, method, call)
+        if self._pace is not None and not self._is_draining:
+            remaining = context.time_remaining()
+            await self._pace.hold(error, current_caller.get().key_id, remaining)
         code, text, trailers = self._describe(error, call.request_id)
         await context.abort(code, text, trailers)
 

@@ -12,6 +12,7 @@ from bosal_server.file_limit import connections
 from bosal_server.metrics import Metrics
 from bosal_server.rpc.health import HealthService
 from bosal_server.rpc.interceptors import Boundary, TraceRefusal
+from bosal_server.rpc.refusal_pace import RefusalPace
 from bosal_server.rpc.services import SERVICES, add_services
 from bosal_server.security.access import Access
 from bosal_server.security.tls import TlsCredentials
@@ -48,6 +49,7 @@ class RpcServer:
             access=access,
             stall_seconds=config.write_stall_seconds,
             trace_refusal=trace_refusal,
+            pace=RefusalPace(lambda: core.has_work, metrics.count_held),
         )
         self._health = HealthService(SERVICES)
         self._server = grpc.aio.server(

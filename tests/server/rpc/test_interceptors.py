@@ -17,6 +17,7 @@ from bosal_server.errors import EngineStopped
 from bosal_server.metrics import Metrics
 from bosal_server.request_errors import MissingField
 from bosal_server.rpc.interceptors import Boundary
+from bosal_server.rpc.refusal_pace import RefusalPace
 
 SECRET = "cannot read /etc/shadow"
 
@@ -134,6 +135,26 @@ def test_a_call_that_is_refused_is_traced_unless_its_request_ran() -> None:
     ((method, request_id, error),) = refusals
     assert (method, request_id) == ("Generate", "request-7")
     assert isinstance(error, MissingField)
+
+
+def test_who_is_refused_again_and_again_is_answered_at_a_pace() -> None:
+    metrics = Metrics()
+
+    async def call(count: int) -> None:
+        pace = RefusalPace(lambda: True, metrics.count_held)
+        boundary = Boundary(metrics, max_request_bytes=1000, pace=pace)
+        async with running(Service(), metrics, boundary) as (stub, _):
+            calls = [stub.Generate(request("domain")) for _ in range(count)]
+            for one in calls:
+                with pytest.raises(grpc.aio.AioRpcError) as failure:
+                    await one
+                assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    asyncio.run(call(10))
+    assert not metrics.registry.get_sample_value("bosal_held_refusals_total")
+    asyncio.run(call(30))
+    assert metrics.registry.get_sample_value("bosal_held_refusals_total")
+    assert errors_counted(metrics, "Generate", "INVALID_ARGUMENT") == 40
 
 
 def test_a_stream_that_breaks_ends_with_a_status() -> None:
