@@ -70,7 +70,7 @@ def _yaml(file: Path, text: str) -> Any:
             "reading YAML needs pyyaml (pip install pyyaml); a .json file does not"
         ) from None
 
-    class Loader(yaml.SafeLoader):
+    class _StrictLoader(yaml.SafeLoader):
         """SafeLoader that takes no key twice."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -86,6 +86,6 @@ def _yaml(file: Path, text: str) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return yaml.load(text, Loader)  # a SafeLoader
+        return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise typer.BadParameter(f"{file}: {error}") from None
