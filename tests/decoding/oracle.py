@@ -202,7 +202,9 @@ def keep_top_k(z: Row, p: Params, _: Truncated) -> Mask:
 
 
 def keep_top_p(z: Row, p: Params, _: Truncated) -> Mask:
-    return head(z, int(np.searchsorted(np.cumsum(softmax(z)), p["p"])) + 1)
+    # A sum of nearly 1 takes nothing away where p is 1.
+    cut = int(np.searchsorted(np.cumsum(softmax(z)), p["p"])) + 1
+    return head(z, cut if p["p"] < 1 else len(z))
 
 
 def keep_min_p(z: Row, p: Params, _: Truncated) -> Mask:
@@ -211,6 +213,8 @@ def keep_min_p(z: Row, p: Params, _: Truncated) -> Mask:
 
 
 def keep_typical(z: Row, p: Params, _: Truncated) -> Mask:
+    if p["p"] >= 1:
+        return head(z, len(z))
     mass = softmax(z)
     surprise = np.abs(-np.log(np.maximum(mass, 1e-300)) - entropy(mass))
     nearest = np.argsort(surprise, kind="stable")

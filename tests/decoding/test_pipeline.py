@@ -1,6 +1,7 @@
 """The batch state: mixed rows follow their formulas, and going back leaves no trace."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.decoding.oracle import Choice, controlled, scores
-from tests.decoding.test_rules import PARAMS, TOLERANCE, check_token, random_row
+from tests.decoding.test_rules import OFF, PARAMS, TOLERANCE, check_token, random_row
+from tests.decoding.test_scope import GATES, SCOPES, holds
 from torch import Tensor
 
 from bosal_decoding.compile import compile
@@ -47,16 +49,25 @@ def rows(seed: int, count: int, size: int) -> Tensor:
 TOKENS = st.lists(st.integers(0, 299) | st.integers(20, 22), max_size=8)
 
 
-@st.composite
-def choices(draw: Callable[[Any], Any]) -> Choice:
-    # Sets of allowed tokens can leave nothing, and then rules yield.
-    kinds = sorted(name for name in PARAMS if not name.startswith("allowed"))
-    names = draw(st.lists(st.sampled_from(kinds), unique=True, max_size=6))
-    if "temperature" in names and "dynamic_temperature" in names:
-        names.remove("temperature")
-    # Comes last in any chain.
-    names.sort(key=lambda name: name == "mirostat")
-    rules = [{"rule": name, **draw(PARAMS[name])} for name in names]
+# Sets of allowed tokens can leave nothing, and then rules yield.
+NAMES = sorted(name for name in PARAMS if not name.startswith("allowed"))
+
+
+def choice_of(draw: Callable[[Any], Any], names: list[str]) -> Choice:
+    """A choice with some of these rules, each of them on, off or under a scope."""
+    rules: list[dict[str, Any]] = []
+    for name in names:
+        how = draw(st.sampled_from(["absent", "off", "on", "on"]))
+        if how == "absent":
+            continue
+        rule = {"rule": name, **draw(PARAMS[name])}
+        if how == "off":
+            rule |= draw(st.sampled_from(OFF.get(name, [{}])))
+        if draw(st.integers(0, 3)) == 0:
+            rule["scope"] = draw(SCOPES)
+        if draw(st.integers(0, 5)) == 0:
+            rule["when"] = draw(GATES)
+        rules.append(rule)
     return Choice(
         document={"rules": rules},
         token_bytes=(),
@@ -68,9 +79,41 @@ def choices(draw: Callable[[Any], Any]) -> Choice:
     )
 
 
+@st.composite
+def rule_names(draw: Callable[[Any], Any], among: list[str]) -> list[str]:
+    names: list[str] = draw(st.lists(st.sampled_from(among), unique=True, min_size=1, max_size=6))
+    if "temperature" in names and "dynamic_temperature" in names:
+        names.remove("temperature")
+    # Comes last in any chain.
+    return sorted(names, key=lambda name: name == "mirostat")
+
+
+@st.composite
+def choices(draw: Callable[[Any], Any]) -> Choice:
+    return choice_of(draw, draw(rule_names(NAMES)))
+
+
+@st.composite
+def crowds(draw: Callable[[Any], Any], among: list[str] = NAMES) -> list[Choice]:
+    """Choices of the same few rules, so that what is off in one is on in its neighbour."""
+    names = draw(rule_names(among))
+    return [choice_of(draw, names) for _ in range(draw(st.integers(2, 4)))]
+
+
+def acting(choice: Choice, logits: Tensor) -> Choice:
+    """The choice with the rules alone that are in force over a row."""
+    length = len(choice.output)
+    rules = [
+        {name: value for name, value in rule.items() if name not in ("scope", "when")}
+        for rule in choice.rules
+        if holds(logits, length, rule.get("scope", {}), rule.get("when", {}))
+    ]
+    return replace(choice, document={"rules": rules})
+
+
 @SLOW
 @given(
-    mixed=st.lists(choices(), min_size=1, max_size=4),
+    mixed=crowds(),
     order=st.randoms(use_true_random=False),
     seed=st.integers(0, 99),
 )
@@ -87,12 +130,13 @@ def test_a_mixed_batch_follows_the_formulas_row_by_row(
         state = pipeline.apply(logits.clone(), slots)
         tokens = pipeline.sample(state).tokens.tolist()
         for index, choice in enumerate(mixed):
-            expected = controlled(logits[index].double().numpy(), choice)
+            now = acting(choice, logits[index])
+            expected = controlled(logits[index].double().numpy(), now)
             row = state.logits[index].double().numpy()
             np.testing.assert_allclose(row, expected, atol=TOLERANCE, rtol=1e-5)
             # The oracle knows mirostat before its first draw; test_mirostat.py follows it further.
             if step == 0 or all(rule["rule"] != "mirostat" for rule in choice.rules):
-                check_token(tokens[index], scores(row, choice))
+                check_token(tokens[index], scores(row, now))
             choice.output.append(tokens[index])
         pipeline.slots.commit(slots, [[token] for token in tokens])
 
@@ -145,13 +189,13 @@ def test_a_rollback_equals_a_fresh_replay_of_what_is_left(
 
 @SLOW
 @given(
-    mixed=st.lists(choices(), min_size=2, max_size=3),
-    tails=st.lists(TOKENS, min_size=3, max_size=3),
+    mixed=crowds(),
+    tails=st.lists(TOKENS, min_size=4, max_size=4),
 )
 def test_a_list_of_tokens_commits_like_its_tokens_one_by_one(
     vocabulary: Vocabulary, mixed: list[Choice], tails: list[list[int]]
 ) -> None:
-    together, alone = Pipeline(vocabulary.size, 3), Pipeline(vocabulary.size, 3)
+    together, alone = Pipeline(vocabulary.size, 4), Pipeline(vocabulary.size, 4)
     slots = list(range(len(mixed)))
     for slot, choice in enumerate(mixed):
         add(together, slot, vocabulary, choice)
@@ -168,7 +212,7 @@ def test_a_list_of_tokens_commits_like_its_tokens_one_by_one(
 
 
 @SLOW
-@given(mixed=st.lists(choices(), min_size=2, max_size=4), seed=st.integers(0, 99))
+@given(mixed=crowds(sorted(PARAMS)), seed=st.integers(0, 99))
 def test_neighbours_slot_and_batch_order_change_nothing(
     vocabulary: Vocabulary, mixed: list[Choice], seed: int
 ) -> None:

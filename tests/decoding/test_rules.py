@@ -18,7 +18,7 @@ from bosal_decoding.vocabulary import Vocabulary
 WEIGHT = st.floats(-20, 20)
 STRING = st.sampled_from(["I", " I", "the", " the", "!", "\n", "x", "We", " should"])
 COUNTED = {"window": st.integers(0, 14), "include_instruction": st.booleans()}
-PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+ANY_PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "repetition_penalty": st.fixed_dictionaries({"value": st.floats(0.2, 3)}, optional=COUNTED),
     "presence_penalty": st.fixed_dictionaries({"value": st.floats(-2, 2)}, optional=COUNTED),
     "frequency_penalty": st.fixed_dictionaries({"value": st.floats(-2, 2)}, optional=COUNTED),
@@ -78,6 +78,40 @@ PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         optional={"threshold": st.floats(0.01, 0.6)},
     ),
 }
+# Numbers by which a rule does nothing, or as little as it can, whatever its others are.
+OFF: dict[str, list[dict[str, Any]]] = {
+    "repetition_penalty": [{"value": 1.0}],
+    "presence_penalty": [{"value": 0.0}],
+    "frequency_penalty": [{"value": 0.0}],
+    "dry": [{"multiplier": 0.0}, {"base": 1.0}, {"breakers": []}, {"allowed_length": 1000}],
+    "used_token_weight": [{"weight": 0.0}],
+    "token_weights": [{"weights": {"I": 0.0, "x": 0.0}}],
+    "logit_bias": [{"ids": {"5": 0.0}, "strings": {}}],
+    "eos_ramp": [{"weight": 0.0}],
+    "exponential_decay_length": [{"factor": 1.0}],
+    "min_tokens": [{"value": 0}],
+    "no_repeat_ngram": [{"n": 64}],
+    "temperature": [{"value": 1.0}, {"value": 0.0}],
+    "dynamic_temperature": [{"low": 1.0, "high": 1.0}],
+    "mirostat": [{"eta": 0.0}, {"tau": 100.0}],
+    "top_k": [{"k": 0}, {"k": 2**31 - 1}],
+    "top_p": [{"p": 1.0}],
+    "min_p": [{"p": 0.0}],
+    "typical": [{"p": 1.0}],
+    "top_n_sigma": [{"n": 100.0}],
+    "epsilon": [{"value": 0.0}],
+    "eta": [{"value": 0.0}],
+    "xtc": [{"probability": 0.0}, {"threshold": 1.0}],
+}
+
+
+def at_times_off(name: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Parameters of a rule: one time in four it is off, with live ones beside."""
+    off = st.sampled_from([{}] * 3 * len(OFF.get(name, [{}])) + OFF.get(name, [{}]))
+    return st.builds(lambda params, less: {**params, **less}, ANY_PARAMS[name], off)
+
+
+PARAMS = {name: at_times_off(name) for name in ANY_PARAMS}
 # Bytes that end sentences, or stand behind them, in a byte-level vocabulary.
 SENTENCES = st.sampled_from([14, 3, 4, 2, 9])
 # Some of few, so that they repeat.
