@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.decoding.fused_crowds import compare_crowds
 from tests.decoding.fused_pipeline import compare
 from tests.kernels.test_bitmask_apply import run
 
@@ -100,3 +101,4 @@ def test_a_pipeline_over_the_kernels_draws_as_over_the_torch_path() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_pipeline_on_a_device_draws_as_on_a_cpu() -> None:
     compare("cuda")
+    compare_crowds("cuda", 3)

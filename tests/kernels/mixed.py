@@ -100,17 +100,22 @@ def chain(seed: int, max_stages: int = 4) -> tuple[tuple[Stage, float, float], .
     return tuple(found)
 
 
+def at_times(rng: np.random.Generator, off: float, value: float) -> float:
+    """Turn a number off now and then, whatever else its rule says."""
+    return off if rng.random() < 0.3 else value
+
+
 def coupled(rng: np.random.Generator, count: int, plausibility: float) -> CombineParams:
     return CombineParams(
         space=Space.LOGITS if rng.random() < 0.5 else Space.LOGPROBS,
         weights=(1.0, 0.0, 0.0)[:count],
         slopes=((1.0, -1.0), (0.0, 1.0, -1.0))[count - 2],
-        strength=float(rng.uniform(0.2, 1.5)),
-        final_strength=float(rng.uniform(0.2, 1.5)),
+        strength=at_times(rng, 0.0, float(rng.uniform(0.2, 1.5))),
+        final_strength=at_times(rng, 0.0, float(rng.uniform(0.2, 1.5))),
         over=int(rng.integers(1, 9)),
         temperatures=(1.0, 0.5, 1.5)[:count] if rng.random() < 0.5 else (),
         scope=Scope(after=int(rng.integers(0, 3))),
-        plausibility=plausibility,
+        plausibility=at_times(rng, 0.0, plausibility),
     )
 
 
@@ -146,16 +151,16 @@ def batch(
         params = SlotParams(
             key=int(rng.integers(2**63)),
             chain=chain(own, max_stages),
-            repetition=float(rng.uniform(0.8, 2)),
-            presence=float(rng.normal()),
-            frequency=float(rng.normal()),
-            used_weight=float(rng.normal()),
-            eos_ramp_weight=float(rng.normal(0, 5)),
+            repetition=at_times(rng, 1.0, float(rng.uniform(0.8, 2))),
+            presence=at_times(rng, 0.0, float(rng.normal())),
+            frequency=at_times(rng, 0.0, float(rng.normal())),
+            used_weight=at_times(rng, 0.0, float(rng.normal())),
+            eos_ramp_weight=at_times(rng, 0.0, float(rng.normal(0, 5))),
             eos_ramp_over=7,
             eos_decay_start=2,
-            eos_decay_factor=float(rng.uniform(0.9, 1.3)),
+            eos_decay_factor=at_times(rng, 1.0, float(rng.uniform(0.9, 1.3))),
             eos_ramp_waits=bool(rng.integers(2)),
-            min_tokens=int(rng.integers(0, 12)),
+            min_tokens=int(at_times(rng, 0, int(rng.integers(0, 12)))),
             logprobs=logprobs,
         )
         state.admit(slot, params, touched)
