@@ -92,7 +92,17 @@ def test_state_equals_a_recount_after_any_steps_in_any_slots() -> None:
             edits = {token: (float(rng.integers(-2, 3)), int(rng.integers(16))) for token in ids}
             touched = TouchedTokens.of(ids, [edits[t][0] for t in ids], [edits[t][1] for t in ids])
             is_counted = bool(rng.integers(2))
-            state.admit(slot, SlotParams(key=slot, presence=float(is_counted)), touched)
+            # What is off has live parameters beside it.
+            params = SlotParams(
+                key=slot,
+                presence=float(is_counted),
+                presence_window=int(rng.integers(0, 4)),
+                dry_multiplier=0.0,
+                dry_window=int(rng.integers(0, 4)),
+                repetition_instruction=int(rng.integers(2)),
+                eos_ramp_over=3,
+            )
+            state.admit(slot, params, touched)
             live[slot] = History(edits=edits, is_counted=is_counted)
         elif action == "free":
             state.free(slot)

@@ -108,8 +108,21 @@ def test_seeds_reproduce_in_any_batch_and_order(make_bench: MakeBench, make_plan
 def test_random_traffic_in_a_small_cache_equals_alone(
     seed: int, make_bench: MakeBench, make_plan: MakePlan
 ) -> None:
+    """Under rules that are on in one request and off, with live parameters, in its neighbours."""
     chance = random.Random(seed)
-    plan = make_plan(greedy=False)
+    rules = {"rule": "presence_penalty", "window": 8}, {"rule": "dry", "window": 20}
+    plans = [
+        make_plan(greedy=False),
+        *(
+            make_plan(
+                {**rules[0], "value": strength},
+                {**rules[1], "multiplier": strength},
+                {"rule": "top_p", "p": 1 - strength / 20},
+                greedy=False,
+            )
+            for strength in (0.0, 1.5)
+        ),
+    ]
     stems = make_prompts(seed, (70, 33, 100))
     prompts = [
         chance.choice(stems)[: chance.randrange(20, 101)] + tail
@@ -119,7 +132,8 @@ def test_random_traffic_in_a_small_cache_equals_alone(
     answers = []
     cancelled = set()
     for number, prompt in enumerate(prompts):
-        answers.append(bench.submit(plan, prompt, seed=number, max_tokens=chance.randrange(1, 25)))
+        budget = chance.randrange(1, 25)
+        answers.append(bench.submit(plans[number % 3], prompt, seed=number, max_tokens=budget))
         for _ in range(chance.randrange(4)):
             bench.step()
         victim = chance.randrange(number + 1)
@@ -132,7 +146,8 @@ def test_random_traffic_in_a_small_cache_equals_alone(
     hits = 0
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         tokens = answer.tokens()
-        expected = alone(make_bench, plan, prompt, seed=number, max_tokens=25).tokens()
+        own = plans[number % 3]
+        expected = alone(make_bench, own, prompt, seed=number, max_tokens=25).tokens()
         assert tokens == expected[: len(tokens)]
         if number not in cancelled:
             hits += answer.finished.usage.cached_prompt_tokens
