@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from bosal_decoding.compile import compile
 from bosal_decoding.errors import (
@@ -13,8 +14,10 @@ from bosal_decoding.errors import (
     UnknownName,
     VocabulariesDiffer,
 )
+from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan
 from bosal_decoding.recipe import Recipe
+from bosal_decoding.rules import RULES
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.streams import StreamModel
 from bosal_decoding.vocabulary import Vocabulary
@@ -204,3 +207,30 @@ def test_bad_parameters_are_refused_by_field(
     with pytest.raises(DecodingError) as caught:
         plan_of(vocabulary, rule, models=served(vocabulary, "a"))
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("guidance", {"scale": 1}),
+        ("context_aware", {"alpha": 0}),
+        ("contrastive", {"beta": 0, "amateur": "other"}),
+        ("proxy_tuning", {"alpha": 0, "expert": "other", "anti_expert": "third"}),
+        ("expert_antiexpert", {"alpha": 0, "expert": "other"}),
+        ("realign", {"weight": 0, "aligned": "other"}),
+    ],
+)
+def test_a_combination_that_says_it_is_off_leaves_the_base(
+    vocabulary: Vocabulary, name: str, params: dict[str, Any]
+) -> None:
+    """By its summary; of its other parameters some have defaults that mask."""
+    plan = plan_of(
+        vocabulary, {"rule": name, **params}, models=served(vocabulary, "other", "third")
+    )
+    pipeline = Pipeline(vocabulary.size, 1)
+    pipeline.slots.add(0, plan, history=[], seed=0, choice=0)
+    generator = torch.Generator().manual_seed(1)
+    rows = 3 * torch.randn(plan.num_streams, vocabulary.size, generator=generator)
+    found = pipeline.combine(rows.clone(), [0]).rows[0]
+    is_off = torch.allclose(found.log_softmax(0), rows[0].log_softmax(0), atol=1e-5)
+    assert is_off == RULES[name].summary.endswith("is off.")

@@ -100,7 +100,9 @@ class ContextAware(Combination):
 
 class Contrastive(Combination):
     name = "contrastive"
-    summary = "Prefers what the model likes and a weaker one does not; 0 is off."
+    summary = (
+        "Prefers what the model likes and a weaker one does not; at 0 plausibility alone acts."
+    )
     formula = (
         "z = lp - beta lp_a, or z = (1 + beta) lp - beta lp_a with form extrapolation; "
         "lp_a at amateur_temperature"
@@ -191,7 +193,9 @@ class ProxyTuning(Combination):
 
 class ExpertAntiexpert(Combination):
     name = "expert_antiexpert"
-    summary = "Steers towards an expert model and away from an anti-expert; 0 is off."
+    summary = (
+        "Steers towards an expert model, away from an anti-expert; at 0 the prefilter alone acts."
+    )
     formula = (
         "z + alpha (z_expert - z_anti_expert) within the base's prefilter; "
         "the base stands for a model not given"
