@@ -21,6 +21,7 @@ from bosal_decoding.errors import (
     UnknownTokenId,
     UnknownTokenString,
 )
+from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.plan import Plan
 from bosal_decoding.prompt import tokens_within
 from bosal_decoding.recipe import Recipe, load_shipped
@@ -123,6 +124,25 @@ def test_touched_tokens_carry_what_the_rules_need(vocabulary: Vocabulary) -> Non
     both = TokenFlag.IN_PROMPT | TokenFlag.USED_AT_START
     assert touched(bias, used, repetition) == {7: (2, both), 8: (0, both)}
     assert touched({"rule": "min_tokens", "value": 2}) == {0: (0, TokenFlag.EOS)}
+
+
+def test_rules_that_are_off_list_no_tokens_that_a_whole_batch_would_gather(
+    vocabulary: Vocabulary,
+) -> None:
+    for rule in (
+        {"rule": "repetition_penalty", "value": 1},
+        {"rule": "repetition_penalty", "value": 1, "window": 8, "scope": {"first": 3}},
+        {"rule": "used_token_weight", "weight": 0, "include_instruction": True},
+        {"rule": "presence_penalty", "value": 0, "window": 8, "include_instruction": True},
+        {"rule": "dry", "multiplier": 0, "window": 8},
+        {"rule": "min_tokens", "value": 0},
+        {"rule": "logit_bias", "ids": {"7": 0}},
+    ):
+        pipeline = Pipeline(vocabulary.size, 1)
+        plan = plan_of(vocabulary, rule)
+        pipeline.slots.add(0, plan, history=[7, 8, 8], seed=0, choice=0)
+        pipeline.slots.commit([0], [[7, 9]])
+        assert not pipeline.slots.state.is_editing, rule
 
 
 @pytest.mark.parametrize(

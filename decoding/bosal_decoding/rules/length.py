@@ -64,7 +64,7 @@ class MinTokens(Rule):
     """Output tokens before the text may end."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.edits_end = True
+        draft.edits_end |= self.value > 0
         draft.set(min_tokens=self.value)
 
 

@@ -31,7 +31,8 @@ class RepetitionPenalty(Rule):
     """Whether the instruction's tokens count."""
 
     def contribute(self, draft: Draft) -> None:
-        draft.instruction_flags |= TokenFlag.IN_PROMPT
+        if self.value != 1:
+            draft.instruction_flags |= TokenFlag.IN_PROMPT
         draft.set(
             repetition=self.value,
             repetition_window=self.window,
@@ -100,7 +101,7 @@ class UsedTokenWeight(Rule):
 
     def contribute(self, draft: Draft) -> None:
         draft.agree(self.name, "include_instruction", self.include_instruction)
-        if self.include_instruction:
+        if self.include_instruction and self.weight:
             draft.instruction_flags |= TokenFlag.USED_AT_START
         draft.set(used_weight=self.weight)
 
