@@ -45,6 +45,7 @@ def combine(
 
     Where its scope does not hold, by its base's row, a group's row is its base's, bit for bit,
     whatever its other streams are; where it holds, NaN or +inf in any of them is NaN in all of it.
+    A stream of weight 0 adds nothing, where it is -inf neither.
     A group's row depends on its own streams alone. `is_masking` False leaves out plausibility and
     nucleus.
     """
@@ -105,11 +106,14 @@ class _Groups:
         floor = self._floor(best, of_base) if is_masking else None
         # Where no base's row lacks a token, none need be looked for.
         lacks = (self._row_min() == -torch.inf).tolist()
+        # Of a weight of 0 where a row is -inf would come NaN.
+        has_say = (weights != 0).tolist()
         # One group at a time: its rows stay in the cache from step to step.
         for group, one in enumerate(self.params):
             base, z = self.rows[self.starts[group]], out[group]
             mix = self._mix if one.space is Space.PROBABILITIES else self._add
-            mix(z, group, one, weights[group], normalizer[group])
+            heard = [stream for stream in range(one.num_streams) if has_say[group][stream]]
+            mix(z, group, heard, weights[group], normalizer[group])
             if floor is not None and one.is_masking:
                 z.masked_fill_(base < floor[group], -torch.inf)
             if lacks[group]:
@@ -198,19 +202,23 @@ class _Groups:
         return row if one.temperatures else out.copy_(row)
 
     def _add(
-        self, z: Tensor, group: int, one: CombineParams, weights: Tensor, normalizer: Tensor
+        self, z: Tensor, group: int, heard: Sequence[int], weights: Tensor, normalizer: Tensor
     ) -> None:
         # Products and sums apart: a fused one rounds by where an element lies in its tensor.
-        self._stream(group, 0, normalizer, z).mul_(weights[0])
-        for stream in range(1, one.num_streams):
-            z += self._stream(group, stream, normalizer, self._scratch).mul_(weights[stream])
+        if 0 in heard:
+            self._stream(group, 0, normalizer, z).mul_(weights[0])
+        else:
+            z.zero_()
+        for stream in heard:
+            if stream:
+                z += self._stream(group, stream, normalizer, self._scratch).mul_(weights[stream])
 
     def _mix(
-        self, z: Tensor, group: int, one: CombineParams, weights: Tensor, normalizer: Tensor
+        self, z: Tensor, group: int, heard: Sequence[int], weights: Tensor, normalizer: Tensor
     ) -> None:
         # In float64, whose errors vanish when the result is rounded.
         total = torch.zeros_like(z, dtype=torch.float64)
-        for stream in range(one.num_streams):
+        for stream in heard:
             y = self._stream(group, stream, normalizer, self._scratch).double().exp_()
             total += y.mul_(weights[stream])
         z.copy_(total.log_())

@@ -180,6 +180,21 @@ def test_padding_counts_nowhere() -> None:
     assert (wide[V:] == -torch.inf).all()
 
 
+@pytest.mark.parametrize("space", [Space.LOGITS, Space.LOGPROBS, Space.PROBABILITIES])
+@pytest.mark.parametrize("others", [torch.arange(V) == 9, torch.arange(V) >= 0])
+def test_a_stream_of_no_weight_takes_no_token_away(space: Space, others: torch.Tensor) -> None:
+    """Not one that it lacks itself, be it all of them."""
+    rows = torch.randn(2, V, generator=torch.Generator().manual_seed(2))
+    rows[1, others] = -torch.inf
+    params = CombineParams(space=space, weights=(1, 0), slopes=(0, 1), strength=0.0)
+    found = run([(params, rows, 0)]).rows[0]
+    torch.testing.assert_close(found.log_softmax(0), rows[0].log_softmax(0))
+    # And of the base only what it lacks.
+    swapped = CombineParams(space=space, weights=(0, 1), slopes=(1, 0), strength=0.0)
+    found = run([(swapped, rows.flip(0), 0)]).rows[0]
+    assert torch.equal(found == -torch.inf, others)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("stream", [0, 1])
 def test_a_faulty_stream_shows(bad: float, stream: int) -> None:
