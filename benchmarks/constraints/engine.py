@@ -37,10 +37,13 @@ class Bench:
         config = EngineConfig(max_groups=max_groups, torch_threads=threads)
         self.loop = EngineLoop({model.name: engine_model}, config, self._deliver)
         self.loop.start()
+        # When each step's events came, and whether a token of them was dictated.
+        self.deliveries: list[tuple[float, bool]] = []
         self._count = 0
 
-    @staticmethod
-    def _deliver(events: list[tuple[object, Any]]) -> None:
+    def _deliver(self, events: list[tuple[object, Any]]) -> None:
+        is_dictated = any(getattr(event, "forced_positions", ()) for _, event in events)
+        self.deliveries.append((time.perf_counter(), is_dictated))
         for sink, event in events:
             assert isinstance(sink, Texts)
             sink.take(event)

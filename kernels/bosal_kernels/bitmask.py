@@ -3,9 +3,15 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
+
+# Tokens are set one by one where they are less than this part of the vocabulary: as in a string,
+# where most is legal, and between two values, where little is.
+_FEW: Final = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,18 +32,12 @@ class LegalTokens:
 
             bitmask_apply(logits, self.rows, self.bits)
             return
-        table = _byte_table(logits.device)
-        vocab_size = logits.shape[1]
-        # Row by row on a CPU: what a row expands to stays in its cache.
-        step = 1 if logits.device.type == "cpu" else max(len(self.rows), 1)
-        for start in range(0, len(self.rows), step):
-            octets = self.bits[start : start + step].view(torch.uint8).int()
-            penalty = table.index_select(0, octets.view(-1)).view(len(octets), -1)
-            rows = self.rows[start : start + step]
-            if step == 1:
-                logits[int(rows[0])].add_(penalty[0, :vocab_size])
-            else:
-                logits.index_add_(0, rows, penalty[:, :vocab_size])
+        if logits.device.type == "cpu":
+            # Row by row: what a row expands to stays in its cache.
+            for row, bits in zip(self.rows.tolist(), self.bits, strict=True):
+                _forbid(logits[row], bits)
+            return
+        logits.index_add_(0, self.rows, _penalties(self.bits, logits.shape[1]))
 
     def illegal(self, tokens: Tensor) -> Tensor:
         """Say for tokens [B, W] of the whole batch which are illegal in their row."""
@@ -46,6 +46,31 @@ class LegalTokens:
         words = self.bits.gather(1, mine >> 5)
         found[self.rows] = ((words >> (mine & 31).int()) & 1) == 0
         return found
+
+
+def _forbid(row: Tensor, bits: Tensor) -> None:
+    """Add -inf to the illegal tokens of one row [V] on the host, in place."""
+    (vocab_size,) = row.shape
+    octets = bits.view(torch.uint8).numpy()
+    is_legal = np.unpackbits(octets, count=vocab_size, bitorder="little").view(np.bool_)
+    num_legal = int(np.count_nonzero(is_legal))
+    # What is no number stays none, so that it is seen behind the mask too.
+    if vocab_size - num_legal < vocab_size // _FEW:
+        illegal = torch.from_numpy(np.flatnonzero(~is_legal))
+        row.index_add_(0, illegal, row.new_full((len(illegal),), -torch.inf))
+    elif num_legal < vocab_size // _FEW:
+        places = torch.from_numpy(np.flatnonzero(is_legal))
+        kept = row.take(places)
+        row.add_(-torch.inf).index_copy_(0, places, kept)
+    else:
+        row.add_(_penalties(bits[None], vocab_size)[0])
+
+
+def _penalties(bits: Tensor, vocab_size: int) -> Tensor:
+    """Return 0 for the legal and -inf for the illegal tokens of masks [R, words], [R, V]."""
+    octets = bits.view(torch.uint8).int()
+    penalties = _byte_table(bits.device).index_select(0, octets.view(-1))
+    return penalties.view(len(bits), -1)[:, :vocab_size]
 
 
 @lru_cache(maxsize=8)

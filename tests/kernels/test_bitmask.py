@@ -53,6 +53,16 @@ def test_what_is_not_legal_becomes_minus_infinity_and_the_rest_stays(
     assert np.array_equal(given_rows.numpy(), expected)
 
 
+@pytest.mark.parametrize("num_legal", [3, 100, 197])
+def test_what_is_no_number_stays_visible_behind_the_mask(num_legal: int) -> None:
+    legal = np.arange(200)[None] < num_legal
+    row = torch.zeros(1, 200)
+    row[0, 198], row[0, 199] = torch.nan, torch.inf
+    LegalTokens(torch.tensor([0]), packed(legal)).forbid(row)
+    assert torch.equal(row[0, :198] == 0, torch.from_numpy(legal[0, :198]))
+    assert row[0, 198:].isnan().all()
+
+
 def test_no_rule_lifts_the_mask_and_the_others_yield_to_it() -> None:
     touched = TouchedTokens.of(
         [0, 69, 3], [0.0, 0.0, 50.0], [TokenFlag.EOS, TokenFlag.BANNED, TokenFlag.NONE]

@@ -3,8 +3,8 @@
 A refusal costs no work but the call itself, and who is refused at once comes back at once: some
 hundred calls a second, which together hold Python's lock for most of every step. So while choices
 run, a key that is refused again and again gets its answers at a pace. The first few come at once,
-none is late by more than a second, and refusals for want of room, which say when to come back, are
-not held.
+and none is late by more than a second. Refusals for want of room, which say when to come back, are
+not held, but for room to compile constraints: it is short because keys fill it.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from bosal_decoding.constraints.errors import CompileQueueFull
 from bosal_decoding.errors import DecodingError
 from bosal_server.errors import ServerError
 
@@ -22,6 +23,7 @@ _HELD: Final = frozenset(
         "PERMISSION_DENIED",
     }
 )  # fmt: skip
+_HELD_REASONS: Final = frozenset({CompileQueueFull.reason})
 _PER_SECOND: Final = 20.0
 _AT_ONCE: Final = 10
 _MAX_SECONDS: Final = 1.0
@@ -50,7 +52,7 @@ class RefusalPace:
         self, error: DecodingError | ServerError, key_id: str, remaining: float | None
     ) -> None:
         """Wait until a refusal is due; at most for half of the time the call has left."""
-        if error.code not in _HELD:
+        if error.code not in _HELD and error.reason not in _HELD_REASONS:
             return
         seconds = self.due(key_id)
         if remaining is not None:

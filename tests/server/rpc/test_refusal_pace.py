@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from bosal_decoding.constraints.errors import CompileQueueFull
+from bosal_decoding.errors import DecodingError
 from bosal_server.errors import QueueFull, ServerError
 from bosal_server.request_errors import MissingField
 from bosal_server.rpc.refusal_pace import RefusalPace
@@ -57,10 +59,11 @@ def test_what_came_before_the_first_choice_counts_once_it_runs() -> None:
         (WRONG, 3.0, True),
         (WRONG, 0.0, False),
         (QueueFull(waiting="1", limit="1", retry_after=1.0), None, False),
+        (CompileQueueFull(64), None, True),
     ],
 )
 def test_who_may_come_back_or_has_no_time_left_is_not_held(
-    error: ServerError, remaining: float | None, is_held: bool
+    error: DecodingError | ServerError, remaining: float | None, is_held: bool
 ) -> None:
     counted: list[None] = []
     pace = RefusalPace(lambda: True, lambda: counted.append(None), Clock())
