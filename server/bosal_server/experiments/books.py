@@ -48,9 +48,11 @@ class Books:
 
     def load_units(self, entry: Entry, units: Iterable[bytes]) -> None:
         """Read the rows of units in every phase."""
-        self._entries[entry.id] = entry.experiment
-        by = (UNITS.c.unit,)
-        self._take(entry, self._bulk.find([*UNITS.c], entry.id, by, sorted(set(units))))
+        wanted = sorted(set(units))
+        if wanted:
+            # Rows are found by phase and unit; that of another server may be the newest phase.
+            last = self._bulk.highest(UNITS.c.phase, entry.id)
+            self.load(entry, ((phase, unit) for phase in range(1, last + 1) for unit in wanted))
 
     def _take(self, entry: Entry, found: Iterable[Any]) -> None:
         for experiment, phase, unit, variant, mixed, requests, covariate, text in found:

@@ -61,32 +61,42 @@ class Bulk:
         wanted: Iterable[Any],
         *,
         condition: str = "",
+        index: str = "",
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield columns of an experiment's rows whose key is wanted: values, or tuples of them."""
-        table = columns[0].table
-        names = ", ".join(column.name for column in columns)
-        is_single = len(key) == 1
-        place = ", ".join(column.name for column in key)
-        row = "(" + ", ".join([self._mark] * len(key)) + ")"
-        for part in parts(list(wanted)):
-            if is_single:
-                among = f"{place} IN ({', '.join([self._mark] * len(part))})"
-                values = tuple(part)
-            else:
-                among = f"({place}) IN (VALUES {', '.join([row] * len(part))})"
-                values = tuple(value for one in part for value in one)
-            self._run(
-                f"SELECT {names} FROM {table} WHERE experiment = {self._mark} "
-                f"AND {among}{' AND ' * bool(condition)}{condition}",
-                (experiment, *values),
-            )
-            yield from self._cursor.fetchall()
+        """Yield columns of an experiment's rows whose key is wanted: values, or tuples of them.
 
-    def has(self, table: Table, experiment: int, condition: str) -> bool:
+        `index` names the one to go by where it is not the primary key's.
+        """
+        names = ", ".join(column.name for column in columns)
+        table = columns[0].table.name + self._by(index)
+        for equal, column, values in _groups(key, list(wanted)):
+            where = "".join(f" AND {name} = {self._mark}" for name in equal)
+            for part in parts(values):
+                marks = ", ".join([self._mark] * len(part))
+                self._run(
+                    f"SELECT {names} FROM {table} WHERE experiment = {self._mark}{where} "
+                    f"AND {column} IN ({marks}){' AND ' * bool(condition)}{condition}",
+                    (experiment, *equal.values(), *part),
+                )
+                yield from self._cursor.fetchall()
+
+    def has(self, table: Table, experiment: int, condition: str, *, index: str) -> bool:
         """Say whether a condition is true of any row of an experiment."""
         where = f"experiment = {self._mark} AND {condition}"
-        self._run(f"SELECT 1 FROM {table} WHERE {where} LIMIT 1", (experiment,))
+        self._run(f"SELECT 1 FROM {table}{self._by(index)} WHERE {where} LIMIT 1", (experiment,))
         return self._cursor.fetchone() is not None
+
+    def highest(self, column: Column[Any], experiment: int) -> int:
+        """Return the highest value of an experiment's rows; 0: it has none."""
+        table = column.table.name
+        where = f"experiment = {self._mark}"
+        self._run(f"SELECT max({column.name}) FROM {table} WHERE {where}", (experiment,))
+        found = self._cursor.fetchone()
+        return int(found[0]) if found and found[0] is not None else 0
+
+    def _by(self, index: str) -> str:
+        """Name an index; SQLite knows no statistics and would read all rows of an experiment."""
+        return f" INDEXED BY {index}" if index and self._dialect.name == "sqlite" else ""
 
     def _where(self, keys: Sequence[str]) -> str:
         return " AND ".join(f"{name} = {self._mark}" for name in keys)
@@ -109,6 +119,27 @@ class Bulk:
             raise DBAPIError.instance(
                 statement, None, error, known, hide_parameters=True, dialect=self._dialect
             ) from error
+
+
+def _groups(
+    key: Sequence[Column[Any]], wanted: Sequence[Any]
+) -> Iterator[tuple[dict[str, Any], str, Sequence[Any]]]:
+    """Yield what is equal in some wanted keys, and the column they differ in with its values.
+
+    SQLite would not look up rows of values in an index: it reads everything there is of the
+    experiment. One column's values it does look up. Of several columns most vary in one alone.
+    """
+    if len(key) == 1:
+        yield {}, key[0].name, wanted
+        return
+    varying = max(range(len(key)), key=lambda place: len({one[place] for one in wanted}))
+    others = [place for place in range(len(key)) if place != varying]
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for one in wanted:
+        groups.setdefault(tuple(one[place] for place in others), []).append(one[varying])
+    for equal, values in groups.items():
+        names = [key[place].name for place in others]
+        yield dict(zip(names, equal, strict=True)), key[varying].name, values
 
 
 # As many rows as a statement has: databases keep a statement they know, so there are few sizes.

@@ -8,7 +8,14 @@ from bosal_server.experiments.books import Books
 from bosal_server.experiments.bulk import Bulk
 from bosal_server.experiments.pairing import uncount_pairs
 from bosal_server.experiments.records import Entry, Expiry, Removal, Removed
-from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES, PAIRS, TEXTS
+from bosal_server.experiments.tables import (
+    COMPLETIONS,
+    EXPOSURES,
+    OUTCOMES,
+    PAIRS,
+    TEXTS,
+    UNIT_INDEX,
+)
 
 __all__ = ["expire", "remove"]
 
@@ -31,10 +38,11 @@ def remove(connection: Connection, removal: Removal) -> Removed:
     columns = EXPOSURES.c
     query = select(columns.id).where(columns.experiment == entry.id, columns.unit == unit)
     exposures = [bytes(id_) for (id_,) in connection.execute(query)]
-    orphans = select(OUTCOMES.c.key).where(
-        OUTCOMES.c.experiment == entry.id, OUTCOMES.c.unit == unit, OUTCOMES.c.is_orphan
-    )
-    books.count(entry, "orphans", -len(connection.execute(orphans).all()))
+    orphans = Bulk(connection).find(
+        (OUTCOMES.c.key,), entry.id, (OUTCOMES.c.unit,), [unit],
+        condition="is_orphan", index=UNIT_INDEX,
+    )  # fmt: skip
+    books.count(entry, "orphans", -len(list(orphans)))
     outcomes = connection.execute(
         delete(OUTCOMES).where(OUTCOMES.c.experiment == entry.id, OUTCOMES.c.unit == unit)
     ).rowcount

@@ -24,7 +24,14 @@ from bosal_server.experiments.records import (
     Removal,
     Removed,
 )
-from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES, TEXTS
+from bosal_server.experiments.tables import (
+    COMPLETIONS,
+    EXPOSURES,
+    ORPHANS_INDEX,
+    OUTCOMES,
+    TEXTS,
+    UNIT_INDEX,
+)
 
 __all__ = ["post"]
 
@@ -152,16 +159,17 @@ class _Page:
 
     def _adopt(self, new: Sequence[Exposure]) -> None:
         """Count outcomes that came before the exposure, or before the unit."""
-        if not new or not self._bulk.has(OUTCOMES, self._entry.id, "is_orphan"):
+        is_orphan = "is_orphan"
+        if not new or not self._bulk.has(OUTCOMES, self._entry.id, is_orphan, index=ORPHANS_INDEX):
             return
         rows = []
         by_unit = {one.unit: one for one in new if not one.is_forced}
-        for column, keys in (
-            (OUTCOMES.c.exposure, [one.id for one in new]),
-            (OUTCOMES.c.unit, list(by_unit)),
+        for column, keys, index in (
+            (OUTCOMES.c.exposure, [one.id for one in new], ORPHANS_INDEX),
+            (OUTCOMES.c.unit, list(by_unit), UNIT_INDEX),
         ):
             for key, exposure, unit, name, value in self._bulk.find(
-                _CONTENT, self._entry.id, (column,), keys, condition="is_orphan"
+                _CONTENT, self._entry.id, (column,), keys, condition=is_orphan, index=index
             ):
                 if exposure is not None:
                     place = self._places[bytes(exposure)]
@@ -241,7 +249,12 @@ class _Page:
             return self._places.get(outcome.exposure)
         assert outcome.unit is not None
         phases = self._books.phases(self._entry, outcome.unit)
-        return Place(phases[-1], outcome.unit, is_forced=False) if phases else None
+        if not phases:
+            return None
+        # What came late is still of the phase it happened in, if the unit was there.
+        begun = {one.number: one.start or 0.0 for one in self._entry.experiment.phases}
+        then = [phase for phase in phases if begun.get(phase, 0.0) <= outcome.at]
+        return Place(then[-1] if then else phases[0], outcome.unit, is_forced=False)
 
     def _add(self, place: Place, name: str, value: float) -> None:
         """Count a value in its unit, unless it was forced into its variant."""

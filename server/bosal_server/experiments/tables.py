@@ -82,6 +82,10 @@ COMPLETIONS = Table(
     sqlite_with_rowid=False,
 )
 
+# By unit, and of orphans alone by what they wait for.
+UNIT_INDEX = "ix_experiment_outcomes_unit"
+ORPHANS_INDEX = "ix_experiment_outcomes_orphans"
+
 OUTCOMES = Table(
     "experiment_outcomes",
     METADATA,
@@ -98,12 +102,12 @@ OUTCOMES = Table(
     Column("value", Float, nullable=False),
     Column("at", Float, nullable=False),
     Column("is_orphan", Boolean, nullable=False),
-    Index("ix_experiment_outcomes_unit", "experiment", "unit"),
+    Index(UNIT_INDEX, "experiment", "unit"),
     sqlite_with_rowid=False,
 )
-# An orphan is looked for by what it waits for; there are few.
+# There are few.
 Index(
-    "ix_experiment_outcomes_orphans",
+    ORPHANS_INDEX,
     OUTCOMES.c.experiment,
     OUTCOMES.c.exposure,
     sqlite_where=OUTCOMES.c.is_orphan,

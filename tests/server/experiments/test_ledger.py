@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from tests.server.experiments.drafts import draft
 
 from bosal_server.database import Database
+from bosal_server.experiments.experiment import Phase
 from bosal_server.experiments.ledger import post
 from bosal_server.experiments.metric import contribution
 from bosal_server.experiments.records import (
@@ -176,6 +177,22 @@ def test_phases_are_kept_apart(store: Store) -> None:
     assert store.totals(1).arm(0, "score").y == 3.0
     # An outcome of a unit belongs to the last phase it was in.
     assert store.totals(2).arm(1, "score").y == 9.0
+
+
+def test_a_late_outcome_is_of_the_phase_it_happened_in(store: Store) -> None:
+    phases = tuple(
+        Phase(number=number, weights_ppm=(500_000, 500_000), start=start)
+        for number, start in ((1, 0.0), (2, 2000.0), (3, 3000.0))
+    )
+    entry = Entry(7, draft(phases=phases))
+    store.tell(exposure("a", "u", 0), exposure("b", "u", 1, phase=2))
+    late = [
+        replace(outcome(f"k{at:g}", value=at, unit="u"), at=at) for at in (1500.0, 2500.0, 3500.0)
+    ]
+    store.tell(Outcomes(entry, late))
+    assert store.totals(1).arm(0, "score").y == 1500.0
+    # The unit was not in the third.
+    assert store.totals(2).arm(1, "score").y == 3000.0
 
 
 def test_a_forgotten_unit_is_gone_everywhere(store: Store) -> None:
