@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from scipy import stats
@@ -13,6 +13,10 @@ from bosal_server.statistics.intervals import Interval
 from bosal_server.statistics.moments import Estimate, Moments
 
 __all__ = ["Effect", "Method", "adjusted", "difference", "relative"]
+
+
+# Arms are unequal from so many times as many units in one as in the other.
+_UNEQUAL = 1.5
 
 
 class Method(StrEnum):
@@ -96,9 +100,25 @@ class Effect:
 
 
 def difference(control: Estimate, variant: Estimate) -> Effect:
-    """Return the variant less the control."""
+    """Return the variant less the control.
+
+    A small arm may by chance hold none of the rare units that make the variance: a hundredth of
+    the traffic, and an event of one unit in a hundred. Its own variance would then be far too
+    small, the sooner the more often one looks. So where arms are of unequal size the smaller one
+    is taken to vary no less than both together do.
+    """
+    control, variant = _wary(control, variant), _wary(variant, control)
     error = math.sqrt(control.squared_error + variant.squared_error)
     return Effect(variant.value - control.value, error, control, variant)
+
+
+def _wary(one: Estimate, other: Estimate) -> Estimate:
+    """Return an estimate with the variance it can be trusted with beside a larger arm."""
+    if not 0 < _UNEQUAL * one.units < other.units:
+        return one
+    pooled = one.units * one.unit_variance + other.units * other.unit_variance
+    pooled /= one.units + other.units
+    return replace(one, unit_variance=max(one.unit_variance, pooled))
 
 
 def relative(absolute: Effect, base: float | None = None) -> Effect:

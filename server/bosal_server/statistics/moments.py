@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike
 
 __all__ = ["Estimate", "Moments"]
 
+# Of a mean square, what sums of a billion units may have lost.
+_ROUNDING = 1e-13
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -72,11 +75,11 @@ class Moments:
 
     @property
     def value_variance(self) -> float:
-        return self._covariance(self.yy, self.y, self.y)
+        return self._variance(self.yy, self.y)
 
     @property
     def covariate_variance(self) -> float:
-        return self._covariance(self.xx, self.x, self.x)
+        return self._variance(self.xx, self.x)
 
     @property
     def covariate_covariance(self) -> float:
@@ -104,7 +107,7 @@ class Moments:
         variance = (
             self.value_variance
             - 2 * value * self._covariance(self.yd, self.y, self.d)
-            + value**2 * self._covariance(self.dd, self.d, self.d)
+            + value**2 * self._variance(self.dd, self.d)
         )
         return Estimate(self.units, value, max(variance, 0.0) / size**2)
 
@@ -126,6 +129,11 @@ class Moments:
     def _covariance(self, products: float, one: float, other: float) -> float:
         if self.units < 2:
             return float("nan")
-        found = (products - one * other / self.units) / (self.units - 1)
-        # Where the sums cancel to nothing, rounding may leave less than nothing.
-        return max(found, 0.0) if products >= 0 and one == other else found
+        return (products - one * other / self.units) / (self.units - 1)
+
+    def _variance(self, squares: float, total: float) -> float:
+        if self.units < 2:
+            return float("nan")
+        found = self._covariance(squares, total, total)
+        # Values that are all the same leave what rounding makes of them, on either side of 0.
+        return 0.0 if found < _ROUNDING * squares / self.units else found

@@ -133,3 +133,41 @@ def test_there_is_no_share_of_nothing() -> None:
     effect = relative(difference(Moments.of([0.0, 0.0]).mean(), Moments.of([1.0, 2.0]).mean()))
     assert math.isnan(effect.value)
     assert effect.p_value(Method.FIXED, alpha=0.05, planned_units=100) == 1.0
+
+
+def test_a_small_arm_that_saw_nothing_rare_yet_proves_nothing() -> None:
+    # One event in a hundred units, a hundredth of the traffic: six of ten such arms have none.
+    control, variant = Moments.of([1.0] * 50 + [0.0] * 4950), Moments.of([0.0] * 50)
+    for arms in ((control, variant), (variant, control)):
+        for effect in (
+            difference(*(arm.proportion() for arm in arms)),
+            difference(*(arm.mean() for arm in arms)),
+        ):
+            for method in Method:
+                assert effect.p_value(method, alpha=0.05, planned_units=5000) > 0.4
+
+
+def test_a_small_arm_that_varies_more_is_taken_at_its_word() -> None:
+    generator = np.random.default_rng(5)
+    control, variant = generator.normal(0, 1, 2000), generator.normal(0.5, 4, 100)
+    found = difference(Moments.of(control).mean(), Moments.of(variant).mean())
+    wanted = CompareMeans(DescrStatsW(variant), DescrStatsW(control))
+    low, high = wanted.tconfint_diff(usevar="unequal")
+    assert limits(found.interval(Method.FIXED, alpha=0.05, planned_units=1)) == pytest.approx(
+        (low, high), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e9 + 0.1, 1e-9])
+def test_values_that_are_all_the_same_do_not_vary(value: float) -> None:
+    sums = Moments()
+    for _ in range(500):
+        sums += Moments.of([value] * 7)
+    assert sums.mean().unit_variance == 0
+    other = sums + Moments.of([value] * 7)
+    assert not difference(sums.mean(), other.mean()).is_known
+
+
+def test_a_negative_covariance_counts_though_the_means_agree() -> None:
+    y, x = [0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]
+    assert Moments.of(y, covariates=x).covariate_covariance == pytest.approx(np.cov(y, x)[0, 1])

@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bosal_server.statistics import sequential
-from bosal_server.statistics.effect import Method
+from bosal_server.statistics.effect import Method, difference
+from bosal_server.statistics.moments import Estimate
 from bosal_server.statistics.plan import power, units_needed
 
 Values = NDArray[np.float64]
@@ -54,6 +55,33 @@ def test_skewed_values_raise_no_false_alarm() -> None:
         means[1] - means[0], np.maximum(error, 1e-12), 2 * units, planned_units=4000, alpha=ALPHA
     )
     assert ever(p < ALPHA, units) <= ALPHA
+
+
+@pytest.mark.parametrize(("weight", "share"), [(0.2, 0.01), (0.05, 0.05), (0.01, 0.01)])
+def test_a_small_share_of_the_traffic_raises_no_false_alarm(weight: float, share: float) -> None:
+    # By the small arm's own variance it would be 11, 14 and 60 of a hundred.
+    generator = np.random.default_rng(13)
+    runs, looks, step = 150, 40, 500
+    alarms = 0
+    for _ in range(runs):
+        sizes = generator.binomial(step, weight, looks)
+        steps = np.stack([step - sizes, sizes])
+        units = np.cumsum(steps, axis=1)
+        events = np.cumsum(generator.binomial(steps, share), axis=1)
+        alarms += any(
+            difference(*(arm(int(k), int(n)) for k, n in zip(hits, sizes, strict=True))).p_value(
+                Method.SEQUENTIAL, alpha=ALPHA, planned_units=PLANNED
+            )
+            < ALPHA
+            for hits, sizes in zip(events.T, units.T, strict=True)
+            if min(sizes) >= BURN_IN
+        )
+    assert alarms / runs <= ALPHA
+
+
+def arm(hits: int, units: int) -> Estimate:
+    share = hits / units
+    return Estimate(units, share, share * (1 - share))
 
 
 def test_naive_peeking_would_alarm_in_four_runs_of_ten() -> None:
