@@ -39,9 +39,9 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Mark:
-    """Is answered when what was queued before it has been tried."""
+    """Is answered when what was queued before it has been tried; None: nobody waits any more."""
 
-    answer: Future[None]
+    answer: Future[None] | None
 
 
 class Writer:
@@ -114,9 +114,9 @@ class Writer:
         """Return once what was queued before is on disk, or cannot be brought there now."""
         if self._is_failing or self._is_closing:
             return
-        mark = _Mark(Future())
-        self._add(mark)
-        await asyncio.wrap_future(mark.answer)
+        answer: Future[None] = Future()
+        self._add(_Mark(answer))
+        await asyncio.wrap_future(answer)
 
     def _add(self, waiting: _Waiting | _Mark) -> None:
         self._waiting.append(waiting)
@@ -143,10 +143,14 @@ class Writer:
             taken = [self._waiting.popleft() for _ in range(min(_MAX_BATCH, len(self._waiting)))]
             if self._waiting:
                 self._is_urgent.set()
+            for one in taken:
+                # Whoever gives up from here on cannot take the answer away while it is set.
+                if one.answer is not None and not one.answer.set_running_or_notify_cancel():
+                    one.answer = None
             if batch := [one for one in taken if isinstance(one, _Waiting)]:
                 self._write(batch)
             for mark in taken:
-                if isinstance(mark, _Mark) and not mark.answer.cancelled():
+                if isinstance(mark, _Mark) and mark.answer is not None:
                     mark.answer.set_result(None)
 
     def _write(self, batch: list[_Waiting]) -> None:
@@ -199,7 +203,7 @@ class Writer:
     @staticmethod
     def _answer(batch: Sequence[_Waiting], answers: Sequence[Any]) -> None:
         for one, answer in zip(batch, answers, strict=False):
-            if one.answer is None or one.answer.cancelled():
+            if one.answer is None:
                 continue
             if isinstance(answer, Exception):
                 one.answer.set_exception(answer)

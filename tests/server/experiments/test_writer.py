@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from bosal_server.database import Database, DatabaseUnavailable
 from bosal_server.experiments import ledger
 from bosal_server.experiments import writer as writer_module
 from bosal_server.experiments.records import Record
-from bosal_server.experiments.tables import EXPOSURES
+from bosal_server.experiments.tables import EXPOSURES, OUTCOMES
 from bosal_server.experiments.writer import Writer
 
 
@@ -179,4 +180,48 @@ def test_a_queue_that_is_full_takes_no_more(
     for _ in range(11):
         writer.follow(outcomes())
     assert (writer.num_waiting, writer.num_lost) == (20, 1)
+    database.close()
+
+
+def test_a_caller_who_leaves_at_the_last_moment_stops_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaving(Future[Any]):
+        """A future whose caller gives up just as the answer comes."""
+
+        def set_result(self, result: Any) -> None:
+            self.cancel()
+            super().set_result(result)
+
+    monkeypatch.setattr(writer_module, "Future", Leaving)
+
+    async def check(writer: Writer) -> None:
+        for name in "abc":
+            writer.offer(exposure(name, "u"))
+            await writer.submit(outcomes(outcome(name, exposed=name)))
+            await writer.flush()
+
+    with writing(tmp_path / "db") as writer:
+        asyncio.run(asyncio.wait_for(check(writer), 30))
+    assert kept(tmp_path / "db") == 3
+
+
+def test_what_a_caller_gave_up_is_written_all_the_same(tmp_path: Path) -> None:
+    async def check(writer: Writer) -> None:
+        writer.offer(exposure("a", "u"))
+        told = outcomes(outcome("k", exposed="a"))
+        call = asyncio.create_task(writer.submit(told))
+        await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        writer.start()
+        await writer.flush()
+
+    database = Database.open(str(tmp_path / "db"))
+    writer = Writer(database, ledger.post)  # not started: nobody answers yet
+    asyncio.run(check(writer))
+    writer.close()
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(OUTCOMES)).scalar() == 1
     database.close()
