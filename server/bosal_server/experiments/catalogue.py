@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
@@ -51,6 +52,8 @@ class Catalogue:
         self._database = database
         self._entries: Mapping[str, Entry] = {}
         self._revision = -1
+        # Held from what is read to what is known by it: an older reading must not come last.
+        self._lock = Lock()
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
@@ -64,7 +67,7 @@ class Catalogue:
 
     def refresh(self) -> bool:
         """Read everything anew if anything has changed; say whether it had."""
-        with self._database.read() as connection:
+        with self._lock, self._database.read() as connection:
             now = revision(connection, TOPIC)
             if now == self._revision:
                 return False
@@ -74,6 +77,10 @@ class Catalogue:
     def create(self, experiment: Experiment, request_id: str, change: Change, now: float) -> Entry:
         """Keep a checked experiment; the same request again returns what it made."""
         check_definition(experiment)
+        with self._lock:
+            return self._create(experiment, request_id, change, now)
+
+    def _create(self, experiment: Experiment, request_id: str, change: Change, now: float) -> Entry:
         with self._database.write() as connection:
             advance(connection, TOPIC)
             # Until this transaction has ended nobody knows which revision it made.
@@ -111,6 +118,12 @@ class Catalogue:
         Raises:
             StaleEtag: it has changed since the change's etag was read.
         """
+        with self._lock:
+            return self._change(name, step, change, now)
+
+    def _change(
+        self, name: str, step: Callable[[Experiment], Experiment], change: Change, now: float
+    ) -> Entry:
         with self._database.write() as connection:
             advance(connection, TOPIC)
             # Until this transaction has ended nobody knows which revision it made.

@@ -143,7 +143,7 @@ class ExperimentManager:
             )
         )
         if outcomes.get("failed"):
-            self._watcher.note_failure(experiment, assignment.variant.key, now)
+            self._watcher.note_failure(experiment, assignment.variant.key)
 
     def pair(self, assignment: Assignment, pairs: Sequence[Pair]) -> None:
         """Queue what an exposed request was held against."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -55,11 +56,12 @@ class Watcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def note_failure(self, experiment: Experiment, variant: str, now: float) -> None:
+    def note_failure(self, experiment: Experiment, variant: str) -> None:
         """Count a failed request; too many within a minute pause the experiment."""
         limit = experiment.max_failures_per_minute
         if not limit:
             return
+        now = time.monotonic()
         failures = self._failures.setdefault((experiment.name, variant), deque())
         failures.append(now)
         while failures[0] < now - _FAILURE_SECONDS:
@@ -74,11 +76,20 @@ class Watcher:
         await asyncio.to_thread(self._catalogue.refresh)
         mismatched = {}
         for entry in self._catalogue:
-            if entry.experiment.state is State.RUNNING:
+            experiment = entry.experiment
+            if experiment.state is not State.RUNNING:
+                continue
+            try:
                 found = await asyncio.to_thread(self._reporter.look, entry, self._clock())
-                mismatched[entry.experiment.name] = found.is_mismatched
-                if found.harms:
-                    await self._pause(entry.experiment, "; ".join(map(str, found.harms)))
+            except ServerError:
+                # The database's trouble is that of all.
+                raise
+            except Exception:
+                log.exception("cannot look after experiment '%s'", experiment.name)
+                continue
+            mismatched[experiment.name] = found.is_mismatched
+            if found.harms:
+                await self._pause(experiment, "; ".join(map(str, found.harms)))
         self.mismatched = mismatched
 
     async def expire(self) -> None:
@@ -89,13 +100,13 @@ class Watcher:
                 await self._writer.submit(expiry)
 
     async def _watch(self) -> None:
-        next_expiry = self._clock()
+        next_expiry = time.monotonic()
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             try:
                 await self.look()
-                if self._clock() >= next_expiry:
-                    next_expiry = self._clock() + _EXPIRY_SECONDS
+                if time.monotonic() >= next_expiry:
+                    next_expiry = time.monotonic() + _EXPIRY_SECONDS
                     await self.expire()
             except ServerError as error:
                 log.warning("cannot look after experiments: %s", error)

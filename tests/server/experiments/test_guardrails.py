@@ -17,6 +17,7 @@ from tests.server.experiments.manager_calls import (
 )
 
 from bosal_server.database import Database
+from bosal_server.experiments.bulk import Bulk
 from bosal_server.experiments.enrolment import Reason
 from bosal_server.experiments.errors import (
     PromotionBlocked,
@@ -24,6 +25,7 @@ from bosal_server.experiments.errors import (
 from bosal_server.experiments.experiment import Experiment, State
 from bosal_server.experiments.manager import ExperimentManager
 from bosal_server.experiments.metric import Direction, MetricKind, MetricRole
+from bosal_server.experiments.tables import TOTALS
 from bosal_server.recipe_store import RecipeStore
 
 
@@ -56,6 +58,20 @@ def test_failures_of_one_variant_pause_at_once(database: Database) -> None:
             manager.complete(exposed, {"failed": 1.0}, "INTERNAL")
         found = await _eventually(manager, lambda e: e.state is State.PAUSED)
         assert found.state_reason == "variant 'steered' failed 3 times within a minute"
+
+    run(database, check)
+
+
+def test_an_experiment_that_cannot_be_looked_at_blinds_the_server_to_no_other(
+    database: Database,
+) -> None:
+    async def check(manager: ExperimentManager) -> None:
+        await begun(manager)
+        await begun(manager, name="a-broken-one")
+        with database.write() as connection:
+            entry = manager._catalogue.get("a-broken-one")
+            Bulk(connection).put(TOTALS, [(entry.id, 1, 0, "score", '["what?"]')])
+        await _eventually(manager, lambda _: manager.store_counts().mismatched == {"exp": False})
 
     run(database, check)
 
