@@ -130,7 +130,7 @@ def metric_reports(
             effects = list(reports[row].effects)
             effects[column] = replace(effects[column], adjusted_p=p)
             reports[row] = replace(reports[row], effects=tuple(effects))
-    return tuple(replace(one, effects=_worded(experiment, one)) for one in reports)
+    return tuple(replace(one, effects=_worded(experiment, one, totals)) for one in reports)
 
 
 def harms(experiment: Experiment, totals: Totals) -> list[Harm]:
@@ -182,18 +182,23 @@ def _report(experiment: Experiment, metric: Metric, totals: Totals) -> MetricRep
         )
         if not variant.is_control:
             pair = effect_of(experiment, metric, totals, index)
-            effects.append(effect_report(experiment, metric, variant.key, *pair))
+            effects.append(effect_report(experiment, metric, variant.key, pair, totals))
     return MetricReport(metric=metric, arms=tuple(values), effects=tuple(effects))
 
 
 def effect_report(
-    experiment: Experiment, metric: Metric, variant: str, absolute: Effect, share: Effect
+    experiment: Experiment,
+    metric: Metric,
+    variant: str,
+    effects: tuple[Effect, Effect],
+    totals: Totals,
 ) -> EffectReport:
-    """Put an effect into figures, without words."""
+    """Put an effect, absolute and as a share of the control, into figures, without words."""
+    absolute, share = effects
     if not absolute.is_known or not _is_enough(experiment, absolute):
         return EffectReport(variant=variant, difference=finite(absolute.value))
     is_fixed = experiment.is_fixed_horizon and metric.role is not MetricRole.GUARDRAIL
-    if is_fixed and absolute.units < experiment.planned_units:
+    if is_fixed and totals.units < experiment.planned_units:
         return EffectReport(
             variant=variant, difference=absolute.value, relative=finite(share.value)
         )
@@ -226,11 +231,17 @@ def effect_report(
     )
 
 
-def _worded(experiment: Experiment, report: MetricReport) -> tuple[EffectReport, ...]:
-    return tuple(replace(one, verdict=_verdict(experiment, report, one)) for one in report.effects)
+def _worded(
+    experiment: Experiment, report: MetricReport, totals: Totals
+) -> tuple[EffectReport, ...]:
+    return tuple(
+        replace(one, verdict=_verdict(experiment, report, one, totals)) for one in report.effects
+    )
 
 
-def _verdict(experiment: Experiment, report: MetricReport, effect: EffectReport) -> str:
+def _verdict(
+    experiment: Experiment, report: MetricReport, effect: EffectReport, totals: Totals
+) -> str:
     metric = report.metric
     counts = {arm.variant: arm.count for arm in report.arms}
     if effect.low is None or effect.high is None or effect.difference is None:
@@ -239,9 +250,8 @@ def _verdict(experiment: Experiment, report: MetricReport, effect: EffectReport)
         fewest = min(counts[experiment.control.key], counts[effect.variant])
         if fewest < experiment.min_units:
             return f"too few units: {fewest} of {experiment.min_units}"
-        together = counts[experiment.control.key] + counts[effect.variant]
-        if experiment.is_fixed_horizon and together < experiment.planned_units:
-            return f"planned for {experiment.planned_units} units, {together} are there"
+        if experiment.is_fixed_horizon and totals.units < experiment.planned_units:
+            return f"planned for {experiment.planned_units} units, {totals.units} are there"
         return "no variance yet"
     if metric.role is MetricRole.GUARDRAIL:
         low, high = effect.low, effect.high

@@ -7,13 +7,14 @@ from scipy import stats
 
 from bosal_server.experiments.experiment import Experiment, Phase
 from bosal_server.experiments.metric import MetricRole
-from bosal_server.experiments.report import EffectReport, MetricReport, ShareCheck
+from bosal_server.experiments.report import EffectReport, MetricReport, ShadowReport, ShareCheck
 from bosal_server.experiments.totals import Totals
 
 __all__ = ["conclusion", "warnings"]
 
 _MIXED_SHARE = 0.01
 _MISSING_ALPHA = 0.001
+_GIVEN_UP_SHARE = 0.01
 
 
 def warnings(
@@ -22,6 +23,7 @@ def warnings(
     totals: Totals,
     shares: ShareCheck,
     changed_recipes: Sequence[str],
+    shadows: Sequence[ShadowReport] = (),
 ) -> list[str]:
     """Return what to beware of, the gravest first."""
     found = []
@@ -50,6 +52,18 @@ def warnings(
             f"{totals.skewed} outcomes came with a clock more than five minutes off; the "
             "server's was taken"
         )
+    if experiment.is_fixed_horizon and totals.units > experiment.planned_units:
+        found.append(
+            f"planned for one look at {experiment.planned_units} units, {totals.units} are there: "
+            "every look since is another chance of a false alarm; stop a fixed plan at its number"
+        )
+    found += [
+        f"{one.given_up} of {one.given_up + one.pairs} requests were not run again under shadow "
+        f"'{one.variant}': long answers make way for live requests more often than short ones, "
+        "so its pairs may not be those of all requests"
+        for one in shadows
+        if one.given_up > _GIVEN_UP_SHARE * (one.given_up + one.pairs)
+    ]
     if len(experiment.phases) > 1:
         found.append(f"phase {phase.number} alone; phases are never pooled")
     return found

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, Table, select
 
 from bosal_server.database import Database
 from bosal_server.experiments.metric import BUILT_IN, MetricKind
 from bosal_server.experiments.records import Entry
 from bosal_server.experiments.report import Distribution
-from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES
+from bosal_server.experiments.tables import COMPLETIONS, EXPOSURES, OUTCOMES, UNITS
 from bosal_server.statistics.moments import Estimate
 from bosal_server.statistics.quantile import clustered_quantile
 
@@ -79,7 +79,7 @@ class Distributions:
         key = (entry.id, phase)
         with self._lock:
             known = self._known.get(key)
-            if known is not None and now - known[0] < _SECONDS:
+            if known is not None and abs(now - known[0]) < _SECONDS:
                 return known[1]
             rows = self._read(entry, phase, requests)
             self._known[key] = (now, rows)
@@ -92,37 +92,70 @@ class Distributions:
             if metric.kind is MetricKind.QUANTILE
         }
         found: dict[str, list[tuple[int, bytes, float]]] = {}
-        here = [
-            EXPOSURES.c.experiment == entry.id,
-            EXPOSURES.c.phase == phase,
-            ~EXPOSURES.c.is_forced,
-        ]
+        below = None
         if requests > _MAX_ROWS:
             # HMACs are uniform, so this is a fair sample of units, and always the same one.
-            limit = int(_MAX_ROWS / requests * 2**64).to_bytes(8, "big")
-            here.append(EXPOSURES.c.unit < limit)
-        completions = select(EXPOSURES.c.variant, EXPOSURES.c.unit, COMPLETIONS.c.outcomes).join(
-            COMPLETIONS,
-            (COMPLETIONS.c.experiment == EXPOSURES.c.experiment)
-            & (COMPLETIONS.c.exposure == EXPOSURES.c.id),
-        )
+            below = int(_MAX_ROWS / requests * 2**64).to_bytes(8, "big")
         with self._database.read() as connection:
-            for variant, unit, text in connection.execute(completions.where(*here)):
+            for variant, unit, text in connection.execute(_measured(entry, phase, below)):
                 outcomes: dict[str, Any] = json.loads(text)
                 for name in names & outcomes.keys():
                     found.setdefault(name, []).append((variant, unit, outcomes[name]))
             if sent := names - BUILT_IN.keys():
-                outcomes_sent = select(
-                    EXPOSURES.c.variant, EXPOSURES.c.unit, OUTCOMES.c.name, OUTCOMES.c.value
-                ).join(
-                    OUTCOMES,
-                    (OUTCOMES.c.experiment == EXPOSURES.c.experiment)
-                    & (OUTCOMES.c.exposure == EXPOSURES.c.id),
-                )
-                query = outcomes_sent.where(*here, OUTCOMES.c.name.in_(sent))
-                for variant, unit, name, value in connection.execute(query):
+                for variant, unit, name, value in connection.execute(
+                    _sent(entry, phase, below).where(OUTCOMES.c.name.in_(sent))
+                ):
                     found.setdefault(name, []).append((variant, unit, value))
         return {name: _arrays(rows) for name, rows in found.items()}
+
+
+def _measured(entry: Entry, phase: int, below: bytes | None) -> Select[tuple[int, bytes, str]]:
+    """Select what the server measured of the requests of analysed units."""
+    query = (
+        select(EXPOSURES.c.variant, EXPOSURES.c.unit, COMPLETIONS.c.outcomes)
+        .join(
+            COMPLETIONS,
+            (COMPLETIONS.c.experiment == EXPOSURES.c.experiment)
+            & (COMPLETIONS.c.exposure == EXPOSURES.c.id),
+        )
+        .join(UNITS, _is_unit_of(EXPOSURES))
+        .where(
+            EXPOSURES.c.experiment == entry.id,
+            EXPOSURES.c.phase == phase,
+            ~EXPOSURES.c.is_forced,
+            ~UNITS.c.is_mixed,
+        )
+    )
+    return query if below is None else query.where(EXPOSURES.c.unit < below)
+
+
+def _sent(entry: Entry, phase: int, below: bytes | None) -> Select[tuple[int, bytes, str, float]]:
+    """Select what clients sent of analysed units, by exposure or by unit; forced requests' not."""
+    query = (
+        select(UNITS.c.variant, OUTCOMES.c.unit, OUTCOMES.c.name, OUTCOMES.c.value)
+        .join(UNITS, _is_unit_of(OUTCOMES))
+        .join(
+            EXPOSURES,
+            (EXPOSURES.c.experiment == OUTCOMES.c.experiment)
+            & (EXPOSURES.c.id == OUTCOMES.c.exposure),
+            isouter=True,
+        )
+        .where(
+            OUTCOMES.c.experiment == entry.id,
+            OUTCOMES.c.phase == phase,
+            ~UNITS.c.is_mixed,
+            EXPOSURES.c.is_forced.is_not(True),
+        )
+    )
+    return query if below is None else query.where(OUTCOMES.c.unit < below)
+
+
+def _is_unit_of(table: Table) -> ColumnElement[bool]:
+    return (
+        (UNITS.c.experiment == table.c.experiment)
+        & (UNITS.c.phase == table.c.phase)
+        & (UNITS.c.unit == table.c.unit)
+    )
 
 
 def _arrays(rows: list[tuple[int, bytes, float]]) -> Rows:

@@ -69,7 +69,8 @@ def read_outcome(
         exposure = _exposure(command.exposure_id)
         if exposure is None:
             return _rejected("INVALID_OUTCOME", "exposure_id: not one that this server gives")
-        key = command.key or f"{command.exposure_id} {command.name}"
+        # As the server writes it, however the client did.
+        key = command.key or f"{exposure.hex()} {command.name}"
     elif command.unit:
         if not command.key:
             return _rejected("INVALID_OUTCOME", "idempotency_key: needed beside a unit_id")

@@ -38,6 +38,8 @@ FAILED: Final = "failed"
 # Those that need every token explained, and of these those that need the control's draws too.
 DOSES: Final = frozenset({"shifted_share", "changed_share", "kl_dose"})
 AGAINST_CONTROL: Final = frozenset({"changed_share", "kl_dose"})
+# Beyond it a square would drown the sums that all units share.
+MAX_VALUE: Final = 1e15
 # The denominator that counts a unit's requests.
 REQUESTS: Final = "requests"
 COVARIATE: Final = "instruction_tokens"
@@ -111,6 +113,8 @@ class Metric(BaseModel):
         """Refuse a value this metric cannot be of."""
         if not math.isfinite(value):
             raise InvalidExperiment(field, f"must be a finite number, not {value}")
+        if abs(value) > MAX_VALUE:
+            raise InvalidExperiment(field, f"must be from -{MAX_VALUE:g} to {MAX_VALUE:g}")
         if self.kind is MetricKind.PROPORTION and value not in (0.0, 1.0):
             raise InvalidExperiment(
                 field, f"metric '{self.name}' is a proportion: 0 or 1, not {value}"

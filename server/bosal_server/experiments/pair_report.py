@@ -114,7 +114,8 @@ def dose_reports(experiment: Experiment, totals: Totals) -> tuple[DoseReport, ..
         diluted = None
         if share is not None and metric.kind is not MetricKind.RATIO:
             diluted = _diluted(experiment, variant.key, absolute, share, everyone)
-        effect = effect_report(experiment, metric, variant.key, absolute, relative(absolute, base))
+        effects = absolute, relative(absolute, base)
+        effect = effect_report(experiment, metric, variant.key, effects, totals)
         found.append(
             DoseReport(
                 variant=variant.key,

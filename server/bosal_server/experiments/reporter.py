@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import insert
-
 from bosal_server.database import Database
 from bosal_server.experiments import analysis, conclusion, pair_report
+from bosal_server.experiments.bulk import Bulk
 from bosal_server.experiments.distributions import Distributions
 from bosal_server.experiments.errors import InvalidExperiment
 from bosal_server.experiments.experiment import Experiment, Phase
@@ -65,6 +64,7 @@ class Reporter:
             quantiles = self._distributions.quantiles(entry, phase.number, requests, now)
             curves = self._distributions.curves(entry, phase.number, requests, now)
         reports = analysis.metric_reports(experiment, totals, quantiles)
+        shadows = pair_report.shadow_reports(experiment, totals)
         return Report(
             experiment=experiment,
             phase=phase.number,
@@ -75,14 +75,14 @@ class Reporter:
             conclusion=conclusion.conclusion(experiment, reports, totals, shares),
             warnings=tuple(
                 conclusion.warnings(
-                    experiment, phase, totals, shares, self._changed_recipes(experiment)
+                    experiment, phase, totals, shares, self._changed_recipes(experiment), shadows
                 )
             ),
             orphans=totals.orphans,
             skewed_outcomes=totals.skewed,
             history=tuple(_history(experiment, phase, history)),
             divergences=pair_report.divergence_reports(experiment, totals, examples),
-            shadows=pair_report.shadow_reports(experiment, totals),
+            shadows=shadows,
             doses=pair_report.dose_reports(experiment, totals),
             distributions=tuple(curves),
         )
@@ -115,18 +115,10 @@ class Reporter:
             )
 
     def _keep(self, entry: Entry, phase: Phase, totals: Totals, now: float) -> None:
-        row = {
-            "experiment": entry.id,
-            "phase": phase.number,
-            "units": totals.units,
-            "at": now,
-            "document": document(totals),
-        }
+        row = (entry.id, phase.number, totals.units, now, document(totals))
         with self._database.write() as connection:
-            # Another server on this database may have been here first.
-            here = [s.totals.units for s in read_snapshots(connection, entry, phase.number)]
-            if not here or here[-1] < totals.units:
-                connection.execute(insert(SNAPSHOTS), row)
+            # Another server on this database may be here at the same moment.
+            Bulk(connection).put(SNAPSHOTS, [row])
 
 
 def _phase(experiment: Experiment, number: int) -> Phase:

@@ -24,6 +24,9 @@ from bosal_server.experiments.records import OutcomeStatus
     [
         ({"value": float("nan")}, "INVALID_OUTCOME", "finite"),
         ({"value": float("inf")}, "INVALID_OUTCOME", "finite"),
+        # Its square would drown what all other units add up to.
+        ({"value": 1e200}, "INVALID_OUTCOME", "from -1e+15 to 1e+15"),
+        ({"value": -1e16}, "INVALID_OUTCOME", "from -1e+15 to 1e+15"),
         ({"value": None}, "INVALID_OUTCOME", "number or a truth"),
         ({"name": "scores"}, "UNKNOWN_METRIC", "did you mean 'score'?"),
         ({"name": "total_ms"}, "INVALID_OUTCOME", "recorded by the server"),
@@ -71,6 +74,19 @@ def test_orphans_and_clocks_that_are_off_are_counted_and_shown(database: Databas
         assert (report.orphans, report.skewed_outcomes) == (1, 2)
         assert any("not known" in one for one in report.warnings)
         assert any("clock" in one for one in report.warnings)
+
+    run(database, check)
+
+
+def test_an_exposure_is_the_same_however_its_id_is_written(database: Database) -> None:
+    async def check(manager: ExperimentManager) -> None:
+        await begun(manager)
+        exposed = serve(manager, "u")
+        results = [
+            (await manager.record("exp", [outcome(exposed, exposure_id=written)]))[0].status
+            for written in (exposed.exposure_id.hex(), exposed.exposure_id.hex().upper())
+        ]
+        assert results == [OutcomeStatus.RECORDED, OutcomeStatus.DUPLICATE]
 
     run(database, check)
 

@@ -2,8 +2,9 @@
 
 import asyncio
 
+import numpy as np
 import pytest
-from tests.server.experiments.drafts import draft
+from tests.server.experiments.drafts import draft, metric, variant
 from tests.server.experiments.manager_calls import (
     WHY,
     begun,
@@ -24,6 +25,7 @@ from bosal_server.experiments.errors import (
 )
 from bosal_server.experiments.experiment import State
 from bosal_server.experiments.manager import ExperimentManager
+from bosal_server.experiments.metric import MetricKind, MetricRole
 from bosal_server.experiments.records import OutcomeStatus
 
 
@@ -93,6 +95,54 @@ def test_a_fixed_plan_is_not_decided_early(database: Database) -> None:
         (effect,) = (await manager.report("exp", 0)).metrics[0].effects
         assert effect.low is None
         assert effect.verdict == "planned for 1000 units, 300 are there"
+
+    run(database, check)
+
+
+def test_a_fixed_plan_counts_every_variants_units_and_holds_for_one_look(
+    database: Database,
+) -> None:
+    async def check(manager: ExperimentManager) -> None:
+        sides = (
+            variant("plain", "plain", 400_000, is_control=True),
+            variant("steered", "steered", 300_000),
+            variant("other", "steered", 300_000),
+        )
+        await begun(manager, is_fixed_horizon=True, planned_units=600, variants=sides)
+        exposed = [serve(manager, f"u{index}") for index in range(600)]
+        # Only two in three ever have a value.
+        await manager.record(
+            "exp", [outcome(o, float(i % 2)) for i, o in enumerate(exposed) if i % 3]
+        )
+        report = await manager.report("exp", 0)
+        assert all(one.low is not None for one in report.metrics[0].effects)
+        assert not any("one look" in one for one in report.warnings)
+        serve(manager, "one more")
+        (warning,) = (await manager.report("exp", 0)).warnings
+        assert "planned for one look at 600 units, 601 are there" in warning
+
+    run(database, check)
+
+
+def test_quantiles_are_of_all_a_units_values_however_they_were_named(database: Database) -> None:
+    async def check(manager: ExperimentManager) -> None:
+        middle = metric("seconds", MetricKind.QUANTILE, level=0.5)
+        await begun(manager, metrics=(metric("score", role=MetricRole.PRIMARY), middle))
+        told, wanted = [], {"plain": [], "steered": []}
+        for index in range(200):
+            one = serve(manager, f"u{index}")
+            value = float(index)
+            by_unit = outcome(None, value, name="seconds", unit=f"u{index}", key=f"k{index}")
+            told.append(by_unit if index % 2 else outcome(one, value, name="seconds"))
+            wanted[one.variant.key].append(value)
+        forced = serve(manager, "u1", "debug", force="steered")
+        told.append(outcome(forced, 1e6, name="seconds"))
+        await manager.record("exp", told)
+        report = await manager.report("exp", 0, with_distributions=True)
+        arms = {arm.variant: arm for arm in report.metrics[1].arms}
+        for key, values in wanted.items():
+            assert arms[key].count == len(values)
+            assert arms[key].value == np.quantile(values, 0.5, method="inverted_cdf")
 
     run(database, check)
 
