@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from pyarrow import parquet
 from rich.console import Console
 from tests.live_server import LiveServer, eventually
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from bosal_client import AsyncClient, Client, InvalidRequest, NotFound
 from bosal_client.cli import application
+from bosal_client.document_file import read_document
 from bosal_client.experiment_documents import experiment_message
 from bosal_client.experiment_effects import DivergenceReport, PairedEffect, ShadowReport
 from bosal_client.experiment_page import page
@@ -24,6 +26,8 @@ from bosal_client.experiment_results import Report
 from bosal_client.experiment_view import view
 from bosal_client.experiments import Outcome
 from bosal_client.invocation import signed_experiments
+from bosal_decoding.document import read_yaml as recipes_read_yaml
+from bosal_decoding.errors import InvalidRecipe
 
 
 def document(name: str) -> dict[str, Any]:
@@ -337,14 +341,61 @@ def test_a_user_without_a_name_signs_with_a_number(monkeypatch: pytest.MonkeyPat
         ({"namespace": 3}, "namespace"),
         ({"method": "bayes"}, "method"),
         ({"planned_units": -4}, "planned_units"),
+        ({"planned_units": "5_000"}, "planned_units"),
+        ({"planned_units": 0.5}, "planned_units"),
+        ({"alpha": True}, "alpha"),
+        ({"name": 2026}, "name"),
+        ({"compare_draws": 1}, "compare_draws"),
+        ({"retention_days": float("inf")}, "retention_days"),
+        ({"variants": [{"key": 1}]}, "variants[0].key"),
+        ({"variants": [{"key": "a", "recipe": None}]}, "variants[0].recipe"),
     ],
 )
 def test_a_wrong_document_names_its_field(change: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as failure:
         experiment_message({**document("wrong"), **change})
     assert failure.value.field == field
+    # In words of the document, not of what reads it.
+    assert not re.search("built-in|object cannot|argument", str(failure.value))
+
+
+def test_a_whole_number_may_be_written_as_any_number() -> None:
+    assert experiment_message({**document("big"), "planned_units": 1e4}).planned_units == 10_000
 
 
 def test_a_unit_without_an_experiment_is_a_mistake(client: Client) -> None:
     with pytest.raises(TypeError, match="need an 'experiment'"):
         client.generate("x", unit="u")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no", "on", "Off", "y", "YES", "true", "False", "null", "~", "''", "1_000", "0x1f", "0o17",
+        "017", "12:30", "1:30:00", "2024-05-06", "1e5", "1.5e-3", ".5", "-3", "+.inf", ".nan",
+        "a b", "=", "<<", "0.5", "5.", "'no'", '"12:30"', "[no, 1_0, 1]", "{on: off}",
+    ],
+)  # fmt: skip
+def test_experiments_and_recipes_are_read_by_the_same_rules(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(f"key: {text}\n{text}: value\n" if "{" not in text else f"key: {text}\n")
+    try:
+        wanted = recipes_read_yaml(file.read_text())
+    except InvalidRecipe:
+        with pytest.raises(typer.BadParameter):
+            read_document(file)
+        return
+    # As text, so that what is not a number equals itself.
+    assert repr(read_document(file)) == repr(wanted)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &x 1\nb: *x", "a: !!str 1", "a: 1\na: 2", "? [a]\n: 1", "a: ["]
+)
+def test_what_recipes_refuse_experiments_refuse(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidRecipe):
+        recipes_read_yaml(text)
+    with pytest.raises(typer.BadParameter):
+        read_document(file)

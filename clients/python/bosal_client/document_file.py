@@ -42,17 +42,13 @@ def writing(file: Path, flag: str) -> Iterator[None]:
         raise typer.BadParameter(f"cannot write {file}: {reason}", param_hint=flag) from error
 
 
-def _twice(key: str) -> str:
-    """Say of a key what a reader would pass over: the first of its two values would be lost."""
-    return f"the key {key!r:.60} is given twice"
-
-
 def _json(file: Path, text: str) -> Any:
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ValueError(_twice(key))
+                # A reader would pass over it: the first of its two values would be lost.
+                raise ValueError(f"the key {key!r:.60} is given twice")
             found[key] = value
         return found
 
@@ -65,27 +61,13 @@ def _json(file: Path, text: str) -> Any:
 def _yaml(file: Path, text: str) -> Any:
     try:
         import yaml
+
+        from bosal_client.core_yaml import read_yaml
     except ModuleNotFoundError:
         raise typer.BadParameter(
             "reading YAML needs pyyaml (pip install pyyaml); a .json file does not"
         ) from None
-
-    class _StrictLoader(yaml.SafeLoader):
-        """SafeLoader that takes no key twice."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
-            for key, _ in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    continue
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, _twice(key.value), key.start_mark
-                    )
-                seen.add(key.value)
-            return super().construct_mapping(node, deep)
-
     try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+        return read_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{file}: {error}") from None

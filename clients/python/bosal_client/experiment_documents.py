@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 
 from bosal.v1 import experiment_pb2 as pb
@@ -14,6 +15,8 @@ __all__ = ["experiment_message", "share"]
 
 _PPM = 1_000_000
 _DAY = 86_400
+# More than any server keeps.
+_MAX_DAYS = 1_000_000
 
 _EXPERIMENT = frozenset(
     {
@@ -32,6 +35,19 @@ _METRIC = frozenset(
     }
 )  # fmt: skip
 _NAMESPACE = frozenset({"name", "low", "high"})
+
+
+# What a document may hold for a field of the wire, and how that is said.
+_WHOLE = (int, "a whole number")
+_TYPES: Mapping[int, tuple[Any, str]] = {
+    FieldDescriptor.CPPTYPE_STRING: (str, "a text (quote what looks like a number)"),
+    FieldDescriptor.CPPTYPE_BOOL: (bool, "true or false"),
+    FieldDescriptor.CPPTYPE_DOUBLE: (int | float, "a number"),
+    FieldDescriptor.CPPTYPE_INT32: _WHOLE,
+    FieldDescriptor.CPPTYPE_UINT32: _WHOLE,
+    FieldDescriptor.CPPTYPE_INT64: _WHOLE,
+    FieldDescriptor.CPPTYPE_UINT64: _WHOLE,
+}
 
 
 def experiment_message(document: Mapping[str, Any]) -> pb.Experiment:
@@ -84,6 +100,7 @@ def _variant(message: pb.Variant, document: Any, field: str, fields: Iterable[st
     if isinstance(recipe, str):
         message.recipe = recipe
     else:
+        recipe = _mapping(recipe, f"{field}.recipe")
         message.inline_recipe.CopyFrom(recipe_message(recipe, f"{field}.recipe"))
     message.weight_ppm = share(document.get("weight", 0), f"{field}.weight")
     if "control" in document:
@@ -113,9 +130,17 @@ def _set(message: Any, name: str, document: Mapping[str, Any], field: str) -> No
     leaf = field.rpartition(".")[2]
     if leaf not in document:
         return
+    value = document[leaf]
+    kind, what = _TYPES[message.DESCRIPTOR.fields_by_name[name].cpp_type]
+    if kind is int and isinstance(value, float) and value.is_integer():
+        # 1e4 is a whole number too.
+        value = int(value)
+    is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if not is_right:
+        raise InvalidRequest(f"{field}: {what}, not {value!r:.60}", field=field)
     try:
-        setattr(message, name, document[leaf])
-    except (TypeError, ValueError) as error:
+        setattr(message, name, value)
+    except ValueError as error:
         raise InvalidRequest(f"{field}: {error}", field=field) from None
 
 
@@ -156,7 +181,10 @@ def share(value: Any, field: str) -> int:
 
 
 def _days(value: Any, field: str) -> Duration:
-    return Duration(seconds=round(_number(value, field) * _DAY))
+    days = _number(value, field)
+    if not 0 <= days <= _MAX_DAYS:
+        raise InvalidRequest(f"{field}: a number of days, not {value}", field=field)
+    return Duration(seconds=round(days * _DAY))
 
 
 def _enum(enum: Any, prefix: str, value: Any, field: str) -> int:
