@@ -109,7 +109,7 @@ class Distributions:
         return {name: _arrays(rows) for name, rows in found.items()}
 
 
-def _measured(entry: Entry, phase: int, below: bytes | None) -> Select[tuple[int, bytes, str]]:
+def _measured(entry: Entry, phase: int, below: bytes | None) -> Select[int, bytes, str]:
     """Select what the server measured of the requests of analysed units."""
     query = (
         select(EXPOSURES.c.variant, EXPOSURES.c.unit, COMPLETIONS.c.outcomes)
@@ -129,7 +129,7 @@ def _measured(entry: Entry, phase: int, below: bytes | None) -> Select[tuple[int
     return query if below is None else query.where(EXPOSURES.c.unit < below)
 
 
-def _sent(entry: Entry, phase: int, below: bytes | None) -> Select[tuple[int, bytes, str, float]]:
+def _sent(entry: Entry, phase: int, below: bytes | None) -> Select[int, bytes, str, float]:
     """Select what clients sent of analysed units, by exposure or by unit; forced requests' not."""
     query = (
         select(UNITS.c.variant, OUTCOMES.c.unit, OUTCOMES.c.name, OUTCOMES.c.value)

@@ -24,6 +24,7 @@ from bosal_server.experiments.errors import (
     WrongState,
 )
 from bosal_server.experiments.experiment import State
+from bosal_server.experiments.intake import OutcomeCommand
 from bosal_server.experiments.manager import ExperimentManager
 from bosal_server.experiments.metric import MetricKind, MetricRole
 from bosal_server.experiments.records import OutcomeStatus
@@ -128,7 +129,8 @@ def test_quantiles_are_of_all_a_units_values_however_they_were_named(database: D
     async def check(manager: ExperimentManager) -> None:
         middle = metric("seconds", MetricKind.QUANTILE, level=0.5)
         await begun(manager, metrics=(metric("score", role=MetricRole.PRIMARY), middle))
-        told, wanted = [], {"plain": [], "steered": []}
+        told: list[OutcomeCommand] = []
+        wanted: dict[str, list[float]] = {"plain": [], "steered": []}
         for index in range(200):
             one = serve(manager, f"u{index}")
             value = float(index)
