@@ -19,6 +19,7 @@ __all__ = ["COUNTS", "EXPERIMENT_COUNTS", "WHOLE", "Books"]
 COUNTS = ("units", "requests", "completed", "failed", "mixed")
 EXPERIMENT_COUNTS = ("orphans", "skewed")
 WHOLE = -1
+_REST = -3
 
 UnitKey = tuple[int, int, bytes]
 TotalKey = tuple[int, int, int, str]
@@ -137,25 +138,37 @@ class Books:
         known.append(amounts)
 
     def _write_totals(self) -> None:
-        differences = {
-            key: difference
-            for key, amounts in self._amounts.items()
-            if any(difference := [math.fsum(column) for column in zip(*amounts, strict=True)])
-        }
+        added = {key: [*zip(*amounts, strict=True)] for key, amounts in self._amounts.items()}
+        added = {key: columns for key, columns in added.items() if any(map(math.fsum, columns))}
         known: dict[TotalKey, list[float]] = {}
         by = (TOTALS.c.phase, TOTALS.c.variant, TOTALS.c.name)
-        for experiment in {key[0] for key in differences}:
-            wanted = [key[1:] for key in differences if key[0] == experiment]
+        for experiment in {key[0] for key in added}:
+            wanted = [key[1:] for key in added if key[0] == experiment]
+            wanted += [_rest(key)[1:] for key in added if key[0] == experiment]
             for _, *place, numbers in self._bulk.find([*TOTALS.c], experiment, by, wanted):
                 phase, variant, name = place
                 known[experiment, phase, variant, name] = json.loads(numbers)
         changed: list[tuple[Any, ...]] = []
-        for key, difference in differences.items():
-            old = known.get(key)
-            if old is not None:
-                difference = [a + b for a, b in zip(old, difference, strict=True)]
-            changed.append((*key, _JSON.encode(difference)))
+        for key, columns in added.items():
+            nothing = [0.0] * len(columns)
+            old = zip(known.get(key, nothing), known.get(_rest(key), nothing), strict=True)
+            terms = [(*column, *before) for column, before in zip(columns, old, strict=True)]
+            sums = [math.fsum(some) for some in terms]
+            rests = [math.fsum((*some, -total)) for some, total in zip(terms, sums, strict=True)]
+            changed.append((*key, _JSON.encode(sums)))
+            if any(rests) or _rest(key) in known:
+                changed.append((*_rest(key), _JSON.encode(rests)))
         self._bulk.put(TOTALS, changed)
+
+
+def _rest(key: TotalKey) -> TotalKey:
+    """Return where what a sum's rounding leaves is kept.
+
+    With it a sum has twice the digits: what a unit added can be taken out again, and one whose
+    values are a billion times the others' has not drowned them.
+    """
+    experiment, phase, variant, name = key
+    return experiment, phase, _REST - variant, name
 
 
 _UNIT_KEY = ("experiment", "phase", "unit")

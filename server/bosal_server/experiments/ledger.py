@@ -197,7 +197,10 @@ class _Page:
             for name, value in one.outcomes.items():
                 self._add(place, name, value)
             if one.text is not None:
-                texts.append((self._entry.id, one.exposure, *one.text))
+                # PostgreSQL keeps no NUL in a text.
+                *kept, until = one.text
+                kept = [part.replace("\0", "\ufffd") for part in kept]
+                texts.append((self._entry.id, one.exposure, *kept, until))
         self._bulk.insert(COMPLETIONS, rows)
         self._bulk.insert(TEXTS, texts)
 

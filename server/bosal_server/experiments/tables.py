@@ -163,7 +163,7 @@ TOTALS = Table(
     METADATA,
     Column("experiment", Integer, primary_key=True),
     Column("phase", Integer, primary_key=True),
-    # -1: of the whole experiment.
+    # -1: of the whole experiment. Below: what rounding left of the sums of variant -3 - this.
     Column("variant", SmallInteger, primary_key=True),
     # A metric, or "" for counts.
     Column("name", String(64), primary_key=True),

@@ -53,6 +53,9 @@ class Totals:
         pairs: dict[int, Mapping[str, int]] = {}
         rules: dict[int, dict[str, int]] = {}
         for variant, name, text in rows:
+            if variant < WHOLE:
+                # What rounding left of a sum.
+                continue
             numbers = json.loads(text)
             if name == COUNTS_NAME:
                 pairs[variant] = dict(zip(PAIR_COUNTS, map(round, numbers), strict=True))
@@ -95,11 +98,17 @@ def read_totals(connection: Connection, entry: Entry, phase: int) -> Totals:
     return Totals.read(entry.experiment, rows, whole)
 
 
-def read_snapshots(connection: Connection, entry: Entry, phase: int) -> list[Snapshot]:
-    """Read how the sums came about, the oldest first."""
+def read_snapshots(
+    connection: Connection, entry: Entry, phase: int, *, above: int = 0
+) -> list[Snapshot]:
+    """Read how the sums came about, the oldest first, from more than `above` units on."""
     query = (
         select(SNAPSHOTS.c.at, SNAPSHOTS.c.document)
-        .where(SNAPSHOTS.c.experiment == entry.id, SNAPSHOTS.c.phase == phase)
+        .where(
+            SNAPSHOTS.c.experiment == entry.id,
+            SNAPSHOTS.c.phase == phase,
+            SNAPSHOTS.c.units > above,
+        )
         .order_by(SNAPSHOTS.c.units)
     )
     return [

@@ -214,6 +214,32 @@ def test_a_forgotten_unit_is_gone_everywhere(store: Store) -> None:
     assert store.totals().arms == before.arms
 
 
+def test_a_forgotten_unit_takes_with_it_what_it_drowned(store: Store) -> None:
+    generator = random.Random(1)
+    for index in range(40):
+        name = f"a{index}"
+        told = outcome(name, value=generator.gauss(0, 1), exposed=name)
+        store.tell(exposure(name, f"u{index}"), outcomes(told))
+    before = store.totals().arm(0, "score")
+    store.tell(exposure("huge", "huge"), outcomes(outcome("huge", value=1e14, exposed="huge")))
+    for index in range(40, 60):
+        store.tell(exposure(f"a{index}", f"u{index}"))
+    # Its square has thirty digits more than theirs.
+    assert store.totals().arm(0, "score").yy == 1e28
+    store.tell(Removal(ENTRY, key("huge")))
+    assert store.totals().arm(0, "score").numbers == pytest.approx(before.numbers, rel=1e-12)
+    assert store.totals().arm(0, "score").mean().unit_variance == pytest.approx(
+        before.mean().unit_variance, rel=1e-9
+    )
+
+
+def test_a_text_may_hold_any_character(store: Store) -> None:
+    text = ("what\0?", "that\0", 2000.0)
+    store.tell(exposure("a", "u"), completion("a", text=text))
+    assert (store.count(COMPLETIONS), store.count(TEXTS)) == (1, 1)
+    assert store.totals().arms[0].completed == 1
+
+
 def test_what_has_expired_leaves_the_sums(store: Store) -> None:
     store.tell(exposure("a", "u"), completion("a"), outcomes(outcome("k", exposed="a")))
     totals = store.totals()
