@@ -15,6 +15,7 @@ from bosal_server.experiments.tables import (
     PAIRS,
     TEXTS,
     UNIT_INDEX,
+    UNITS,
 )
 
 __all__ = ["expire", "remove"]
@@ -57,6 +58,8 @@ def expire(connection: Connection, expiry: Expiry) -> None:
     _delete_exposures(connection, expiry.entry, expiry.exposures)
     keys = [(expiry.entry.id, key) for key in expiry.outcome_keys]
     Bulk(connection).delete(OUTCOMES, ("experiment", "key"), keys)
+    units = [(expiry.entry.id, *unit) for unit in expiry.units]
+    Bulk(connection).delete(UNITS, ("experiment", "phase", "unit"), units)
 
 
 def _delete_exposures(connection: Connection, entry: Entry, exposures: Iterable[bytes]) -> None:

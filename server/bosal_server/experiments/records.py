@@ -161,6 +161,8 @@ class Expiry:
     entry: Entry
     exposures: Sequence[bytes]
     outcome_keys: Sequence[bytes]
+    # By phase and unit.
+    units: Sequence[tuple[int, bytes]] = ()
 
 
 Record = Exposure | Completion | Outcomes | Pairs | Removal | Expiry

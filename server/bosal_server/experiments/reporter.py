@@ -45,6 +45,9 @@ class Reporter:
         # Says in words which recipes are no longer what the experiment serves.
         self._changed_recipes = changed_recipes
         self._distributions = Distributions(database)
+        # By experiment and phase: units at the last snapshot that was looked at, and the least p
+        # of the shares until then. Looks are many, snapshots grow with the experiment.
+        self._seen: dict[tuple[int, int], tuple[int, float]] = {}
 
     def report(
         self, entry: Entry, phase_number: int, now: float, *, with_distributions: bool = False
@@ -97,14 +100,21 @@ class Reporter:
     def look(self, entry: Entry, now: float) -> Look:
         """Keep a snapshot of what has grown since the last; return what must not wait."""
         phase = entry.experiment.phase
-        totals, history = self.read(entry, phase)
+        last, least_p = self._seen.get((entry.id, phase.number), (0, 1.0))
+        with self._database.read() as connection:
+            totals = read_totals(connection, entry, phase.number)
+            history = read_snapshots(connection, entry, phase.number, above=last)
+        shares = analysis.check_shares(phase, totals, history)
+        if history:
+            last = history[-1].totals.units
+            least_p = min(least_p, *analysis.share_history(phase, history))
+            self._seen[entry.id, phase.number] = last, least_p
         enough = min((arm.units for arm in totals.arms), default=0) >= entry.experiment.min_units
-        last = history[-1].totals.units if history else 0
         if enough and totals.units >= max(last + 1, last * _GROWTH):
             self._keep(entry, phase, totals, now)
         return Look(
             tuple(analysis.harms(entry.experiment, totals)),
-            analysis.check_shares(phase, totals, history).is_alarm,
+            min(shares.p_value, least_p) < analysis.SHARE_ALPHA,
         )
 
     def read(self, entry: Entry, phase: Phase) -> tuple[Totals, list[Snapshot]]:

@@ -10,10 +10,11 @@ from typing import Any
 
 from bosal_server.database import Database
 from bosal_server.errors import ServerError
-from bosal_server.experiments import lifecycle, retention
+from bosal_server.experiments import lifecycle
 from bosal_server.experiments.catalogue import Catalogue, Change
 from bosal_server.experiments.experiment import Experiment, State
 from bosal_server.experiments.reporter import Reporter
+from bosal_server.experiments.retention import Expired
 from bosal_server.experiments.writer import Writer
 
 __all__ = ["Watcher"]
@@ -96,7 +97,8 @@ class Watcher:
         """Delete what has been kept for as long as it may be."""
         now = self._clock()
         for entry in self._catalogue:
-            while expiry := await asyncio.to_thread(retention.expired, self._database, entry, now):
+            expired = Expired(self._database, entry, now)
+            while expiry := await asyncio.to_thread(expired.next):
                 await self._writer.submit(expiry)
 
     async def _watch(self) -> None:

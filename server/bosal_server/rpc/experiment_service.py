@@ -39,9 +39,11 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
     async def CreateExperiment(
         self, request: pb.CreateExperimentRequest, context: Context
     ) -> pb.CreateExperimentResponse:
+        request_id = experiments.remark(request.request_id, "request_id", most=128)
+        actor = experiments.remark(request.actor, "actor")
         with located("experiment"):
             draft = experiments.draft(request.experiment, self._recipes)
-            made = await self._experiments.create(draft, request.request_id, request.actor)
+            made = await self._experiments.create(draft, request_id, actor)
         return pb.CreateExperimentResponse(experiment=experiments.experiment(made))
 
     async def StartExperiment(
@@ -70,7 +72,10 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
     ) -> pb.PromoteVariantResponse:
         change = experiments.change(request.change, "PROMOTE")
         found = await self._experiments.promote(
-            request.change.name, request.variant, request.override_reason, change
+            request.change.name,
+            request.variant,
+            experiments.remark(request.override_reason, "override_reason"),
+            change,
         )
         return pb.PromoteVariantResponse(experiment=experiments.experiment(found))
 
@@ -177,7 +182,7 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: pb.DeleteUnitRequest, context: Context
     ) -> pb.DeleteUnitResponse:
         removed = await self._experiments.delete_unit(
-            request.unit_id, request.experiment, request.actor
+            request.unit_id, request.experiment, experiments.remark(request.actor, "actor")
         )
         return pb.DeleteUnitResponse(exposures=removed.exposures, outcomes=removed.outcomes)
 

@@ -187,7 +187,19 @@ def _phase(value: Experiment, phase: Phase) -> pb.Phase:
 def change(message: pb.Change, action: str) -> Change:
     if not message.name:
         raise InvalidExperiment("change.name", "which experiment?")
-    return Change(action=action, actor=message.actor, reason=message.reason, etag=message.etag)
+    return Change(
+        action=action,
+        actor=remark(message.actor, "change.actor"),
+        reason=remark(message.reason, "change.reason"),
+        etag=message.etag,
+    )
+
+
+def remark(text: str, field: str, most: int = 2000) -> str:
+    """Return what somebody wants kept as they wrote it; refuse what not every database keeps."""
+    if len(text) > most or "\0" in text:
+        raise InvalidExperiment(field, f"must have at most {most} characters, none of them NUL")
+    return text
 
 
 def assignment(value: Assignment) -> pb.Assignment:

@@ -4,8 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 from tests.server.experiments.manager_calls import (
     NAMES,
+    WHY,
     Clock,
     begun,
     managing,
@@ -15,8 +17,10 @@ from tests.server.experiments.manager_calls import (
 )
 
 from bosal_server.database import Database
+from bosal_server.experiments import retention
 from bosal_server.experiments.manager import ExperimentManager
 from bosal_server.experiments.records import OutcomeStatus
+from bosal_server.experiments.tables import UNITS
 
 
 @pytest.mark.parametrize(
@@ -122,5 +126,53 @@ def test_rows_expire_and_sums_stay(database: Database) -> None:
             await manager.expire()
             assert [page async for page in manager.export("exp", 0)] == []
             assert sum(arm.units for arm in (await manager.report("exp", 0)).arms) == 1
+
+    asyncio.run(check())
+
+
+def test_units_are_kept_until_their_experiment_is_long_over(database: Database) -> None:
+    def num_units() -> int:
+        with database.read() as connection:
+            return int(connection.execute(select(func.count()).select_from(UNITS)).scalar() or 0)
+
+    async def check() -> None:
+        clock = Clock()
+        async with managing(database, clock=clock) as manager:
+            await begun(manager)
+            for index in range(3):
+                serve(manager, f"u{index}")
+            clock.now += 91 * 86400
+            await manager.report("exp", 0)
+            await manager.expire()
+            assert num_units() == 3
+            await manager.stop("exp", WHY)
+            clock.now += 89 * 86400
+            await manager.expire()
+            assert num_units() == 3
+            clock.now += 2 * 86400
+            await manager.expire()
+            assert num_units() == 0
+            assert sum(arm.units for arm in (await manager.report("exp", 0)).arms) == 3
+
+    asyncio.run(check())
+
+
+def test_more_rows_expire_than_go_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_AT_ONCE", 2)
+
+    async def check() -> None:
+        clock = Clock()
+        async with managing(database, clock=clock) as manager:
+            await begun(manager)
+            for index in range(7):
+                serve(manager, f"u{index}")
+            clock.now += 91 * 86400
+            serve(manager, "late")
+            await manager.report("exp", 0)
+            await manager.expire()
+            pages = [page async for page in manager.export("exp", 0)]
+            assert sum(len(page.exposures) for page in pages) == 1
 
     asyncio.run(check())
