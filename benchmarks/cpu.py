@@ -2,9 +2,11 @@
 
 Parts: `b1` and `b32` against transformers' `generate`, its continuous batching, OpenVINO GenAI and
 llama.cpp's server;
-`prefix` with a shared prefix in the cache; `decode` steps alone; `lag`, how late an event loop
+`prefix` with a shared prefix in the cache, with cascade attention too where the engine computes in
+float32; `decode` steps alone; `lag`, how late an event loop
 beside the engine is; `threads`, speed and lateness with one thread and with one for each core;
-`bits`, what eight bits gain and cost.
+`cascade`, what it gains over shared prefixes and costs without; `bits`, what eight bits gain and
+cost.
 """
 
 from collections.abc import Callable
@@ -31,7 +33,7 @@ from bosal_server.model import LoadedModel
 from bosal_server.precision import has_fast_bf16
 
 CONTEXT, PREFIX, NEW_TOKENS, ROWS = 128, 1024, 64, 32
-PARTS = ("b1", "b32", "prefix", "decode", "lag", "threads", "bits")
+PARTS = ("b1", "b32", "prefix", "decode", "lag", "threads", "cascade", "bits")
 
 
 def main() -> None:
@@ -83,7 +85,7 @@ class Contest:
                         self._throughput(engine, peer, genai, llama, batch)
                         self._report.write()
             if "prefix" in parts and genai is not None:
-                self._prefix(engine, genai)
+                self._prefix(stack, engine, genai)
                 self._report.write()
             if "decode" in parts and genai is not None:
                 self._decode(engine, clock, genai)
@@ -93,6 +95,9 @@ class Contest:
         settings = Settings(self._report, model, self._prompts, self._new_tokens)
         if "threads" in parts:
             settings.threads()
+            self._report.write()
+        if "cascade" in parts:
+            settings.cascade()
             self._report.write()
         if "bits" in parts:
             settings.bits()
@@ -168,28 +173,36 @@ class Contest:
             figure = f"{contestant}_{label}{suffix}"
             self._report.figure(figure, ratio(samples, "engine", contestant))
 
-    def _prefix(self, engine: Engine, genai: GenAi) -> None:
+    def _prefix(self, stack: ExitStack, engine: Engine, genai: GenAi) -> None:
         """Decode prompts that begin with the same tokens, whose keys and values are cached."""
+        engines = {"engine": engine}
+        if not has_bf16():
+            engines["cascade"] = stack.enter_context(
+                Engine(engine.model, runner="openvino", max_groups=ROWS, cascade_attention=True)
+            )
         (head,) = self._prompts(1, PREFIX)
 
         def prompts() -> list[list[int]]:
             return [head + tail for tail in self._prompts(ROWS, 32)]
 
-        def ours() -> float:
-            asked = prompts()
-            start = perf_counter()
-            tokens = engine.run(asked, self._new_tokens)
-            return tokens / (perf_counter() - start)
+        def ours(engine: Engine) -> Callable[[], float]:
+            def rate() -> float:
+                asked = prompts()
+                start = perf_counter()
+                tokens = engine.run(asked, self._new_tokens)
+                return tokens / (perf_counter() - start)
 
-        contestants = {
-            "engine": ours,
-            "genai": lambda: _rate(genai.generate(prompts(), self._new_tokens)),
-        }
+            return rate
+
+        contestants = {name: ours(one) for name, one in engines.items()}
+        contestants["genai"] = lambda: _rate(genai.generate(prompts(), self._new_tokens))
         samples = interleave(contestants, self._options.rounds)
         label = f"{self._name}_b{ROWS}_prefix1k"
         for contestant, values in samples.items():
             self._report.detail(f"{contestant}_{label}_tokens_per_second", values)
-        self._report.figure(f"genai_{label}", ratio(samples, "engine", "genai"))
+        for name in engines:
+            suffix = "" if name == "engine" else f"_{name}"
+            self._report.figure(f"genai_{label}{suffix}", ratio(samples, name, "genai"))
 
     def _decode(self, engine: Engine, clock: DecodeClock, genai: GenAi) -> None:
         def ours() -> float:

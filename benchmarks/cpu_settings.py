@@ -1,4 +1,4 @@
-"""What a server's settings are worth on a CPU: threads, and eight bits."""
+"""What a server's settings are worth on a CPU: threads, cascade attention, eight bits."""
 
 import os
 from collections.abc import Callable
@@ -11,11 +11,14 @@ import numpy as np
 from benchmarks.engines import Engine
 from benchmarks.harness import Report, interleave, ratio
 from benchmarks.lateness import lateness
+from bosal_server.engine.runner import ModelRunner
 from bosal_server.engine.runner_choice import choose_runner
 from bosal_server.engine.step import Chunk, StepPlan
 from bosal_server.model import LoadedModel
 
 CONTEXT, ROWS = 128, 32
+# Tokens of a shared prefix, and of what each sequence has behind it.
+PREFIXES, SUFFIX = (256, 512, 1024), 64
 
 
 class Settings:
@@ -72,6 +75,35 @@ class Settings:
                 f"loop_lag_p99_ms_{self._model.name}_threads{threads}", milliseconds
             )
 
+    def cascade(self) -> None:
+        """Compare decode steps over a shared prefix, and over none, with and without it."""
+        runners = {
+            name: choose_runner(
+                self._model,
+                preference="openvino",
+                dtype="float32",
+                cascade_attention=name == "cascade",
+                cache_tokens=PREFIXES[-1] + ROWS * 2 * CONTEXT,
+                threads=self._options.threads,
+            ).runner
+            for name in ("cascade", "paged")
+        }
+        steps = {
+            f"b{rows}_prefix{prefix}": _decoding(rows, prefix, SUFFIX)
+            for rows in (4, 8, ROWS)
+            for prefix in PREFIXES
+        }
+        steps[f"b{ROWS}_c{CONTEXT}"] = _decoding(ROWS, 0, CONTEXT)
+        for label, step in steps.items():
+            samples = interleave(
+                {name: _timed(runner, step) for name, runner in runners.items()},
+                self._options.rounds,
+            )
+            label = f"{self._model.name}_{label}"
+            for name, values in samples.items():
+                self._report.detail(f"{name}_{label}_forward_seconds", values)
+            self._report.figure(f"cascade_{label}", ratio(samples, "paged", "cascade"))
+
     def bits(self) -> None:
         """Compare a decode step and its logits with weights or cache in eight bits."""
         forms = {
@@ -108,21 +140,42 @@ class Settings:
             runner.forward(prefill)
             logits[form] = runner.forward(decode).clone()
 
-        def timed(form: str) -> Callable[[], float]:
-            def seconds() -> float:
-                times = []
-                for _ in range(15):
-                    start = perf_counter()
-                    runners[form].forward(decode)
-                    times.append(perf_counter() - start)
-                return median(times)
-
-            return seconds
-
-        samples = interleave({form: timed(form) for form in forms}, self._options.rounds)
+        samples = interleave(
+            {form: _timed(runner, decode) for form, runner in runners.items()},
+            self._options.rounds,
+        )
         for form, values in samples.items():
             self._report.detail(f"{form}_{self._model.name}_b{ROWS}_forward_seconds", values)
         for form in ("int8", "u8", "both"):
             error = (logits[form] - logits["exact"]).norm() / logits["exact"].norm()
             self._report.figure(f"{form}_{self._model.name}_logit_error", float(error))
             self._report.figure(f"{form}_{self._model.name}_b{ROWS}", ratio(samples, "exact", form))
+
+
+def _decoding(rows: int, prefix: int, suffix: int) -> StepPlan:
+    """Make a step of one token for each of so many sequences, over blocks never computed."""
+    shared, own = prefix // 32, suffix // 32 + 1
+    return StepPlan.pack(
+        [
+            Chunk(
+                [5 + row],
+                prefix + suffix,
+                [*range(shared), *range(shared + row * own, shared + (row + 1) * own)],
+                1,
+            )
+            for row in range(rows)
+        ],
+        32,
+    )
+
+
+def _timed(runner: ModelRunner, step: StepPlan) -> Callable[[], float]:
+    def seconds() -> float:
+        times = []
+        for _ in range(15):
+            start = perf_counter()
+            runner.forward(step)
+            times.append(perf_counter() - start)
+        return median(times)
+
+    return seconds

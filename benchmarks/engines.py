@@ -74,6 +74,7 @@ class Engine:
         max_groups: int = 32,
         observer: EngineObserver | None = None,
         threads: int | None = None,
+        cascade_attention: bool = False,
     ) -> None:
         """`threads` are those of the model and of the rules; unset as many as torch has."""
         threads = torch.get_num_threads() if threads is None else threads
@@ -82,7 +83,12 @@ class Engine:
             Recipe.parse(GREEDY), model.vocabulary, context_tokens=model.context_tokens
         )
         engine_model = EngineModel(
-            runner=choose_runner(model, preference=runner, threads=threads).runner,
+            runner=choose_runner(
+                model,
+                preference=runner,
+                threads=threads,
+                cascade_attention=cascade_attention,
+            ).runner,
             vocabulary=model.vocabulary,
             context_tokens=model.context_tokens,
             digest=model.digest,

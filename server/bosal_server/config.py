@@ -214,6 +214,11 @@ class ServerConfig:
         "u8: keys and values in eight bits, half the memory of bfloat16, no longer exact. "
         "OpenVINO only.",
     )
+    cascade_attention: bool = setting(
+        False,
+        "Requests that run side by side attend to a prefix they share, as a long scaffold, once "
+        "for all of them. OpenVINO in float32 only; a last bit may differ from a request alone.",
+    )
     threads: int | None = setting(
         None,
         "Threads of a model's operators. Default: one fewer than there are cores, which leaves "

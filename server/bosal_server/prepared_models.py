@@ -117,6 +117,7 @@ def _choose(model: LoadedModel, config: ServerConfig, threads: int) -> RunnerCho
             dtype=config.dtype,
             weights=config.weights.value,
             kv_cache=config.kv_cache.value,
+            cascade_attention=config.cascade_attention,
             cache_tokens=config.cache_tokens,
             threads=threads,
             conversions=config.conversions or default_folder(os.environ),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bosal_server.engine.openvino_cascade import cascade
 from bosal_server.engine.openvino_convert import Conversion
 from bosal_server.engine.openvino_int8 import round_weights
 from bosal_server.engine.openvino_runtime import OpenVinoRefused, load_openvino
@@ -22,6 +23,8 @@ class CompiledGraph:
 
     compiled: Any
     dtype: str
+    # Whether it has the inputs of a shared prefix, and heads one wider.
+    cascades: bool = False
     # Constants of a graph that was never on disk belong to the torch model.
     owner: object = None
 
@@ -32,16 +35,23 @@ def compile_graph(
     dtype: str = "float32",
     weights: str = "model",
     kv_cache: str = "model",
+    cascade_attention: bool = False,
     threads: int | None = None,
 ) -> CompiledGraph:
     """Compile for a type of arithmetic; `weights` int8 and `kv_cache` u8 trade exactness.
 
+    With `cascade_attention` sequences attend to a prefix they share once for all of them.
+
     Raises:
-        OpenVinoRefused: attention cannot be paged, or the type would round positions.
+        OpenVinoRefused: attention cannot be paged, or not be a cascade, or the type would round
+            positions.
     """
     openvino = load_openvino()
     graph = conversion.graph if weights == "model" else round_weights(conversion.graph)
     graph = _page(openvino, graph, conversion.layers)
+    if cascade_attention:
+        _require_cascade(conversion.layers, dtype, kv_cache)
+        cascade(graph, conversion.layers)
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -59,7 +69,18 @@ def compile_graph(
         raise OpenVinoRefused(f"its graph does not compile: {cause}") from None
     if _rounds_positions(compiled):
         raise OpenVinoRefused(f"{dtype} would round what it computes from positions")
-    return CompiledGraph(compiled=compiled, dtype=dtype, owner=conversion.owner)
+    return CompiledGraph(
+        compiled=compiled, dtype=dtype, cascades=cascade_attention, owner=conversion.owner
+    )
+
+
+def _require_cascade(layers: Sequence[PagedLayer], dtype: str, kv_cache: str) -> None:
+    """Refuse what would round the scores that are put together, and windows inside a prefix."""
+    if dtype != "float32" or kv_cache != "model":
+        precision = dtype if kv_cache == "model" else f"a {kv_cache} key-value cache"
+        raise OpenVinoRefused(f"cascade attention needs float32 keys and values, not {precision}")
+    if any(layer.sliding_window is not None for layer in layers):
+        raise OpenVinoRefused("cascade attention does not know its sliding windows")
 
 
 def _page(openvino: Any, graph: Any, layers: Sequence[PagedLayer]) -> Any:

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from bosal_server.engine.kv_pool import LayerShape
+from bosal_server.engine.openvino_cascade_inputs import MIN_SPARED, CascadeInputs
 from bosal_server.engine.openvino_compiled import CompiledGraph
-from bosal_server.engine.openvino_runtime import load_openvino
+from bosal_server.engine.openvino_runtime import BLOCK_SIZE, load_openvino
 from bosal_server.engine.openvino_trace import PagedLayer
 from bosal_server.engine.step import StepPlan
-
-BLOCK_SIZE = 32
 
 ITEM_SIZES = {"float32": 4, "bfloat16": 2}
 
@@ -29,14 +28,22 @@ class OpenVinoRunner:
     device = "cpu"
     block_size = BLOCK_SIZE
 
-    def __init__(self, graph: CompiledGraph, *, num_blocks: int) -> None:
+    def __init__(
+        self, graph: CompiledGraph, *, num_blocks: int, min_spared: int = MIN_SPARED
+    ) -> None:
+        """`min_spared`: blocks a step need not read again from which on a shared prefix pays."""
         openvino = load_openvino()
         compiled = graph.compiled
         self._graph: CompiledGraph | None = graph
         self._dtype = graph.dtype
         self._request: Any = compiled.create_infer_request()
-        self._pool: list[Any] = []
-        self.resize(num_blocks)
+        self._num_blocks = num_blocks
+        # The last block is the stand-in for a shared prefix.
+        self._pool = _allocate(self._request, num_blocks + graph.cascades)
+        self._cascade: CascadeInputs | None = None
+        if graph.cascades:
+            caches = {name: memory.view(np.float32) for name, (memory, _) in self._pool.items()}
+            self._cascade = CascadeInputs(self._request, caches, min_spared)
         self._inputs: Any = _StepInputs(openvino, compiled, self._request)
         self._vocab_size = int(compiled.outputs[0].get_partial_shape()[-1].get_length())
         # Not the method of the Python class above it, which copies inputs and outputs.
@@ -55,18 +62,14 @@ class OpenVinoRunner:
         return self._num_blocks
 
     def forward(self, plan: StepPlan) -> Tensor:
-        self._inputs.write(plan)
+        paged = plan if self._cascade is None else self._cascade.write(plan)
+        self._inputs.write(paged)
         output = next(iter(self._infer(self._request, {}, True, False).values()))
         return torch.from_numpy(output)[: len(plan.logits_rows)]
 
-    def resize(self, num_blocks: int) -> None:
-        """Take this many blocks instead, all empty."""
-        self._pool = []
-        self._num_blocks = num_blocks
-        self._pool = _allocate(self._request, num_blocks)
-
     def close(self) -> None:
-        self._pool = []
+        self._cascade = None
+        self._pool = {}
         self._request = self._inputs = None
         self._graph = None
 
@@ -103,10 +106,10 @@ class _StepInputs:
             self._request.set_input_tensor(self._indices[name], tensor)
 
 
-def _allocate(request: Any, num_blocks: int) -> list[Any]:
-    """Give the request its key and value blocks, all zero; return what must be kept alive."""
+def _allocate(request: Any, num_blocks: int) -> dict[str, tuple[Any, Any]]:
+    """Give the request its key and value blocks, all zero; return their memory and tensors."""
     tensor_type = load_openvino().Tensor
-    pool = []
+    pool = {}
     for port in request.model_inputs:
         name = port.get_any_name()
         if name.startswith(("key_cache.", "value_cache.")):
@@ -116,13 +119,19 @@ def _allocate(request: Any, num_blocks: int) -> list[Any]:
             memory = np.zeros((*dims[:-1], dims[-1] * element.size), np.uint8)
             tensor = tensor_type(memory, dims, element)
             request.set_tensor(name, tensor)
-            pool.append((memory, tensor))
+            pool[name] = (memory, tensor)
     return pool
 
 
 def bytes_per_token(
-    layers: Sequence[LayerShape | PagedLayer], dtype: str, *, kv_cache: str = "model"
+    layers: Sequence[LayerShape | PagedLayer],
+    dtype: str,
+    *,
+    kv_cache: str = "model",
+    cascades: bool = False,
 ) -> int:
     # With eight bits every head of a token has a scale and a zero point in float32.
     size, extra = (ITEM_SIZES[dtype], 0) if kv_cache == "model" else (1, 8)
-    return sum(2 * layer.num_kv_heads * (layer.head_dim * size + extra) for layer in layers)
+    widths = [layer.head_dim + cascades for layer in layers]
+    heads = [2 * layer.num_kv_heads for layer in layers]
+    return sum(count * (width * size + extra) for count, width in zip(heads, widths, strict=True))

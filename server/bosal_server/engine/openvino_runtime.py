@@ -7,6 +7,9 @@ from typing import Any
 
 from bosal_server.errors import ModelError
 
+# Tokens in a block of its paged attention on a CPU.
+BLOCK_SIZE = 32
+
 _TELEMETRY = "openvino_telemetry"
 
 

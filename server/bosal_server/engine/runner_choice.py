@@ -1,8 +1,8 @@
 """Chooses what computes a model: OpenVINO where that is exact and faster, torch everywhere else."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from bosal_server.engine.openvino_check import (
     check,
     num_blocks_needed,
 )
-from bosal_server.engine.openvino_compiled import compile_graph
+from bosal_server.engine.openvino_compiled import CompiledGraph, compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_memory import available_bytes
-from bosal_server.engine.openvino_runner import (
+from bosal_server.engine.openvino_runner import ITEM_SIZES, OpenVinoRunner, bytes_per_token
+from bosal_server.engine.openvino_runtime import (
     BLOCK_SIZE,
-    ITEM_SIZES,
-    OpenVinoRunner,
-    bytes_per_token,
+    OpenVinoRefused,
+    has_bf16,
+    load_openvino,
 )
-from bosal_server.engine.openvino_runtime import OpenVinoRefused, has_bf16, load_openvino
 from bosal_server.engine.runner import ModelRunner
 from bosal_server.errors import ModelError
 from bosal_server.model import LoadedModel
@@ -37,19 +37,14 @@ _DEFAULT_CACHE_TOKENS = 65_536
 _logger = logging.getLogger(__name__)
 
 
-class EightBitsRefused(ModelError):
-    """Raised when int8 weights or a u8 key-value cache is asked of the torch runner."""
+class OpenVinoNeeded(ModelError):
+    """Raised when what OpenVINO alone can do is asked of the torch runner."""
 
-    reason = "EIGHT_BITS_REFUSED"
+    reason = "OPENVINO_NEEDED"
 
-    def __init__(self, model: str, weights: str, kv_cache: str, why_torch: str) -> None:
-        asked = [
-            option
-            for option, value in (("--weights int8", weights), ("--kv-cache u8", kv_cache))
-            if value != "model"
-        ]
+    def __init__(self, model: str, options: Sequence[str], why_torch: str) -> None:
         super().__init__(
-            f"model '{model}': {' and '.join(asked)} needs the OpenVINO runner, "
+            f"model '{model}': {' and '.join(options)} needs the OpenVINO runner, "
             f"but torch would serve it: {why_torch}"
         )
 
@@ -75,6 +70,7 @@ def choose_runner(
     dtype: str = "auto",
     weights: str = "model",
     kv_cache: str = "model",
+    cascade_attention: bool = False,
     cache_tokens: int | None = None,
     threads: int | None = None,
     conversions: Path | None = None,
@@ -84,12 +80,13 @@ def choose_runner(
     `auto` takes OpenVINO on a CPU if the model converts and passes the self-check. `dtype` is what
     OpenVINO computes in, `auto` bfloat16 where the CPU has it; `conversions` is the folder of
     converted models. With that folder, OpenVINO no longer needs the model's torch weights.
+    With `cascade_attention` requests attend to a prefix they share once for all of them, if it can.
     `weights` int8 and `kv_cache` u8 are OpenVINO's alone and no longer exact: they are for when the
     memory or its bandwidth is short.
 
     Raises:
         OpenVinoRefused: `openvino` was asked for by name and cannot serve the model.
-        EightBitsRefused: eight bits were asked for where torch would serve the model.
+        OpenVinoNeeded: torch would serve the model, which can do none of these three.
     """
     if preference not in PREFERENCES:
         raise ValueError(f"unknown runner '{preference}'; known: {', '.join(PREFERENCES)}")
@@ -98,8 +95,13 @@ def choose_runner(
         raise ValueError(known)
 
     def on_torch(reason: str, *, is_fallback: bool = False) -> RunnerChoice:
-        if (weights, kv_cache) != ("model", "model"):
-            raise EightBitsRefused(model.name, weights, kv_cache, reason)
+        options = {
+            "--weights int8": weights != "model",
+            "--kv-cache u8": kv_cache != "model",
+            "--cascade-attention": cascade_attention,
+        }
+        if asked := [option for option, is_asked in options.items() if is_asked]:
+            raise OpenVinoNeeded(model.name, asked, reason)
         runner = model.runner(cache_tokens=cache_tokens)
         return RunnerChoice(
             runner=runner, reason=reason, precision=runner.dtype, is_fallback=is_fallback
@@ -115,6 +117,7 @@ def choose_runner(
             dtypes=_resolve_dtypes(model, dtype),
             weights=weights,
             kv_cache=kv_cache,
+            cascade_attention=cascade_attention,
             threads=threads,
             conversions=conversions,
         )
@@ -147,6 +150,7 @@ class _Candidate:
     dtypes: tuple[str, ...]
     weights: str
     kv_cache: str
+    cascade_attention: bool
     threads: int | None
     conversions: Path | None
 
@@ -167,13 +171,13 @@ class _Candidate:
         _require_memory(self._num_bytes(dtype, cache_tokens))
         num_tokens = self._cache_tokens(dtype) if cache_tokens is None else cache_tokens
         with _refusing():
-            runner, report = self._checked_runner(
+            graph, report = self._checked_graph(
                 conversion, dtype, weights=self.weights, kv_cache=self.kv_cache
             )
-            runner.resize(max(-(-num_tokens // BLOCK_SIZE), 1))
+            runner = OpenVinoRunner(graph, num_blocks=max(-(-num_tokens // BLOCK_SIZE), 1))
         return RunnerChoice(
             runner=runner,
-            reason=f"{source}; {report}",
+            reason="; ".join([source, *["cascade attention"] * graph.cascades, str(report)]),
             precision=self._precision(runner.dtype),
             needs_torch_weights=conversion.owner is not None,
         )
@@ -187,7 +191,9 @@ class _Candidate:
         return " with ".join([parts[0], " and ".join(parts[1:])]) if parts[1:] else dtype
 
     def _bytes_per_token(self, dtype: str) -> int:
-        return bytes_per_token(self.model.layers, dtype, kv_cache=self.kv_cache)
+        return bytes_per_token(
+            self.model.layers, dtype, kv_cache=self.kv_cache, cascades=self.cascade_attention
+        )
 
     def _cache_tokens(self, dtype: str) -> int:
         return min(_DEFAULT_CACHE_TOKENS, _DEFAULT_CACHE_BYTES // self._bytes_per_token(dtype))
@@ -208,21 +214,27 @@ class _Candidate:
         """Convert; what bfloat16 would blur is checked once in float32, where torch has that."""
         conversion = convert(self.model.model)
         if self.model.dtype == "float32":
-            runner, _ = self._checked_runner(conversion, "float32")
-            runner.close()
+            self._checked_graph(conversion, "float32")
         return conversion
 
-    def _checked_runner(
+    def _checked_graph(
         self, conversion: Conversion, dtype: str, *, weights: str = "model", kv_cache: str = "model"
-    ) -> tuple[OpenVinoRunner, CheckReport]:
+    ) -> tuple[CompiledGraph, CheckReport]:
+        """Compile, and compare with torch; a prefix is shared there wherever there is one."""
         num_blocks = num_blocks_needed(BLOCK_SIZE)
         is_rounded = (weights, kv_cache) != ("model", "model")
         graph = compile_graph(
-            conversion, dtype=dtype, weights=weights, kv_cache=kv_cache, threads=self.threads
+            conversion,
+            dtype=dtype,
+            weights=weights,
+            kv_cache=kv_cache,
+            cascade_attention=self.cascade_attention,
+            threads=self.threads,
         )
-        runner = OpenVinoRunner(graph, num_blocks=num_blocks)
-        reference = self.model.runner(cache_tokens=num_blocks * BLOCK_SIZE)
-        try:
+        with (
+            closing(OpenVinoRunner(graph, num_blocks=num_blocks, min_spared=1)) as runner,
+            closing(self.model.runner(cache_tokens=num_blocks * BLOCK_SIZE)) as reference,
+        ):
             report = check(
                 runner,
                 reference,
@@ -230,12 +242,7 @@ class _Candidate:
                 num_parameters=self.model.num_parameters,
                 tolerance=ROUNDED_TOLERANCE if is_rounded else None,
             )
-        except BaseException:
-            runner.close()
-            raise
-        finally:
-            reference.close()
-        return runner, report
+        return graph, report
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.observer import EngineObserver, NullObserver
 from bosal_server.engine.openvino_compiled import CompiledGraph, compile_graph
 from bosal_server.engine.openvino_convert import convert
-from bosal_server.engine.openvino_runner import BLOCK_SIZE, OpenVinoRunner
-from bosal_server.engine.openvino_runtime import is_installed
+from bosal_server.engine.openvino_runner import OpenVinoRunner
+from bosal_server.engine.openvino_runtime import BLOCK_SIZE, is_installed
 from bosal_server.engine.request import (
     EngineEvent,
     EngineRequest,

@@ -1,6 +1,7 @@
 """Both runners driven with the same plans, and what is special to this one."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bosal_server.engine.openvino_compiled import compile_graph
+from bosal_server.engine.openvino_compiled import CompiledGraph, compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_runner import OpenVinoRunner
 from bosal_server.engine.openvino_runtime import has_bf16
@@ -27,13 +28,20 @@ def conversion(tiny_llama: LoadedModel) -> Conversion:
     return convert(tiny_llama.model)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["paged", "cascade"])
+def graph(conversion: Conversion, request: pytest.FixtureRequest) -> CompiledGraph:
+    return compile_graph(conversion, cascade_attention=request.param, threads=1)
+
+
 @pytest.fixture(scope="module")
-def runner(conversion: Conversion) -> Iterator[OpenVinoRunner]:
-    runner = OpenVinoRunner(
-        compile_graph(conversion, dtype="float32", threads=1), num_blocks=NUM_BLOCKS
-    )
-    yield runner
-    runner.close()
+def runner(graph: CompiledGraph) -> Iterator[OpenVinoRunner]:
+    with closing(sharing_runner(graph)) as runner:
+        yield runner
+
+
+def sharing_runner(graph: CompiledGraph) -> OpenVinoRunner:
+    """Make a runner that, if it can, shares a prefix wherever there is one."""
+    return OpenVinoRunner(graph, num_blocks=NUM_BLOCKS, min_spared=1)
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +143,11 @@ def one_chunk(size: int, *, num_logits: int = 1) -> Chunk:
     return Chunk(list(range(3, 3 + size)), 0, [0, 1, 2], num_logits)
 
 
-def test_no_wanted_row_still_writes_the_blocks(runner: OpenVinoRunner) -> None:
+def test_no_wanted_row_still_writes_the_blocks(
+    runner: OpenVinoRunner, graph: CompiledGraph
+) -> None:
     whole = runner.forward(StepPlan.pack([one_chunk(41)], 32)).clone()
-    runner.resize(NUM_BLOCKS)
+    runner = sharing_runner(graph)
     nothing = runner.forward(StepPlan.pack([one_chunk(40, num_logits=0)], 32))
     assert nothing.shape == (0, runner.vocab_size)
     last = runner.forward(StepPlan.pack([Chunk([43], 40, [0, 1, 2], True)], 32))
@@ -170,7 +180,7 @@ def test_what_lies_in_unused_places_of_a_block_does_not_matter(
         StepPlan.pack([Chunk([9], 35, [0, 1, 2], True)], 32),
     ]
     expected = [runner.forward(plan).clone() for plan in plans]
-    for memory, _ in runner._pool:
+    for memory, _ in runner._pool.values():
         memory[...] = 0xFF  # every number of it NaN
     for plan, clean in zip(plans, expected, strict=True):
         assert torch.equal(runner.forward(plan), clean)

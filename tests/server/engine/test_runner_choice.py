@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from bosal_server.engine.openvino_compiled import compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_runner import OpenVinoRunner
 from bosal_server.engine.openvino_runtime import OpenVinoRefused, has_bf16
-from bosal_server.engine.runner_choice import EightBitsRefused, choose_runner
+from bosal_server.engine.runner_choice import OpenVinoNeeded, choose_runner
 from bosal_server.engine.step import Chunk, StepPlan
 from bosal_server.model import LoadedModel, load_model
 
@@ -91,6 +92,19 @@ def test_what_bfloat16_would_round_is_computed_in_float32(
     assert (choice.runner.kind, choice.runner.dtype) == ("openvino", "float32")
 
 
+def test_cascade_attention_on_request(tiny_llama: LoadedModel, folder: Path) -> None:
+    for wanted in (True, False):
+        choice = choose_runner(
+            tiny_llama,
+            dtype="float32",
+            cascade_attention=wanted,
+            cache_tokens=100,
+            threads=1,
+            conversions=folder,
+        )
+        assert ("cascade attention" in choice.reason) == wanted
+
+
 def test_eight_bit_weights_and_cache_on_request(tiny_llama: LoadedModel, folder: Path) -> None:
     choice = choose_runner(
         tiny_llama, weights="int8", kv_cache="u8", cache_tokens=100, threads=1, conversions=folder
@@ -104,21 +118,22 @@ def test_eight_bit_weights_and_cache_on_request(tiny_llama: LoadedModel, folder:
 
 
 @pytest.mark.parametrize(
-    ("weights", "kv_cache", "asked"),
+    ("options", "asked"),
     [
-        ("int8", "model", "--weights int8 needs"),
-        ("model", "u8", "--kv-cache u8 needs"),
-        ("int8", "u8", "--weights int8 and --kv-cache u8 needs"),
+        ({"weights": "int8"}, "--weights int8 needs"),
+        ({"kv_cache": "u8"}, "--kv-cache u8 needs"),
+        ({"weights": "int8", "kv_cache": "u8"}, "--weights int8 and --kv-cache u8 needs"),
+        ({"cascade_attention": True}, "--cascade-attention needs"),
     ],
 )
-def test_torch_has_no_eight_bits(
-    weights: str, kv_cache: str, asked: str, tiny_llama: LoadedModel, capped: LoadedModel
+def test_torch_has_neither_eight_bits_nor_cascades(
+    options: dict[str, Any], asked: str, tiny_llama: LoadedModel, capped: LoadedModel
 ) -> None:
     """Whether it was asked for or is what OpenVINO's refusal leaves."""
-    with pytest.raises(EightBitsRefused, match=f"{asked} the OpenVINO runner.*: asked for"):
-        choose_runner(tiny_llama, preference="torch", weights=weights, kv_cache=kv_cache)
-    with pytest.raises(EightBitsRefused, match=f"{asked} the OpenVINO runner.*soft-capped"):
-        choose_runner(capped, weights=weights, kv_cache=kv_cache)
+    with pytest.raises(OpenVinoNeeded, match=f"{asked} the OpenVINO runner.*: asked for"):
+        choose_runner(tiny_llama, preference="torch", **options)
+    with pytest.raises(OpenVinoNeeded, match=f"{asked} the OpenVINO runner.*soft-capped"):
+        choose_runner(capped, **options)
 
 
 def test_the_torch_weights_can_go_once_the_conversion_is_on_disk(
