@@ -5,12 +5,15 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from bosal_decoding.errors import InvalidText, SpecialTokenInText, UnsupportedTokenizer
 from bosal_decoding.pieces import speller
+
+# Characters; a shorter one is encoded before another thread could have taken over.
+_LONG_TEXT: Final = 1000
 
 
 class Vocabulary:
@@ -127,7 +130,7 @@ class Vocabulary:
     def encode_fragment(self, text: str) -> list[int]:
         """Tokenise a text that begins no prompt: no BOS."""
         _utf8(text)
-        return list(self._encoder.encode(text, add_special_tokens=False).ids)
+        return list(self._encoding(text).ids)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Tokenise a text that other text precedes: no BOS."""
@@ -146,12 +149,20 @@ class Vocabulary:
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a whole text, with the characters each token covers (BOS covers none)."""
         _utf8(text)
-        encoding = self._encoder.encode(text, add_special_tokens=False)
+        encoding = self._encoding(text)
         for token in encoding.ids:
             if token in self._control:
                 raise SpecialTokenInText(self._control[token])
         bos = self._bos
         return [*bos, *encoding.ids], [*((0, 0) for _ in bos), *encoding.offsets]
+
+    def _encoding(self, text: str) -> Encoding:
+        if len(text) < _LONG_TEXT:
+            return self._encoder.encode(text, add_special_tokens=False)
+        # `encode` keeps Python's lock until it is done, a second for a prompt of 256 KiB, and
+        # with it every other thread; this one lets go of it.
+        (encoding,) = self._encoder.encode_batch([text], add_special_tokens=False)
+        return encoding
 
     def ids_beginning(self, part: bytes) -> tuple[int, ...]:
         """Every token whose bytes begin with these, which are not none."""

@@ -100,6 +100,7 @@ class Acceptance:
 
     async def tokenize_text(self, text: str, model: ServedModel) -> list[int]:
         """Tokenise a text as it stands."""
+        self._check_size("text", len(text.encode()))
 
         def tokens() -> list[int]:
             with named("text"):
@@ -124,9 +125,9 @@ class Acceptance:
         """Return what the user said, and the request field that holds it."""
         texts = [message.text for message in command.conversation or ()]
         num_bytes = sum(len(text.encode()) for text in (*texts, command.instruction or ""))
-        if num_bytes > self._limits.max_prompt_bytes:
-            field = "instruction" if command.conversation is None else "conversation"
-            raise PromptTooLarge(field, num_bytes, self._limits.max_prompt_bytes)
+        self._check_size(
+            "instruction" if command.conversation is None else "conversation", num_bytes
+        )
         if command.conversation is not None:
             if len(command.conversation) > self._limits.max_messages:
                 raise OutOfRange(
@@ -140,6 +141,10 @@ class Acceptance:
             raise MissingField("instruction", "there is nothing to answer")
         return [Message(role="user", text=command.instruction)], "instruction"
 
+    def _check_size(self, field: str, num_bytes: int) -> None:
+        if num_bytes > self._limits.max_prompt_bytes:
+            raise PromptTooLarge(field, num_bytes, self._limits.max_prompt_bytes)
+
     def _check(self, command: GenerateCommand) -> None:
         """Refuse what needs no recipe to be wrong."""
         limits = self._limits
@@ -150,6 +155,8 @@ class Acceptance:
             _within("max_tokens", command.max_tokens, 1, MAX_TOKENS)
         if command.num_choices is not None:
             _within("num_choices", command.num_choices, 1, limits.max_choices)
+        if isinstance(command.continuation, str):
+            self._check_size("text", len(command.continuation.encode()))
         if command.logprobs >= 0:
             _within("logprobs.top", command.logprobs, 0, limits.max_top_logprobs)
 

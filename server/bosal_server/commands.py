@@ -50,7 +50,7 @@ def _config() -> None:
 @config.command("show")
 @with_settings
 def _show(resolved: Resolved) -> None:
-    """Print the effective configuration as a bosal.toml, with secrets masked.
+    """Print the effective configuration as a bosal.toml, with passwords of URLs masked.
 
     Takes the options of `bosal serve`; each value says where it comes from.
 

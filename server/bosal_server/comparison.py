@@ -47,6 +47,16 @@ class RecipeEvent:
     event: CoreEvent
 
 
+def check_recipes(count: int) -> None:
+    """Refuse too few or too many to compare.
+
+    Raises:
+        OutOfRange: it says how many there may be.
+    """
+    if not 2 <= count <= MAX_RECIPES:
+        raise OutOfRange("recipes", count, low=2, high=MAX_RECIPES)
+
+
 async def compare(
     core: GenerationCore, command: CompareCommand
 ) -> AsyncGenerator[RecipeEvent | Divergence, None]:
@@ -54,8 +64,7 @@ async def compare(
 
     An error of one is the error of all. Closing the iterator early cancels everything.
     """
-    if not 2 <= len(command.recipes) <= MAX_RECIPES:
-        raise OutOfRange("recipes", len(command.recipes), low=2, high=MAX_RECIPES)
+    check_recipes(len(command.recipes))
     shared = command.shared
     if shared.seed is None:
         shared = replace(shared, seed=secrets.randbits(32))

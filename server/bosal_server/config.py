@@ -9,6 +9,8 @@ from pathlib import Path
 from bosal_server.errors import ServerError
 from bosal_server.settings import setting
 
+# No wait of a server is meant to be longer, and an infinite one is none.
+_DAY = 86_400.0
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -96,12 +98,16 @@ class ModelConfig:
 class Limits:
     """What a request may ask for; one that asks for more is refused before any work."""
 
-    max_request_bytes: int = setting(1024 * 1024, "Largest request read.", minimum=1024)
+    max_request_bytes: int = setting(
+        1024 * 1024, "Largest request read.", minimum=1024, maximum=64 * 1024 * 1024
+    )
     max_choices: int = setting(16, "Choices of one request.", minimum=1, maximum=1024)
     max_top_logprobs: int = setting(20, "Alternatives per token.", minimum=0, maximum=1000)
     max_messages: int = setting(256, "Messages of a conversation.", minimum=1)
     max_prompt_bytes: int = setting(
-        256 * 1024, "Bytes of an instruction or a conversation, before it is tokenised.", minimum=1
+        256 * 1024,
+        "Bytes of an instruction, a conversation or another text that is to be tokenised.",
+        minimum=1,
     )
     max_preparing: int = setting(
         512,
@@ -188,6 +194,7 @@ class ServerConfig:
         10.0,
         "How long it may take over a text, those before it included; then the request fails.",
         minimum=0.01,
+        maximum=_DAY,
     )
     unit_key: Path | None = setting(
         None,
@@ -240,11 +247,13 @@ class ServerConfig:
         30.0,
         "Time to the first token of a request that waits; one that would take longer is refused.",
         minimum=0.1,
+        maximum=_DAY,
     )
     write_stall_seconds: float = setting(
         30.0,
         "How long a stream's reader may take nothing before its request is ended.",
         minimum=0.1,
+        maximum=_DAY,
     )
     max_connections: int | None = setting(
         None,
@@ -253,7 +262,7 @@ class ServerConfig:
         minimum=1,
     )
     max_connection_idle_seconds: float = setting(
-        600.0, "How long a connection without a call is kept.", minimum=1
+        600.0, "How long a connection without a call is kept.", minimum=1, maximum=_DAY
     )
     max_batch_tokens: int = setting(1024, "Most tokens in one step.", minimum=1)
     plugin_seconds: float = setting(
@@ -261,6 +270,7 @@ class ServerConfig:
         "How long a rule of another package may hold up a step; requests whose rule takes longer "
         "fail.",
         minimum=0.001,
+        maximum=_DAY,
     )
     constraint_share: float = setting(
         1 / 32,
@@ -289,9 +299,10 @@ class ServerConfig:
         "How long calls are still taken after SIGTERM, while health says NOT_SERVING already. "
         "Ctrl-C goes without.",
         minimum=0,
+        maximum=_DAY,
     )
     drain_seconds: float = setting(
-        30.0, "How long running requests may take to end after that.", minimum=0
+        30.0, "How long running requests may take to end after that.", minimum=0, maximum=_DAY
     )
     log_level: LogLevel = setting(LogLevel.INFO, "What is said on standard error.")
     log_format: LogFormat = setting(LogFormat.TEXT, "json: one object a line.")

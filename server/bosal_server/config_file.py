@@ -23,7 +23,7 @@ def read(path: Path, settings: Sequence[Setting]) -> dict[str, Any]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidConfig(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidConfig(f"{path}: not TOML: {error}") from None
     return check(document, settings, f"{path}: ")
 

@@ -25,7 +25,7 @@ in file and variable, and its flag has a `--no-` form. Several values are a list
 separated by spaces in a variable; the flag is repeated.
 
 `bosal config show` takes the same options and prints the effective configuration as a
-`bosal.toml` that says where each value comes from, with secrets and passwords of URLs masked.
+`bosal.toml` that says where each value comes from, with passwords of URLs masked.
 
     # bosal.toml
     models = ["small=/models/small", "large=/models/large"]

@@ -43,6 +43,7 @@ from sqlalchemy.exc import (
 )
 
 from bosal_server.errors import ServerError
+from bosal_server.masking import without_password
 
 # What `--database` takes for a database that ends with the server.
 TEMPORARY: Final = "temporary"
@@ -149,7 +150,7 @@ class Database:
             return "temporary database"
         url = self._engine.url
         where = url.database if self.is_sqlite else url.render_as_string(hide_password=True)
-        return f"database {where}"
+        return f"database {without_password(where or '')}"
 
     @property
     def is_sqlite(self) -> bool:

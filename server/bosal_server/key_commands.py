@@ -12,7 +12,7 @@ import typer
 
 from bosal_server.config import InvalidConfig
 from bosal_server.security.caller import Priority, Scope
-from bosal_server.security.keys import ApiKey, load_keys, make_key, save_keys
+from bosal_server.security.keys import MAX_COUNT, ApiKey, load_keys, make_key, save_keys
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -33,16 +33,16 @@ def _keys() -> None:
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is; shown in logs.")],
+    name: Annotated[str, typer.Argument(help="Whose key it is; logged with calls that fail.")],
     scopes: Annotated[
         list[Scope],
         typer.Option("--scope", help="What it is for; may be repeated."),
     ] = [Scope.GENERATE],  # noqa: B006  typer copies it
     max_choices: Annotated[
-        int | None, typer.Option(min=1, help="Choices waiting and running at once.")
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Choices waiting and running at once.")
     ] = None,
     tokens_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Prompt and output tokens together.")
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Prompt and output tokens together.")
     ] = None,
     max_priority: Annotated[
         str, typer.Option(help="Highest priority its requests may have: low, normal or high.")
@@ -58,7 +58,7 @@ def create(
 
       bosal keys create alice\n
       bosal keys create batch --max-choices 8 --tokens-per-minute 50000 --max-priority low\n
-      bosal keys create ops --scope admin --scope recipes --expires 90d
+      bosal keys create ops --scope recipes --scope experiments --expires 90d
     """
     if max_priority.upper() not in Priority.__members__:
         raise typer.BadParameter(
@@ -87,10 +87,18 @@ def list_keys(key_file: KeyFile = _DEFAULT_FILE) -> None:
 
       bosal keys list
     """
+    now = datetime.now(UTC)
     for key in _loaded(key_file):
-        end = "" if key.expires is None else f", until {key.expires.isoformat()}"
-        scopes = ",".join(sorted(key.scopes))
-        typer.echo(f"{key.id}  {key.name}  {scopes}, made {key.created.date()}{end}")
+        facts = [",".join(sorted(key.scopes))]
+        if key.max_choices is not None:
+            facts.append(f"{key.max_choices} choices")
+        if key.tokens_per_minute is not None:
+            facts.append(f"{key.tokens_per_minute} tokens a minute")
+        facts.append(f"made {key.created.date()}")
+        if key.expires is not None:
+            word = "until" if now < key.expires else "EXPIRED"
+            facts.append(f"{word} {key.expires.isoformat()}")
+        typer.echo(f"{key.id}  {key.name}  {', '.join(facts)}")
 
 
 @keys.command()
@@ -123,15 +131,27 @@ def _changing(path: Path) -> Iterator[list[ApiKey]]:
     """Give the keys to change, and write them back; two commands at once take turns."""
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    # Whoever comes by another link must find the same lock.
+    path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         entries = _loaded(path) if path.exists() else []
         yield entries
-        save_keys(path, entries)
+        try:
+            save_keys(path, entries)
+        except OSError as error:
+            raise _unwritable(path, error) from None
     finally:
         os.close(lock)
+
+
+def _unwritable(path: Path, error: OSError) -> typer.BadParameter:
+    return typer.BadParameter(f"cannot write {path}: {error.strerror}", param_hint="--key-file")
 
 
 def _moment(span: str) -> datetime:

@@ -19,7 +19,7 @@ from bosal_server.errors import ServerError
 from bosal_server.file_limit import connections, raise_limit
 from bosal_server.loop_watch import LoopWatch
 from bosal_server.metrics_endpoint import exported
-from bosal_server.reloading import Reloading
+from bosal_server.reloading import Reloading, hold_hangups
 from bosal_server.rpc.server import RpcServer
 from bosal_server.security import exposure
 from bosal_server.security.access import Access
@@ -30,6 +30,7 @@ from bosal_server.warm_up import warm_up
 
 def serve(config: ServerConfig) -> int:
     """Serve until SIGINT or SIGTERM; return the process's exit code."""
+    hold_hangups()
     logs.set_up(config.log_level, config.log_format)
     try:
         exposure.check(config)
@@ -116,8 +117,10 @@ def _check_port(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise InvalidConfig(f"cannot listen at {host}:{port}: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            # A ValueError if it could be no host's name.
+            cause = getattr(error, "strerror", None) or error
+            raise InvalidConfig(f"cannot listen at {host}:{port}: {cause}") from None
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -13,6 +13,14 @@ from bosal_server.security.tls import TlsCredentials
 log = logging.getLogger(__name__)
 
 
+def hold_hangups() -> None:
+    """Let a SIGHUP wait for `Reloading`: by itself it would end a server that is still loading.
+
+    To be called before there are other threads, which inherit it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
 class Reloading:
     """Reads again on SIGHUP; what cannot be read is logged and leaves the old in place."""
 
@@ -23,6 +31,7 @@ class Reloading:
             self._sources["certificates"] = tls.reload
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     def reload(self) -> None:
         for what, read in self._sources.items():

@@ -23,7 +23,6 @@ class Setting:
     metavar: str | None
     flags: tuple[str, ...]
     variable: str
-    is_secret: bool
     # Of a path: "file" or "folder" if it must be there.
     must_be: str | None
     # Makes the field's value of the texts given; None: they are the value.
@@ -43,7 +42,6 @@ def setting(
     metavar: str | None = None,
     flags: tuple[str, ...] = (),
     variable: str | None = None,
-    is_secret: bool = False,
     must_be: Literal["file", "folder"] | None = None,
     parse: Callable[[Sequence[str]], Any] | None = None,
 ) -> Any:
@@ -55,7 +53,6 @@ def setting(
         "metavar": metavar,
         "flags": flags,
         "variable": variable,
-        "is_secret": is_secret,
         "must_be": must_be,
         "parse": parse,
     }

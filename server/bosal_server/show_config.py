@@ -4,15 +4,13 @@ import json
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
+from bosal_server.masking import without_password
 from bosal_server.options import SETTINGS, Origin, Resolved
-
-MASK = "********"
 
 
 def document(resolved: Resolved) -> str:
-    """Return TOML; what is unset is a comment, what is secret is masked."""
+    """Return TOML; what is unset is a comment, passwords of URLs are masked."""
     read = f"# settings of {resolved.file}\n" if resolved.file else "# no file was read\n"
     lines = [read]
     for one in SETTINGS:
@@ -21,8 +19,6 @@ def document(resolved: Resolved) -> str:
         if value is None:
             lines.append(f"# {one.name} is not set\n")
             continue
-        if one.is_secret:
-            value = MASK
         lines.append(f"{one.name} = {_toml(value)}{_comment(origin, one.variable)}\n")
     return "".join(lines)
 
@@ -46,14 +42,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value)
-
-
-def without_password(text: str) -> str:
-    """Mask the password of a URL."""
-    if "://" not in text or "@" not in text:
-        return text
-    parts = urlsplit(text)
-    if parts.password is None:
-        return text
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{MASK}@{host}"))

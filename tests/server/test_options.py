@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from tests.live_server import environment
 
-from bosal_server import config_reference, show_config
+from bosal_server import config_reference
 from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.config_file import read
+from bosal_server.masking import without_password
 from bosal_server.options import SETTINGS, check_variables
 from bosal_server.settings import build
 
@@ -77,6 +78,9 @@ def test_the_shown_configuration_holds_every_setting(tmp_path: Path) -> None:
         ('recipes = "/no/such"', "recipes: there is no folder '/no/such'"),
         ("[limits]\nmax_choices = 1", "there is no setting 'limits'"),
         ("port = ", "not TOML"),
+        ("models = " + "[" * 5000, "not TOML"),
+        ("drain_seconds = inf", "drain_seconds: is inf; it must be at most 86400"),
+        ("max_request_bytes = 1_000_000_000", "it must be at most 67108864"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
@@ -95,6 +99,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in shown.stderr
 
 
+def test_no_number_is_infinite(tmp_path: Path) -> None:
+    """The clocks of event loop and transport count in whole milliseconds."""
+    for one in SETTINGS:
+        if one.kind is float:
+            assert one.minimum is not None, one.name
+            assert one.maximum is not None, one.name
+    shown = show(tmp_path, "--max-connection-idle-seconds=inf")
+    assert shown.returncode == 2
+    assert "--max-connection-idle-seconds" in shown.stderr
+
+
 def test_a_misspelt_variable_is_refused_and_a_strange_one_is_not() -> None:
     check_variables({"BOSAL_PORT": "1", "BOSAL_SERVER": "x", "BOSAL_SERVICE_HOST": "10.0.0.1"})
     with pytest.raises(InvalidConfig, match="BOSAL_MAX_RUNING; did you mean BOSAL_MAX_RUNNING"):
@@ -107,10 +122,34 @@ def test_defaults_are_the_dataclasses_own() -> None:
     assert build(ServerConfig, defaults) == ServerConfig()
 
 
-def test_passwords_of_urls_are_masked() -> None:
-    shown = show_config.without_password("postgresql://bosal:geheim@db:5432/x?sslmode=require")
-    assert shown == "postgresql://bosal:********@db:5432/x?sslmode=require"
-    assert show_config.without_password("bosal.db") == "bosal.db"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://bosal:geheim@db:5432/x?sslmode=require",
+        "postgresql://:geheim@db/x",
+        # What psycopg reads too, or nothing could: it is shown all the same.
+        "postgresql://db/x?user=bosal&password=geheim&sslmode=require",
+        "postgresql://bosal@db/x?sslmode=require&sslpassword=geheim",
+        "postgresql://bosal:ge/heim@db/x",
+        "postgresql://bosal:ge@geheim@db/x",
+        "postgresql://[::1/bosal:geheim@x",
+    ],
+)
+def test_passwords_of_urls_are_masked(url: str) -> None:
+    shown = without_password(url)
+    assert "geheim" not in shown
+    assert "heim@" not in shown
+    assert "********" in shown
+
+
+def test_a_shown_configuration_has_no_password(tmp_path: Path) -> None:
+    shown = show(tmp_path, "--database=postgresql://db/x?user=bosal&password=geheim")
+    assert 'database = "postgresql://db/x?user=bosal&password=********"' in shown.stdout
+
+
+def test_what_holds_no_password_is_shown_as_it_is() -> None:
+    for text in ("bosal.db", "http://127.0.0.1:4317/v1", "postgresql://db:5432/x?sslmode=require"):
+        assert without_password(text) == text
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:

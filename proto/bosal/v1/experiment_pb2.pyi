@@ -587,7 +587,7 @@ class CreateExperimentRequest(_message.Message):
     request_id: _builtins.str
     """Makes retries safe. Empty: a second call is ALREADY_EXISTS."""
     actor: _builtins.str
-    """For the audit."""
+    """For the audit, which puts the name of the caller's key before it."""
     @_builtins.property
     def experiment(self) -> Global___Experiment: ...
     def __init__(
@@ -639,7 +639,7 @@ class Change(_message.Message):
     etag: _builtins.str
     """Empty: whatever it is."""
     actor: _builtins.str
-    """For the audit."""
+    """For the audit, which puts the name of the caller's key before it."""
     reason: _builtins.str
     def __init__(
         self,
@@ -2118,6 +2118,7 @@ class DeleteUnitRequest(_message.Message):
     experiment: _builtins.str
     """Empty: every experiment."""
     actor: _builtins.str
+    """For the audit, which puts the name of the caller's key before it."""
     def __init__(
         self,
         *,

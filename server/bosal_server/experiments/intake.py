@@ -9,9 +9,9 @@ from bosal_server.experiments.metric import BUILT_IN
 from bosal_server.experiments.privacy import ID_BYTES, Pseudonyms, outcome_key
 from bosal_server.experiments.records import Outcome, OutcomeStatus
 
-__all__ = ["MAX_OUTCOMES", "OutcomeCommand", "OutcomeResult", "read_outcome"]
+__all__ = ["OutcomeCommand", "OutcomeResult", "check_count", "read_outcome"]
 
-MAX_OUTCOMES = 1000
+_MAX_OUTCOMES = 1000
 _MAX_KEY_CHARS = 128
 _MAX_SKEW_SECONDS = 300.0
 
@@ -37,6 +37,12 @@ class OutcomeResult:
     status: OutcomeStatus | None
     reason: str = ""
     message: str = ""
+
+
+def check_count(count: int) -> None:
+    """Refuse more outcomes than are taken at once."""
+    if count > _MAX_OUTCOMES:
+        raise InvalidExperiment("outcomes", f"at most {_MAX_OUTCOMES} at once, not {count}")
 
 
 def read_outcome(

@@ -155,10 +155,7 @@ class ExperimentManager:
         Raises:
             DatabaseUnavailable: nothing is sure to be written; sending it again is safe.
         """
-        if len(commands) > intake.MAX_OUTCOMES:
-            raise InvalidExperiment(
-                "outcomes", f"at most {intake.MAX_OUTCOMES} at once, not {len(commands)}"
-            )
+        intake.check_count(len(commands))
         entry = self._catalogue.get(name, field="experiment")
         now = self._clock()
         read = [

@@ -8,6 +8,7 @@ from bosal_server.comparison import (
     CompareCommand,
     ComparedRecipe,
     RecipeEvent,
+    check_recipes,
 )
 from bosal_server.config import Limits
 from bosal_server.divergence import Divergence, DivergenceCause
@@ -34,6 +35,8 @@ def compare_command(
             what = "one answer each" if name == "num_choices" else "each of `recipes` has its own"
             field = f"spec.{name}"
             raise InvalidRequest(f"{field} must stay unset: {what}", field=field)
+    # Before half a million of them are read, which takes seconds.
+    check_recipes(len(request.recipes))
     recipes = []
     for place, one in enumerate(request.recipes):
         with located(f"recipes[{place}]"):

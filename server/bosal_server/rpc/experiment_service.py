@@ -13,6 +13,8 @@ from bosal_server.core import GenerationCore
 from bosal_server.experiments.errors import InvalidExperiment
 from bosal_server.request_errors import MissingField, OutOfRange, located
 from bosal_server.rpc import experiments, records, reports
+from bosal_server.security.access import Access
+from bosal_server.security.caller import current_caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -27,7 +29,8 @@ _SILENCE_SECONDS = 30.0
 class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
     """Makes and changes experiments, takes outcomes, reports."""
 
-    def __init__(self, core: GenerationCore) -> None:
+    def __init__(self, core: GenerationCore, access: Access) -> None:
+        self._access = access
         self._experiments = core.experiments
         self._recipes = core.recipes
         self._is_ending = asyncio.Event()
@@ -40,7 +43,7 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: pb.CreateExperimentRequest, context: Context
     ) -> pb.CreateExperimentResponse:
         request_id = experiments.remark(request.request_id, "request_id", most=128)
-        actor = experiments.remark(request.actor, "actor")
+        actor = experiments.actor(request.actor, "actor")
         with located("experiment"):
             draft = experiments.draft(request.experiment, self._recipes)
             made = await self._experiments.create(draft, request_id, actor)
@@ -104,9 +107,8 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
     async def RecordOutcomes(
         self, request: pb.RecordOutcomesRequest, context: Context
     ) -> pb.RecordOutcomesResponse:
-        results = await self._experiments.record(
-            request.experiment, [records.outcome(one) for one in request.outcomes]
-        )
+        commands = records.outcomes(request.outcomes)
+        results = await self._experiments.record(request.experiment, commands)
         return pb.RecordOutcomesResponse(results=[records.outcome_result(one) for one in results])
 
     async def GetExperiment(
@@ -145,6 +147,8 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
                 raise InvalidExperiment("min_interval", f"at least {_MIN_INTERVAL} s")
         sent, silence = pb.Report(), 0.0
         while not self._is_ending.is_set():
+            # The one call that would outlive its key for ever.
+            self._access.check(current_caller.get())
             found = reports.report(await self._experiments.report(request.name, 0))
             as_of = found.as_of
             found.ClearField("as_of")
@@ -167,10 +171,12 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: pb.ListAuditEventsRequest, context: Context
     ) -> pb.ListAuditEventsResponse:
         size = _page_size(request.page_size)
-        if request.page_token and not request.page_token.isdecimal():
+        token = request.page_token
+        # More digits than a database's number has are none of this server's.
+        if token and not (token.isascii() and token.isdecimal() and len(token) <= 18):
             raise InvalidExperiment("page_token", "not one that this server gives")
         events = await self._experiments.events(
-            request.experiment, before=int(request.page_token or 0), limit=size + 1
+            request.experiment, before=int(token or 0), limit=size + 1
         )
         page = events[:size]
         return pb.ListAuditEventsResponse(
@@ -182,7 +188,7 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: pb.DeleteUnitRequest, context: Context
     ) -> pb.DeleteUnitResponse:
         removed = await self._experiments.delete_unit(
-            request.unit_id, request.experiment, experiments.remark(request.actor, "actor")
+            request.unit_id, request.experiment, experiments.actor(request.actor, "actor")
         )
         return pb.DeleteUnitResponse(exposures=removed.exposures, outcomes=removed.outcomes)
 

@@ -16,6 +16,7 @@ from bosal_server.experiments.metric import Direction, Metric, MetricKind, Metri
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import located
 from bosal_server.rpc.documents import recipe_document, recipe_message
+from bosal_server.security.caller import acting_as
 
 Value = TypeVar("Value")
 
@@ -189,7 +190,7 @@ def change(message: pb.Change, action: str) -> Change:
         raise InvalidExperiment("change.name", "which experiment?")
     return Change(
         action=action,
-        actor=remark(message.actor, "change.actor"),
+        actor=actor(message.actor, "change.actor"),
         reason=remark(message.reason, "change.reason"),
         etag=message.etag,
     )
@@ -200,6 +201,11 @@ def remark(text: str, field: str, most: int = 2000) -> str:
     if len(text) > most or "\0" in text:
         raise InvalidExperiment(field, f"must have at most {most} characters, none of them NUL")
     return text
+
+
+def actor(claimed: str, field: str) -> str:
+    """Return who does something, for the audit: the caller's key, and whom it says it is."""
+    return acting_as(remark(claimed, field))
 
 
 def assignment(value: Assignment) -> pb.Assignment:

@@ -18,6 +18,7 @@ from bosal_server.core import GenerationCore
 from bosal_server.metrics import Metrics
 from bosal_server.rpc.interceptors import Boundary, TraceRefusal
 from bosal_server.rpc.services import add_services
+from bosal_server.security.access import Access
 
 _LATE: Final = "the deadline passed before the request was finished"
 # Ends a stream's queue.
@@ -60,7 +61,7 @@ class InProcessChannel(grpc.Channel):
             trace_refusal=trace_refusal,
         )
         self._handlers = _Handlers()
-        add_services(core, config, self._handlers)
+        add_services(core, config, self._handlers, Access())
         self._running: set[Future[None]] = set()
 
     def unary_unary(self, method: str, *arguments: Any, **named: Any) -> Any:

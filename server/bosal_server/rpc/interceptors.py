@@ -16,12 +16,13 @@ from bosal_server.call import Call, current_call
 from bosal_server.errors import InternalFault, ServerError
 from bosal_server.metrics import Metrics
 from bosal_server.request_errors import InvalidRequest, ReaderStalled, ShuttingDown
+from bosal_server.rpc.open_calls import OpenCalls
 from bosal_server.rpc.reader import reader
 from bosal_server.rpc.refusal_log import RefusalLog
 from bosal_server.rpc.refusal_pace import RefusalPace
 from bosal_server.rpc.stalls import StallWatch
 from bosal_server.rpc.status import Describer
-from bosal_server.security.access import Access
+from bosal_server.security.access import OPEN, Access
 from bosal_server.security.caller import Caller, current_caller
 from bosal_server.trace_context import current_trace, trace_headers
 
@@ -39,7 +40,7 @@ class Boundary(grpc.aio.ServerInterceptor):
     """Answers every call of our services with a result or a described status.
 
     A call that may not be made ends before its message is read, whatever its service. Health
-    checks, and reflection for those who may, pass untouched.
+    checks are bounded in number; reflection, for those who may, passes untouched.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._refusals = RefusalLog()
         self._describe = Describer()
         self._access = access or Access()
+        self._open = OpenCalls()
         self._max_request_bytes = max_request_bytes
         self._num_running = 0
         self._idle = asyncio.Event()
@@ -92,6 +94,8 @@ class Boundary(grpc.aio.ServerInterceptor):
             self._metrics.count_refused_call(error.reason)
             refusal = self._refusal(method.rpartition("/")[2], error)
             return refusal  # type: ignore[no-any-return]
+        if method in OPEN:
+            return self._open.bounded(handler)  # type: ignore[no-any-return]
         if not method.startswith(_OURS):
             return handler  # type: ignore[no-any-return]
         # A generated handler's deserializer is the message type's bound FromString.

@@ -13,6 +13,8 @@ from bosal_server.request_errors import InvalidRequest, MalformedMessage, Messag
 _LENGTH_DELIMITED = 2
 # Protobuf itself reads no deeper; our search in what it refused must not either.
 _MAX_DEPTH = 100
+# A megabyte holds half a million fields, and each takes microseconds of the event loop's time.
+_MAX_LOOKS = 4096
 
 
 def reader(
@@ -27,14 +29,16 @@ def reader(
             return message_type.FromString(data)
         except DecodeError:
             descriptor = message_type.DESCRIPTOR
-            field = next(_invalid_text(descriptor, data), None)
+            field = next(_invalid_text(descriptor, data, iter(range(_MAX_LOOKS))), None)
             return MalformedMessage(descriptor.full_name, field)
 
     return read
 
 
-def _invalid_text(descriptor: Any, data: bytes, depth: int = 0) -> Iterator[str]:
-    """Yield the paths of string fields whose bytes are not UTF-8."""
+def _invalid_text(
+    descriptor: Any, data: bytes, looks: Iterator[int], depth: int = 0
+) -> Iterator[str]:
+    """Yield the paths of string fields whose bytes are not UTF-8, among those looked at."""
     if depth == _MAX_DEPTH:
         return
     try:
@@ -43,7 +47,7 @@ def _invalid_text(descriptor: Any, data: bytes, depth: int = 0) -> Iterator[str]
     except DecodeError:
         return
     counts: dict[int, int] = {}
-    for raw in fields:
+    for raw, _ in zip(fields, looks, strict=False):
         field = descriptor.fields_by_number.get(raw.field_number)
         if field is None or raw.wire_type != _LENGTH_DELIMITED:
             continue
@@ -58,5 +62,5 @@ def _invalid_text(descriptor: Any, data: bytes, depth: int = 0) -> Iterator[str]
             except UnicodeDecodeError:
                 yield path
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            for inner in _invalid_text(field.message_type, raw.data, depth + 1):
+            for inner in _invalid_text(field.message_type, raw.data, looks, depth + 1):
                 yield f"{path}.{inner}"

@@ -1,12 +1,20 @@
 """What was recorded, on the wire: outcomes as they come in, rows as they go out."""
 
+from collections.abc import Sequence
+
 from bosal.v1 import experiment_pb2 as pb
 from bosal_server.experiments.export import ExportPage, PairRow
-from bosal_server.experiments.intake import OutcomeCommand, OutcomeResult
+from bosal_server.experiments.intake import OutcomeCommand, OutcomeResult, check_count
 from bosal_server.rpc import experiments
 
 
-def outcome(message: pb.Outcome) -> OutcomeCommand:
+def outcomes(messages: Sequence[pb.Outcome]) -> list[OutcomeCommand]:
+    """Read outcomes, unless there are more than are taken at once: reading those takes seconds."""
+    check_count(len(messages))
+    return [_outcome(one) for one in messages]
+
+
+def _outcome(message: pb.Outcome) -> OutcomeCommand:
     target = message.WhichOneof("target")
     value: float | None = None
     match message.WhichOneof("value"):

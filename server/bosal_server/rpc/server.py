@@ -69,7 +69,7 @@ class RpcServer:
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ],
         )
-        self._experiments = add_services(core, config, self._server)
+        self._experiments = add_services(core, config, self._server, access)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICES, _HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

@@ -18,6 +18,7 @@ from bosal_server.rpc.experiment_service import ExperimentService
 from bosal_server.rpc.generation_service import GenerationService
 from bosal_server.rpc.model_service import ModelService
 from bosal_server.rpc.recipe_service import RecipeService
+from bosal_server.security.access import Access
 
 SERVICES: Final = (
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
@@ -27,9 +28,11 @@ SERVICES: Final = (
 )
 
 
-def add_services(core: GenerationCore, config: ServerConfig, server: Any) -> ExperimentService:
+def add_services(
+    core: GenerationCore, config: ServerConfig, server: Any, access: Access
+) -> ExperimentService:
     """Let a server, of gRPC or what takes its place, answer every method; return what streams."""
-    experiments = ExperimentService(core)
+    experiments = ExperimentService(core, access)
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(core), server)
     recipe_pb2_grpc.add_RecipeServiceServicer_to_server(RecipeService(core), server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core, config), server)

@@ -13,7 +13,6 @@ from bosal_server.security.keys import KeyRing, load_keys
 _GENERATE = frozenset({Scope.GENERATE})
 _RECIPES = frozenset({Scope.RECIPES})
 _EXPERIMENTS = frozenset({Scope.EXPERIMENTS})
-_ADMIN = frozenset({Scope.ADMIN})
 _ANY = frozenset(Scope)
 
 # A key needs one of a method's scopes. A method that is not here is nobody's.
@@ -75,6 +74,15 @@ class Access:
         if self._path is not None:
             self._ring = KeyRing(load_keys(self._path), salt=self._salt)
 
+    def check(self, caller: Caller) -> None:
+        """Find out whether a caller's key is still one, in a call that goes on and on.
+
+        Raises:
+            Unauthenticated: it was revoked, or its time is over.
+        """
+        if self._ring is not None and caller.key_id:
+            self._ring.check(caller.key_id, datetime.now(UTC))
+
     def caller(self, method: str, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         """Return who calls.
 
@@ -87,7 +95,7 @@ class Access:
         caller = self._ring.caller(_presented(metadata), datetime.now(UTC))
         scopes = SCOPES.get(method, frozenset())
         if not scopes & caller.scopes:
-            raise PermissionDenied(method, scopes)
+            raise PermissionDenied(method, scopes, caller.name)
         return caller
 
 

@@ -12,7 +12,6 @@ class Scope(StrEnum):
     GENERATE = "generate"
     RECIPES = "recipes"
     EXPERIMENTS = "experiments"
-    ADMIN = "admin"
 
 
 class Priority(IntEnum):
@@ -44,3 +43,11 @@ ANYBODY: Final = Caller()
 
 # Set for the task of a call, before its handler runs.
 current_caller: ContextVar[Caller] = ContextVar("current_caller", default=ANYBODY)
+
+
+def acting_as(claimed: str) -> str:
+    """Return who does something, for the record: the key's name, then what its holder says."""
+    name = current_caller.get().name
+    if not name or name == claimed:
+        return claimed
+    return f"{name} ({claimed})" if claimed else name

@@ -46,8 +46,10 @@ class KeyExpired(Unauthenticated):
 
     reason = "KEY_EXPIRED"
 
-    def __init__(self) -> None:
+    def __init__(self, key_name: str) -> None:
         super().__init__("the API key has expired")
+        # For the log: the caller is not told whose key it found.
+        self.key_name = key_name
 
 
 class PermissionDenied(ServerError):
@@ -56,12 +58,13 @@ class PermissionDenied(ServerError):
     reason = "SCOPE_MISSING"
     code = "PERMISSION_DENIED"
 
-    def __init__(self, method: str, scopes: Iterable[str]) -> None:
+    def __init__(self, method: str, scopes: Iterable[str], key_name: str) -> None:
         wanted = " or ".join(sorted(scopes)) or "no key has"
         super().__init__(
             f"the API key may not call {method}: it lacks the scope {wanted}",
             metadata={"method": method, "scopes": ",".join(sorted(scopes))},
         )
+        self.key_name = key_name
 
 
 class PriorityTooHigh(ServerError):

@@ -30,6 +30,8 @@ _FIELDS: Final = {
     "created", "expires",
 }  # fmt: skip
 _MAX_FILE_BYTES: Final = 16 * 1024 * 1024
+# A float, which a quota is counted in, still tells it from its neighbours.
+MAX_COUNT: Final = 2**53
 _MAX_KEY_CHARACTERS: Final = 128
 
 
@@ -164,9 +166,16 @@ class KeyRing:
         expected = _NOBODY if key is None else key.sha256
         if not hmac.compare_digest(_digest(secret), expected) or key is None:
             raise KeyInvalid
-        if key.expires is not None and now >= key.expires:
-            raise KeyExpired
+        self.check(identity, now)
         return self._callers[identity]
+
+    def check(self, identity: str, now: datetime) -> None:
+        """Raise KeyInvalid or KeyExpired unless a key of this id is in force."""
+        key = self._keys.get(identity)
+        if key is None:
+            raise KeyInvalid
+        if key.expires is not None and now >= key.expires:
+            raise KeyExpired(key.name)
 
 
 def load_keys(path: Path) -> list[ApiKey]:
@@ -181,14 +190,16 @@ def load_keys(path: Path) -> list[ApiKey]:
             raise InvalidConfig(f"{path}: everybody may write this file; chmod o-w it")
         if status.st_size > _MAX_FILE_BYTES:
             raise InvalidConfig(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
     except OSError as error:
         raise InvalidConfig(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidConfig(f"{path}: not JSON: {error}") from None
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise InvalidConfig(f"{path}: there is no list 'keys'")
+    if len(document) > 1:
+        raise InvalidConfig(f"{path}: unknown field '{min(set(document) - {'keys'})}'")
     keys: dict[str, ApiKey] = {}
     for index, entry in enumerate(entries):
         try:
@@ -204,13 +215,22 @@ def load_keys(path: Path) -> list[ApiKey]:
 
 
 def save_keys(path: Path, keys: Iterable[ApiKey]) -> None:
-    """Replace a key file in one move; only its owner may read it."""
+    """Replace a key file in one move; of a link, the file it leads to.
+
+    A new file is its owner's alone. One that is there keeps owner and mode, so that the server,
+    which is another user's, goes on reading it.
+
+    Raises:
+        OSError: it cannot be written, or not as its owner's; it is as it was.
+    """
+    path = path.resolve()
     text = json.dumps({"keys": [key.document() for key in keys]}, indent=2) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Made readable by its owner alone.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
+            if path.exists():
+                _hand_over(file.fileno(), path.stat())
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -220,14 +240,33 @@ def save_keys(path: Path, keys: Iterable[ApiKey]) -> None:
         raise
 
 
+def _hand_over(file: int, like: os.stat_result) -> None:
+    """Give a file, made readable by its maker alone, the owner and mode of another."""
+    mine = os.fstat(file)
+    if (mine.st_uid, mine.st_gid) != (like.st_uid, like.st_gid):
+        os.fchown(file, like.st_uid, like.st_gid)
+    os.fchmod(file, stat.S_IMODE(like.st_mode))
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; of a name that is there twice only one would count."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field '{twice}' is there twice")
+    return dict(pairs)
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
 def _count(entry: Mapping[str, Any], name: str) -> int | None:
     value = entry.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} must be a whole number from 1")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
+        raise ValueError(f"{name} must be a whole number from 1 to {MAX_COUNT}")
     return value
 
 

@@ -49,21 +49,24 @@ class TlsCredentials:
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         files = self._files
+        key, certificate, client_ca = found = _contents(files)
         _check_pair(files)
-        client_ca = None if files.client_ca is None else _content(files.client_ca)
-        return grpc.ssl_server_certificate_configuration(
-            [(_content(files.key), _content(files.certificate))], client_ca
-        )
+        if _contents(files) != found:
+            # Whoever renews them replaces one after the other.
+            raise InvalidConfig(f"{files.certificate} and {files.key} changed as they were read")
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
 
 def _check_pair(files: TlsFiles) -> None:
     """Find out before gRPC does, which would fail every handshake without a word."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def refuse() -> str:
+        # Without this OpenSSL would ask at the terminal, and the server would wait for an answer.
+        raise InvalidConfig(f"{files.key}: the key is encrypted, and this server has no password")
+
     try:
-        context.load_cert_chain(files.certificate, files.key)
-    except FileNotFoundError:
-        missing = files.key if files.certificate.exists() else files.certificate
-        raise InvalidConfig(f"{missing}: No such file or directory") from None
+        context.load_cert_chain(files.certificate, files.key, password=refuse)
     except (OSError, ssl.SSLError) as error:
         cause = getattr(error, "reason", None) or error.strerror or error
         raise InvalidConfig(
@@ -75,6 +78,11 @@ def _check_pair(files: TlsFiles) -> None:
         except (OSError, ssl.SSLError) as error:
             cause = getattr(error, "reason", None) or error.strerror or error
             raise InvalidConfig(f"{files.client_ca}: no certificates: {cause}") from None
+
+
+def _contents(files: TlsFiles) -> tuple[bytes, bytes, bytes | None]:
+    client_ca = None if files.client_ca is None else _content(files.client_ca)
+    return _content(files.key), _content(files.certificate), client_ca
 
 
 def _content(path: Path) -> bytes:

@@ -1,5 +1,7 @@
 """What a scrape shows after known requests."""
 
+import socket
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -7,6 +9,9 @@ import pytest
 from tests.live_server import LiveServer
 
 from bosal_client import Client, NotFound
+from bosal_server.config import InvalidConfig, ServerConfig
+from bosal_server.metrics import Metrics
+from bosal_server.metrics_endpoint import exported
 
 RULES = {"model": "tiny", "recipe": "rules", "variant": ""}
 INLINE = {"model": "tiny", "recipe": "inline", "variant": ""}
@@ -98,3 +103,44 @@ def test_the_endpoint_speaks_the_text_format(server: LiveServer) -> None:
     with urlopen(server.metrics_url) as response:
         assert response.headers["Content-Type"].startswith("text/plain")
         assert b"# HELP bosal_running_groups" in response.read()
+
+
+def test_strangers_that_ask_nothing_hold_few_threads_and_no_scrape(server: LiveServer) -> None:
+    def threads() -> int:
+        return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+
+    host, _, port = (
+        server.metrics_url.removeprefix("http://").removesuffix("/metrics").partition(":")
+    )
+    before = threads()
+    idle = [socket.create_connection((host, int(port))) for _ in range(200)]
+    try:
+        for connection in idle[::2]:
+            connection.sendall(b"GET /metr")
+        assert server.metric("bosal_running_groups", model="tiny") == 0
+        assert threads() - before < 60
+    finally:
+        for connection in idle:
+            connection.close()
+    assert server.metrics()
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost"])
+def test_the_endpoint_may_be_of_either_family(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, 0), family=family).close()
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    config = ServerConfig(metrics_host=host, metrics_port=0)
+    with exported(Metrics(), config) as address, urlopen(f"http://{address}/metrics") as response:
+        assert b"bosal_errors" in response.read()
+
+
+def test_an_address_that_is_none_is_named() -> None:
+    for host in ("no such host", "a..b", "x" * 300):
+        with (
+            pytest.raises(InvalidConfig, match="cannot serve metrics at"),
+            exported(Metrics(), ServerConfig(metrics_host=host)),
+        ):
+            pass

@@ -47,6 +47,18 @@ def test_a_request_over_the_limit_is_not_parsed() -> None:
     assert error.metadata == {"size": "5000", "limit": "4096"}
 
 
+def test_few_fields_are_looked_at_for_what_is_wrong() -> None:
+    """The event loop does it: half a million messages before the broken text took it seconds."""
+    data = _field(1, b"") * 500_000 + _field(1, _field(2, BROKEN))
+    error = reader(pb.Conversation, 1 << 21)(data)
+    assert isinstance(error, MalformedMessage)
+    assert error.field is None
+    few = _field(1, b"") * 100 + _field(1, _field(2, BROKEN))
+    error = reader(pb.Conversation, 1 << 21)(few)
+    assert isinstance(error, MalformedMessage)
+    assert error.field == "messages[100].text"
+
+
 @pytest.mark.parametrize("depth", [90, 600, 5000])
 def test_a_bottomless_message_is_an_error(depth: int) -> None:
     read = reader(pb.GenerateRequest, 1 << 20)

@@ -11,7 +11,7 @@ import pytest
 
 from bosal_server.config import InvalidConfig
 from bosal_server.security import keys as keys_module
-from bosal_server.security.caller import Priority, Scope
+from bosal_server.security.caller import Caller, Priority, Scope, acting_as, current_caller
 from bosal_server.security.errors import KeyExpired, KeyInvalid, KeyMissing
 from bosal_server.security.keys import KeyRing, load_keys, make_key, save_keys
 
@@ -21,7 +21,7 @@ SALT = bytes(range(32))
 
 def test_a_key_is_found_by_its_text_alone() -> None:
     text, entry = make_key("alice", [Scope.GENERATE], tokens_per_minute=7)
-    other_text, other = make_key("bob", [Scope.ADMIN])
+    other_text, other = make_key("bob", [Scope.RECIPES])
     ring = KeyRing([entry, other], salt=SALT)
     caller = ring.caller(text, NOW)
     assert (caller.name, caller.scopes, caller.tokens_per_minute) == (
@@ -93,6 +93,28 @@ def test_a_key_ends_when_it_says() -> None:
         ring.caller(text, NOW)
 
 
+def test_a_key_that_is_gone_is_noticed_by_who_asks_again() -> None:
+    _, entry = make_key("alice", [Scope.GENERATE], expires=NOW)
+    KeyRing([entry], salt=SALT).check(entry.id, NOW - timedelta(seconds=1))
+    with pytest.raises(KeyExpired):
+        KeyRing([entry], salt=SALT).check(entry.id, NOW)
+    with pytest.raises(KeyInvalid):
+        KeyRing([], salt=SALT).check(entry.id, NOW)
+
+
+def test_nobody_signs_with_anothers_name() -> None:
+    assert acting_as("me") == "me"
+    token = current_caller.set(Caller(key_id="0" * 12, name="alice"))
+    try:
+        assert [acting_as(claimed) for claimed in ("", "alice", "server")] == [
+            "alice",
+            "alice",
+            "alice (server)",
+        ]
+    finally:
+        current_caller.reset(token)
+
+
 def test_each_key_has_a_cache_of_its_own_that_its_id_does_not_tell() -> None:
     (text, one), (other_text, two) = (make_key(name, [Scope.GENERATE]) for name in "ab")
     ring = KeyRing([one, two], salt=SALT)
@@ -113,6 +135,8 @@ def test_each_key_has_a_cache_of_its_own_that_its_id_does_not_tell() -> None:
         ({"id": "../../etc"}, "id"),
         ({"max_choices": 0}, "max_choices"),
         ({"max_choices": True}, "max_choices"),
+        ({"max_choices": 10**400}, "max_choices"),
+        ({"scopes": ["admin"]}, "admin"),
         ({"tokens_per_minute": "many"}, "tokens_per_minute"),
         ({"max_priority": "highest"}, "HIGHEST"),
         ({"expires": "2026-01-01"}, "time zone"),
@@ -138,6 +162,10 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         ("[]", "no list 'keys'"),
         (json.dumps({"keys": [3]}), "not an object"),
         (json.dumps({"keys": [key.document()] * 2}), "twice"),
+        (json.dumps({"keys": [key.document()], "key": []}), "unknown field 'key'"),
+        ('{"keys": [], "keys": []}', "'keys' is there twice"),
+        ("[" * 100_000, "not JSON"),
+        ("", "not JSON"),
     ):
         file.write_text(text)
         with pytest.raises(InvalidConfig, match=message):

@@ -194,6 +194,28 @@ def test_an_asyncio_client_brings_its_key_too(secured: Secured) -> None:
     assert asyncio.run(ask()) == 2
 
 
+def test_a_watched_report_ends_with_its_key_and_bears_its_name(secured: Secured) -> None:
+    text, entry = make_key("watcher", [Scope.EXPERIMENTS])
+    variants = [
+        {"key": "control", "recipe": "plain", "weight": 0.5, "control": True},
+        {"key": "ruled", "recipe": "rules", "weight": 0.5},
+    ]
+    liked = {"name": "liked", "kind": "proportion", "direction": "increase", "role": "primary"}
+    save_keys(secured.key_file, [*secured.entries, entry])
+    secured.server.process.send_signal(signal.SIGHUP)
+    with secured.client(text) as client:
+        assert eventually(lambda: _accepts(client.models))
+        client.experiments.create({"name": "mine", "variants": variants, "metrics": [liked]})
+        (event,) = client.experiments.audit("mine")
+        assert event.actor.startswith("watcher")
+        reports = client.experiments.watch("mine", interval=0.2)
+        assert next(reports).experiment.name == "mine"
+        save_keys(secured.key_file, secured.entries)
+        secured.server.process.send_signal(signal.SIGHUP)
+        with pytest.raises(Unauthenticated):
+            list(reports)
+
+
 def test_keys_and_certificates_are_read_again_on_sighup(secured: Secured) -> None:
     text, entry = make_key("newcomer", [Scope.GENERATE])
     with secured.client(text) as client:
