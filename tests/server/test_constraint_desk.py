@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from threading import Event
 from typing import Any
 
 import jsonschema
@@ -13,24 +12,16 @@ import pytest
 from tests.server.experiments.managers import idle_manager
 
 from bosal.v1 import recipe_pb2
-from bosal_decoding.compile import compile as compile_recipe
 from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
-from bosal_decoding.constraints.errors import CompileQueueFull
-from bosal_decoding.constraints.program import Program
 from bosal_decoding.errors import DecodingError
 from bosal_decoding.plan import Plan
-from bosal_decoding.recipe import Recipe
-from bosal_server import constraint_desk
 from bosal_server.config import Limits
-from bosal_server.constraint_desk import ConstraintDesk, SchemaJudge
 from bosal_server.core import GenerationCore
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import (
-    ChoiceEnding,
     FinishedEvent,
-    FinishReason,
     TokensEvent,
 )
 from bosal_server.generate_command import GenerateCommand, PromptCommand
@@ -271,87 +262,6 @@ def test_what_cannot_be_honoured_is_refused_before_the_first_token(
         assert (caught.value.reason, caught.value.field) == (reason, field)
 
 
-def test_a_request_waits_for_a_place_in_the_queue(
-    tiny_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiler = ConstraintCompiler(max_waiting=1)
-    desk = ConstraintDesk(compiler)
-    begun, gate = Event(), Event()
-
-    def hold() -> None:
-        begun.set()
-        gate.wait()
-
-    def plan(pattern: str) -> Plan:
-        recipe = Recipe.parse({"constraint": {"regex": pattern}})
-        return compile_recipe(recipe, tiny_llama.vocabulary, context_tokens=100)
-
-    async def two() -> list[Program | None]:
-        first = asyncio.create_task(desk.program(plan("a+"), "constraint"))
-        second = asyncio.create_task(desk.program(plan("b+"), "constraint"))
-        await asyncio.sleep(0.2)
-        assert not first.done()
-        assert not second.done()
-        gate.set()
-        return [await first, await second]
-
-    async def refused() -> None:
-        monkeypatch.setattr(constraint_desk, "_PLACE_SECONDS", 0.0)
-        waiting = asyncio.create_task(desk.program(plan("c+"), "constraint"))
-        await asyncio.sleep(0)
-        with pytest.raises(CompileQueueFull):
-            await desk.program(plan("d+"), "constraint")
-        gate.set()
-        await waiting
-
-    try:
-        for one in (two, refused):
-            begun.clear()
-            gate.clear()
-            compiler._quick.submit(hold)
-            assert begun.wait(10)
-            found = asyncio.run(one())
-            assert found is None or all(program is not None for program in found)
-    finally:
-        gate.set()
-        desk.close()
-
-
-def test_a_request_that_is_cancelled_gives_its_place_back(tiny_llama: LoadedModel) -> None:
-    compiler = ConstraintCompiler(max_waiting=1)
-    desk = ConstraintDesk(compiler)
-    begun, gate = Event(), Event()
-
-    def hold() -> None:
-        begun.set()
-        gate.wait()
-
-    def plan(pattern: str) -> Plan:
-        recipe = Recipe.parse({"constraint": {"regex": pattern}})
-        return compile_recipe(recipe, tiny_llama.vocabulary, context_tokens=100)
-
-    async def one_after_the_other() -> Program | None:
-        first = asyncio.create_task(desk.program(plan("a+"), "constraint"))
-        await asyncio.sleep(0)
-        assert compiler._pending
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-        assert not compiler._pending
-        second = asyncio.create_task(desk.program(plan("b+"), "constraint"))
-        await asyncio.sleep(0)
-        gate.set()
-        return await second
-
-    try:
-        compiler._quick.submit(hold)
-        assert begun.wait(10)
-        assert asyncio.run(one_after_the_other()) is not None
-    finally:
-        gate.set()
-        desk.close()
-
-
 @pytest.mark.parametrize(
     ("constraint", "reason"),
     [
@@ -395,29 +305,6 @@ def test_a_constraint_beside_a_prefill_is_compiled_for_how_the_output_begins(
     # Which needs the prompt, and is said before a token is drawn.
     with pytest.raises(DecodingError, match="allows no text that starts with"):
         ask_all({"recipe": recipe, "constraint": {"regex": "[0-9]{3}"}, "max_tokens": 20})
-
-
-def test_a_whole_answer_waits_only_so_long_to_be_validated(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(constraint_desk, "_JUDGE_SECONDS", 0.0)
-    compiler = ConstraintCompiler()
-    begun, gate = Event(), Event()
-
-    def hold() -> None:
-        begun.set()
-        gate.wait()
-
-    ending = ChoiceEnding(0, FinishReason.CONSTRAINT_COMPLETE, "", 1, ())
-    judge = SchemaJudge(compiler, '{"type":"null"}', "")
-    try:
-        compiler._validating.submit(hold)
-        assert begun.wait(10)
-        assert asyncio.run(judge._judged(ending)).schema_valid is None
-        assert not compiler._validating._queues  # nobody waits for it
-    finally:
-        gate.set()
-        compiler.close()
 
 
 def test_who_validates_recipes_waits_behind_itself_alone(
