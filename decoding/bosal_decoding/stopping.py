@@ -58,7 +58,7 @@ class TextStop:
     ) -> None:
         self._stops = stops
         self._bans = bans
-        self._watchers = tuple(watchers)
+        self._watches = tuple((one.watcher.watch(), one) for one in watchers)
         self._tokens: list[int] = []
         self._text = bytearray()
         # After each token: length of the text, of its final part, and both automata's states.
@@ -136,7 +136,7 @@ class TextStop:
                 ban = (string, end - len(string))
         self._text += token_bytes
         self._tokens.append(token)
-        if self._watchers and self._stop is None and ban is None and not is_end:
+        if self._watches and self._stop is None and ban is None and not is_end:
             self._stop = self._watch(len(token_bytes), in_force)
         self._ends.append(len(self._text))
         self._states.append((stop_state, ban_state))
@@ -158,6 +158,8 @@ class TextStop:
         del self._states[-num_tokens:]
         del self._tokens[-num_tokens:]
         del self._text[self._ends[-1] if self._ends else 0 :]
+        for watch, _ in self._watches:
+            watch.rewind(len(self._text))
         self._stop = None
         if self._num_taken > len(self._text):
             raise ValueError("text that was already taken cannot be taken back")
@@ -172,14 +174,13 @@ class TextStop:
 
     def _watch(self, num_new: int, in_force: Collection[int]) -> StopMatch | None:
         """Ask the watchers whether the text ends; the earliest cut counts."""
-        text = bytes(self._text)
         # Who did not look before may find an end in what has been given out.
         final = self._finals[-1] if self._finals else 0
         found = [
             StopMatch(string=cut.string, start=max(cut.start, final), reason=one.watcher.reason)
-            for one in self._watchers
+            for watch, one in self._watches
             if (one.owner is None or one.owner in in_force)
-            and (cut := one.watcher.look(text, num_new, self._tokens)) is not None
+            and (cut := watch.look(self._text, num_new, self._tokens)) is not None
         ]
         return min(found, key=lambda match: match.start, default=None)
 
@@ -195,9 +196,8 @@ class TextStop:
     def _final(self, stop_state: int, ban_state: int) -> int:
         length = len(self._text)
         final = length - self._stops.depth[stop_state]
-        if self._watchers:
-            text = bytes(self._text)
-            final = min(final, *(length - one.watcher.num_held(text) for one in self._watchers))
+        for watch, _ in self._watches:
+            final = min(final, length - watch.num_held(self._text))
         if ban_depth := self._bans.depth[ban_state]:
             position = self._token_at(length - ban_depth)
             final = min(final, self._finals[position - 1] if position else 0)

@@ -1,21 +1,23 @@
 """Rules that end an answer by what its text has become, beyond fixed strings.
 
-Each looks at the whole output after every token and keeps nothing, so taking tokens back needs no
-word here. What it cuts off must not have been given out: `num_held` bytes at the end are held.
+Those here look at the end of the output after every token and keep nothing, so taking tokens back
+needs no word; those that count ends (`counted_ends`) follow a text. What a watcher cuts off must
+not have been given out: `num_held` bytes at the end are held.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import re2
 
-from bosal_decoding.sentences import MARKS, ends_sentence, sentence_ends
+from bosal_decoding.sentences import ends_sentence
 
-_SPACE: Final = b" \t\n\r\f\v"
-_MARKS: Final = tuple(mark.encode() for mark in MARKS)
+SPACE: Final = b" \t\n\r\f\v"
+# A run of white space at the end is mostly shorter.
+_SHORT_RUN: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,19 @@ class Cut:
     string: bytes = b""
 
 
+class Watch(Protocol):
+    """A watcher at one choice's text; the text it is given is not its own to keep."""
+
+    def look(self, text: bytearray, num_new: int, tokens: Sequence[int]) -> Cut | None:
+        """Say whether the answer ends; the last `num_new` bytes are those of the last token."""
+
+    def num_held(self, text: bytearray) -> int:
+        """How many bytes at the end of a text that goes on may yet be cut off."""
+
+    def rewind(self, num_bytes: int) -> None:
+        """Only the first bytes of the text are left."""
+
+
 @dataclass(frozen=True)
 class Watcher(ABC):
     """Looks for one reason to end an answer."""
@@ -34,30 +49,43 @@ class Watcher(ABC):
     reason: ClassVar[str] = "STOP_RULE"
 
     @abstractmethod
-    def look(self, text: bytes, num_new: int, tokens: Sequence[int]) -> Cut | None:
-        """Say whether the answer ends; the last `num_new` bytes are those of the last token."""
-
-    def num_held(self, text: bytes) -> int:
-        """How many bytes at the end of a text that goes on may yet be cut off."""
-        return 0
+    def watch(self) -> Watch:
+        """Begin with a choice's text."""
 
 
 @dataclass(frozen=True)
-class PatternWatcher(Watcher):
+class _TailWatcher(Watcher):
+    """Reads the end of the text alone, so one serves all choices."""
+
+    def watch(self) -> Watch:
+        return self
+
+    @abstractmethod
+    def look(self, text: bytearray, num_new: int, tokens: Sequence[int]) -> Cut | None: ...
+
+    def num_held(self, text: bytearray) -> int:
+        return 0
+
+    def rewind(self, num_bytes: int) -> None:
+        """Nothing is kept."""
+
+
+@dataclass(frozen=True)
+class PatternWatcher(_TailWatcher):
     """Ends where a regular expression first matches, at the byte that completes the match."""
 
     pattern: str  # RE2 syntax, without anchors
     max_bytes: int  # of a match
 
-    def look(self, text: bytes, num_new: int, tokens: Sequence[int]) -> Cut | None:
+    def look(self, text: bytearray, num_new: int, tokens: Sequence[int]) -> Cut | None:
         for end in range(len(text) - num_new + 1, len(text) + 1):
             begin = max(end - self.max_bytes, 0)
-            match = self._ending.search(text[begin:end])
+            match = self._ending.search(bytes(text[begin:end]))
             if match is not None:
                 return Cut(begin + match.start(), match.group())
         return None
 
-    def num_held(self, text: bytes) -> int:
+    def num_held(self, text: bytearray) -> int:
         return min(self.max_bytes - 1, len(text))
 
     @cached_property
@@ -69,7 +97,7 @@ class PatternWatcher(Watcher):
 
 
 @dataclass(frozen=True)
-class LoopWatcher(Watcher):
+class LoopWatcher(_TailWatcher):
     """Ends when the output ends with one run of tokens, over and over."""
 
     reason = "LOOP"
@@ -77,7 +105,7 @@ class LoopWatcher(Watcher):
     max_period: int
     min_tokens: int
 
-    def look(self, text: bytes, num_new: int, tokens: Sequence[int]) -> Cut | None:
+    def look(self, text: bytearray, num_new: int, tokens: Sequence[int]) -> Cut | None:
         last = tokens[-1]
         for period in range(1, min(self.max_period, len(tokens) // self.times) + 1):
             if tokens[-1 - period] != last:
@@ -92,78 +120,42 @@ class LoopWatcher(Watcher):
 
 
 @dataclass(frozen=True)
-class SpaceWatcher(Watcher):
+class SpaceWatcher(_TailWatcher):
     """Ends before a run of white space that is too long."""
 
     max_run: int  # bytes
 
-    def look(self, text: bytes, num_new: int, tokens: Sequence[int]) -> Cut | None:
+    def look(self, text: bytearray, num_new: int, tokens: Sequence[int]) -> Cut | None:
         start = max(len(text) - num_new - self.max_run - 1, 0)
         run = 0
         for end in range(start, len(text)):
-            run = run + 1 if text[end] in _SPACE else 0
+            run = run + 1 if text[end] in SPACE else 0
             if run > self.max_run:
                 return Cut(end + 1 - run)
         return None
 
-    def num_held(self, text: bytes) -> int:
-        return len(text) - len(text.rstrip(_SPACE))
+    def num_held(self, text: bytearray) -> int:
+        return num_trailing_spaces(text)
 
 
 @dataclass(frozen=True)
-class SentenceWatcher(Watcher):
-    """Ends behind the n-th sentence, once it is clear that it has ended."""
-
-    count: int
-
-    def look(self, text: bytes, num_new: int, tokens: Sequence[int]) -> Cut | None:
-        # Every sentence has a mark: a long text is read only once it may have enough of them.
-        if sum(map(text.count, _MARKS)) < self.count:
-            return None
-        # Bytes that are no text keep their places: the cut is counted in bytes.
-        said = text.decode(errors="surrogateescape")
-        ends = sentence_ends(said)
-        if len(ends) < self.count:
-            return None
-        return Cut(len(said[: ends[self.count - 1]].encode(errors="surrogateescape")))
-
-
-@dataclass(frozen=True)
-class ParagraphWatcher(Watcher):
-    """Ends before the blank line that closes the n-th paragraph."""
-
-    count: int
-
-    def look(self, text: bytes, num_new: int, tokens: Sequence[int]) -> Cut | None:
-        lines = text.split(b"\n")
-        place, number, is_inside = 0, 0, False
-        # The last line has not ended.
-        for line in lines[:-1]:
-            if line.strip():
-                is_inside = True
-            elif is_inside:
-                number += 1
-                is_inside = False
-                if number == self.count:
-                    return Cut(len(text[:place].rstrip(_SPACE)))
-            place += len(line) + 1
-        return None
-
-    def num_held(self, text: bytes) -> int:
-        return len(text) - len(text.rstrip(_SPACE))
-
-
-@dataclass(frozen=True)
-class BudgetWatcher(Watcher):
+class BudgetWatcher(_TailWatcher):
     """Ends at the first finished sentence once the budget is used, at the latest after `grace`."""
 
     tokens: int
     grace: int
 
-    def look(self, text: bytes, num_new: int, tokens: Sequence[int]) -> Cut | None:
+    def look(self, text: bytearray, num_new: int, tokens: Sequence[int]) -> Cut | None:
         if len(tokens) < self.tokens:
             return None
         is_over = len(tokens) >= self.tokens + self.grace
         if is_over or ends_sentence(text[-64:].decode(errors="ignore")):
             return Cut(len(text))
         return None
+
+
+def num_trailing_spaces(text: bytearray) -> int:
+    """Count the white space at the end."""
+    end = text[-_SHORT_RUN:]
+    run = len(end) - len(end.rstrip(SPACE))
+    return run if run < len(end) else len(text) - len(text.rstrip(SPACE))

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bosal_decoding.counted_ends import SentenceWatcher
 from bosal_decoding.stopping import BanMatch, OwnedWatcher, StopMatch, TextStop
 from bosal_decoding.string_automaton import StringAutomaton
-from bosal_decoding.watching import SentenceWatcher
 
 # A small alphabet, so that strings overlap and repeat themselves often.
 CHUNK = st.text("ab", max_size=3).map(str.encode)

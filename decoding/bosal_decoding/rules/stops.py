@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from bosal_decoding.counted_ends import ParagraphWatcher, SentenceWatcher
 from bosal_decoding.errors import DecodingError, RuleUnsupported
 from bosal_decoding.limits import MAX_PATTERN_BYTES, MAX_TOKENS
 from bosal_decoding.patterns import read_pattern
@@ -13,9 +14,7 @@ from bosal_decoding.schema import Phrase, whole
 from bosal_decoding.watching import (
     BudgetWatcher,
     LoopWatcher,
-    ParagraphWatcher,
     PatternWatcher,
-    SentenceWatcher,
     SpaceWatcher,
 )
 
