@@ -39,9 +39,7 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked(files: TlsFiles) -> Non
     """OpenSSL would ask for its password at the terminal, a running server's event loop waiting."""
     key = load_pem_private_key(files.key.read_bytes(), None)
     encryption = BestAvailableEncryption(b"geheim")
-    files.key.write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)  # type: ignore[call-arg]
-    )
+    files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
     with pytest.raises(InvalidConfig, match=r"server\.key: the key is encrypted"):
         TlsCredentials(files)
 
