@@ -47,10 +47,10 @@ class Rule(Schema, ABC):
     def contribute(self, draft: Draft) -> None:
         """Write this rule's part of the plan.
 
-        It may be in a recipe twice, under scopes that never meet. `Draft.set`, `weigh_id`, `truncate`
-        and the like keep to the scope; what a choice has but one of, whatever the scope (a state it
-        starts with, a set that is made once), goes through `Draft.agree` first, or the rule that
-        comes last would decide for both.
+        It may be in a recipe twice, under scopes that never meet. `Draft.set`, `weigh_id`,
+        `truncate` and the like keep to the scope. What a choice has but one of, whatever the scope
+        (a state it starts with, a set that is made once), goes through `Draft.agree` first, or the
+        rule that comes last would decide for both.
         """
 
     @property
