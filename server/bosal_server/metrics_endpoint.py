@@ -61,6 +61,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     """A thread for each of a few connections; one more takes the place of the oldest."""
 
     daemon_threads = True
+    # Connections that may wait to be taken; by itself there are five.
+    request_queue_size = 64
 
     def __init__(self, *args: Any) -> None:
         self._lock = Lock()
