@@ -36,12 +36,15 @@ def listeners(config: ServerConfig) -> Iterator[Listener]:
         transport = "TLS"
     else:
         transport = "TLS, client certificates"
-    access = "anybody" if config.key_file is None else "API keys; health: anybody"
-    yield Listener("gRPC", f"{config.host}:{config.port}", _reach(config.host), transport, access)
+    access = "anybody" if config.tls_client_ca is None else "any of the authority's certificates"
+    if config.key_file is not None:
+        access = "API keys; health: anybody"
+    address = _address(config.host, config.port)
+    yield Listener("gRPC", address, _reach(config.host), transport, access)
     if config.metrics_port >= 0:
         yield Listener(
             "metrics, probes",
-            f"{config.metrics_host}:{config.metrics_port}",
+            _address(config.metrics_host, config.metrics_port),
             _reach(config.metrics_host),
             "plain text",
             "anybody, read only",
@@ -70,6 +73,10 @@ def check(config: ServerConfig) -> None:
             f"{config.host} can be reached by other machines: give {' and '.join(missing)}, "
             "or --allow-insecure where something else keeps strangers out"
         )
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _reach(host: str) -> str:

@@ -45,5 +45,7 @@ def test_every_port_is_listed() -> None:
     rpc, metrics = listeners(config)
     assert (rpc.reach, rpc.transport) == ("the network", "plain text")
     assert rpc.access.startswith("API keys")
-    assert metrics.reach == "the network"
+    assert (metrics.reach, metrics.address) == ("the network", "[::]:9464")
+    certified = ServerConfig(tls_certificate=FILE, tls_key=FILE, tls_client_ca=FILE)
+    assert next(iter(listeners(certified))).access == "any of the authority's certificates"
     assert [one.what for one in listeners(ServerConfig(metrics_port=-1))] == ["gRPC"]
