@@ -183,6 +183,14 @@ def test_nothing_else_may_change_the_recipe(
         ("ListAuditEvents", pb.ListAuditEventsRequest(page_token="x"),
          grpc.StatusCode.INVALID_ARGUMENT),
         ("DeleteUnit", pb.DeleteUnitRequest(), grpc.StatusCode.INVALID_ARGUMENT),
+        # PostgreSQL would take neither.
+        ("DeleteUnit", pb.DeleteUnitRequest(unit_id="u", actor="me\0"),
+         grpc.StatusCode.INVALID_ARGUMENT),
+        ("CreateExperiment", pb.CreateExperimentRequest(request_id="r" * 129),
+         grpc.StatusCode.INVALID_ARGUMENT),
+        ("PauseExperiment",
+         pb.PauseExperimentRequest(change=pb.Change(name="no", reason="x" * 2001)),
+         grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_has_a_status(
