@@ -10,7 +10,7 @@ from bosal_decoding.scaffolds import Message
 from bosal_decoding.streams import StreamModel
 from bosal_server.model import LoadedModel
 
-from .conftest import GREEDY, Answer, Bench
+from .bench import GREEDY, Answer, Bench
 
 # Each stream's model and prompt.
 Texts = Sequence[tuple[str, str]]

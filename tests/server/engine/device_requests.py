@@ -10,7 +10,7 @@ from bosal_decoding.scaffolds import Message
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.model import LoadedModel
 
-from .conftest import Answer, Bench
+from .bench import Answer, Bench
 
 WARM = {"rule": "temperature", "value": 0.8}
 TEXT = "Does water boil at high altitude?"

@@ -19,7 +19,7 @@ from bosal_decoding.recipe import Recipe
 from bosal_server.engine.request import TokensEvent
 from bosal_server.model import LoadedModel
 
-from .conftest import Answer, Bench
+from .bench import Answer, Bench
 from .device_requests import engine, submit
 
 

@@ -13,7 +13,7 @@ from bosal_decoding.plan import Plan
 from bosal_server.engine.openvino_runtime import OpenVinoRefused
 from bosal_server.model import load_model
 
-from .conftest import Bench, MakeModel
+from .bench import Bench, MakeModel
 
 BASE = {
     "hidden_size": 64,

@@ -6,7 +6,7 @@ import pytest
 from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_server.model import LoadedModel
 
-from .conftest import MakeBench
+from .bench import MakeBench
 from .coupled_requests import (
     LAST,
     SHORT,

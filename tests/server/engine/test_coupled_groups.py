@@ -9,7 +9,7 @@ from bosal_decoding.scaffolds import Message
 from bosal_server.errors import RequestCancelled
 from bosal_server.model import LoadedModel
 
-from .conftest import GREEDY, MakeBench
+from .bench import GREEDY, MakeBench
 from .coupled_requests import (
     CONTEXT,
     SHORT,

@@ -8,7 +8,7 @@ import torch
 
 from bosal_server.model import LoadedModel
 
-from .conftest import MakeBench
+from .bench import MakeBench
 from .coupled_requests import (
     CONTEXT,
     LAST,

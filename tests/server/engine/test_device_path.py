@@ -19,7 +19,7 @@ from bosal_kernels import bitmask, delivery
 from bosal_kernels.transfer import delivered
 from bosal_server.model import LoadedModel, load_model
 
-from .conftest import Answer
+from .bench import Answer
 from .device_requests import WARM, engine, submit
 
 needs_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -15,7 +15,7 @@ from bosal_decoding.plan import Plan
 from bosal_server.engine.request import TokensEvent
 from bosal_server.model import LoadedModel
 
-from .conftest import Answer, Bench
+from .bench import Answer, Bench
 
 MakeBench = Callable[..., Bench]
 MakePlan = Callable[..., Plan]

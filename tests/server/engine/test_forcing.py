@@ -17,7 +17,7 @@ from bosal_decoding.scaffolds import Message
 from bosal_server.engine.request import FinishReason, TokensEvent
 from bosal_server.model import LoadedModel
 
-from .conftest import Answer, Bench
+from .bench import Answer, Bench
 
 MakeBench = Callable[..., Bench]
 MakePlan = Callable[..., Plan]

@@ -15,34 +15,26 @@ from bosal_server.engine.step import Chunk, StepPlan
 from bosal_server.errors import InternalFault
 from bosal_server.model import LoadedModel
 
-from .conftest import Bench, MakeModel
+from .bench import Bench, MakeModel
+from .wrapped_runner import WrappedRunner
 
 POISON = 399
 
 
-class FailingRunner:
+class FailingRunner(WrappedRunner):
     """A runner that fails at every batch the test does not like."""
 
     def __init__(self, runner: ModelRunner, fails: Callable[[StepPlan], bool]) -> None:
-        self._runner = runner
+        super().__init__(runner)
         self._fails = fails
-        self.kind = runner.kind
-        self.dtype = runner.dtype
-        self.device = runner.device
-        self.vocab_size = runner.vocab_size
-        self.block_size = runner.block_size
-        self.num_blocks = runner.num_blocks
         self.num_failures = 0
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        logits = self._runner.forward(plan)
+        logits = super().forward(plan)
         if self._fails(plan):
             self.num_failures += 1
             raise torch.OutOfMemoryError("tried to allocate 20 GiB at /secret/path")
         return logits
-
-    def close(self) -> None:
-        self._runner.close()
 
 
 def prompts(*lengths: int) -> list[list[int]]:

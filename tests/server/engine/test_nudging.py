@@ -20,7 +20,7 @@ from bosal_decoding.streams import StreamModel
 from bosal_server.engine.request import FinishReason
 from bosal_server.model import LoadedModel, load_model
 
-from .conftest import GREEDY, Answer, Bench, MakeBench, MakeModel
+from .bench import GREEDY, Answer, Bench, MakeBench, MakeModel
 
 ASKED = "one two three four"
 Loaded = dict[str, LoadedModel]

@@ -17,7 +17,7 @@ from bosal_decoding.rules import PluginRule, RuleStage, Turn
 from bosal_decoding.rules.truncation import Temperature
 from bosal_server.model import LoadedModel
 
-from .conftest import Bench
+from .bench import Bench
 
 
 class Failing(PluginRule):

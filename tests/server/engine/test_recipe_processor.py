@@ -22,7 +22,7 @@ from bosal_decoding.scaffolds import Message
 from bosal_server.engine.request import ChoiceEnding
 from bosal_server.model import LoadedModel
 
-from .conftest import Answer, Bench
+from .bench import Answer, Bench
 
 GREEDY = {"rule": "temperature", "value": 0}
 PROMPTS = ("Name a river.", "one two three four five", "The capital of France is")

@@ -22,8 +22,8 @@ from bosal_server.engine.step import StepPlan
 from bosal_server.errors import DeadlineExceeded, InternalFault, QueueTimeout, RequestCancelled
 from bosal_server.model import LoadedModel
 
-from .conftest import Bench, MakeModel, alone, make_prompts
-from .wrapped_runner import WrappedRunner
+from .bench import Bench, MakeModel, alone, make_prompts
+from .wrapped_runner import ChangedRunner
 
 MakeBench = Callable[..., Bench]
 MakePlan = Callable[..., Plan]
@@ -137,7 +137,7 @@ def test_a_row_of_nan_fails_its_request_alone(
                 logits[row] = torch.nan
 
     model = engine_model(tiny_llama)
-    bench = make_bench({"tiny": replace(model, runner=WrappedRunner(model.runner, poison))})
+    bench = make_bench({"tiny": replace(model, runner=ChangedRunner(model.runner, poison))})
     answers = [bench.submit(plan, prompt, max_tokens=8) for prompt in prompts]
     bench.run()
     assert isinstance(answers[1].error, InternalFault)

@@ -8,7 +8,7 @@ from bosal_decoding.plan import Plan
 from bosal_server.engine.observer import NullObserver, StepReport
 from bosal_server.engine.rule_clock import RuleClock
 
-from .conftest import Bench
+from .bench import Bench
 
 
 def test_a_stage_is_shared_by_the_rules_that_act_in_it(make_plan: Callable[..., Plan]) -> None:

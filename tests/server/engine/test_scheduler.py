@@ -1,101 +1,12 @@
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bosal_server.engine.blocks import BlockAllocator
 from bosal_server.engine.group import GroupState, Stream, StreamGroup
-from bosal_server.engine.scheduler import Scheduler, check_size
-from bosal_server.engine.scheduler_step import SchedulerStep
-from bosal_server.errors import RequestTooLarge
 
-BLOCK = 4
-
-
-@dataclass
-class Simulation:
-    """A scheduler with a cache that remembers, for each place, the text up to that token."""
-
-    scheduler: Scheduler
-    cache: dict[tuple[str, int, int], tuple[int, ...]] = field(default_factory=dict)
-    num_computed: int = 0
-
-    def step(self) -> SchedulerStep:
-        self.scheduler.admit()
-        before = {
-            id(stream): stream.num_computed
-            for group in self.scheduler.running
-            for stream in group.streams
-        }
-        step = self.scheduler.plan()
-        streams = [stream for stream, _ in step.scheduled]
-        assert len(streams) == len(set(map(id, streams)))
-        writes: dict[tuple[str, int, int], tuple[int, ...]] = {}
-        for stream, count in step.scheduled:
-            assert count > 0
-            text = (*stream.prompt, *stream.group.output)
-            begin = stream.num_computed
-            for position in range(begin):
-                block = stream.blocks[position // BLOCK]
-                known = self.cache[stream.model, block, position % BLOCK]
-                assert known == text[: position + 1], "somebody else's keys and values"
-            for position in range(begin, begin + count):
-                place = (stream.model, stream.blocks[position // BLOCK], position % BLOCK)
-                assert place not in writes, "two streams write one place"
-                writes[place] = text[: position + 1]
-        self.num_computed += len(writes)
-        self.cache |= writes
-        assert step.ready or step.scheduled or not self.scheduler.running or before
-        self._check_gangs(step)
-        self.scheduler.complete(step)
-        return step
-
-    def _check_gangs(self, step: SchedulerStep) -> None:
-        scheduled = {id(stream): count for stream, count in step.scheduled}
-        for group, rows in zip(step.ready, step.rows, strict=True):
-            assert len(rows) == len(group.streams)
-            for stream in group.streams:
-                assert scheduled[id(stream)] == stream.num_missing
-        for group in self.scheduler.running:
-            if group.state is GroupState.DECODING:
-                assert group in step.ready
-
-
-def make_simulation(
-    *,
-    num_blocks: int = 64,
-    max_groups: int = 8,
-    max_batch_tokens: int = 16,
-    models: Sequence[str] = ("m",),
-) -> Simulation:
-    pools = {name: BlockAllocator(num_blocks, BLOCK, name.encode()) for name in models}
-    return Simulation(Scheduler(pools, max_groups=max_groups, max_batch_tokens=max_batch_tokens))
-
-
-def make_group(
-    name: str, prompts: Sequence[Sequence[int]], max_tokens: int, models: Sequence[str] = ("m",)
-) -> StreamGroup:
-    """Make a group with every prompt on every model."""
-    streams = [Stream(model, prompt) for model in models for prompt in prompts]
-    return StreamGroup(name, 0, streams, max_tokens)
-
-
-def run(simulation: Simulation, *, limit: int = 1000) -> list[str]:
-    """Decode everything greedily with made-up tokens; return the order of endings."""
-    endings: list[str] = []
-    for _ in range(limit):
-        if not simulation.scheduler.has_work:
-            return endings
-        step = simulation.step()
-        for group in step.ready:
-            group.commit([len(group.output) % 7])
-            if len(group.output) == group.max_tokens:
-                simulation.scheduler.remove(group, keep=True)
-                endings.append(group.request_id)
-    raise AssertionError("the scheduler is stuck")
+from .simulation import BLOCK, make_group, make_simulation, run
 
 
 def test_a_prompt_goes_in_chunks_within_the_budget() -> None:
@@ -168,119 +79,6 @@ def test_a_group_of_more_streams_than_the_budget_still_starts() -> None:
     assert run(simulation) == ["g"]
 
 
-def test_a_group_may_share_a_prefix_with_itself() -> None:
-    simulation = make_simulation()
-    stem = list(range(16))
-    simulation.scheduler.submit(make_group("g", [stem, [*stem, 90, 91, 92]], 3))
-    assert run(simulation) == ["g"]
-
-
-def test_equal_prompts_are_computed_once() -> None:
-    simulation = make_simulation(max_batch_tokens=64)
-    prompt = list(range(18))
-    for index in range(5):
-        simulation.scheduler.submit(make_group(f"r{index}", [prompt], 1))
-    run(simulation)
-    # The four full blocks once, the two tokens behind them by everybody.
-    assert simulation.num_computed == 16 + 5 * 2
-
-
-def test_the_whole_prompt_is_never_taken_from_the_cache() -> None:
-    simulation = make_simulation()
-    prompt = list(range(16))
-    for name in ("first", "second"):
-        group = make_group(name, [prompt], 1)
-        simulation.scheduler.submit(group)
-        run(simulation)
-    assert group.streams[0].cached_tokens == 12
-    assert simulation.num_computed == 16 + 4
-
-
-def test_a_conversation_finds_its_own_answer_in_the_cache() -> None:
-    simulation = make_simulation()
-    first = make_group("first", [list(range(6))], 8)
-    simulation.scheduler.submit(first)
-    run(simulation)
-    again = make_group("again", [[*range(6), *first.output, 50, 51]], 2)
-    simulation.scheduler.submit(again)
-    run(simulation)
-    assert again.streams[0].cached_tokens == 12
-
-
-def test_a_waiting_group_goes_on_when_the_writer_is_cancelled() -> None:
-    simulation = make_simulation(max_batch_tokens=6)
-    prompt = list(range(30))
-    writer, follower, third = (make_group(name, [prompt], 2) for name in "wft")
-    for group in (writer, follower, third):
-        simulation.scheduler.submit(group)
-    simulation.step()
-    assert writer.streams[0].num_computed == 6
-    assert follower.streams[0].num_computed == 0
-    simulation.scheduler.remove(writer, keep=True)
-    assert sorted(run(simulation)) == ["f", "t"]
-    assert simulation.scheduler.allocators["m"].num_held == 0
-
-
-def test_a_pinned_scaffold_survives_other_traffic() -> None:
-    simulation = make_simulation(num_blocks=24)
-    scaffold = list(range(200, 216))
-    pinning = StreamGroup("pin", 0, [Stream("m", [*scaffold, 1], 18)], 2)
-    simulation.scheduler.submit(pinning)
-    run(simulation)
-    for index in range(8):
-        simulation.scheduler.submit(make_group(str(index), [range(index, index + 50)], 10))
-        run(simulation)
-    late = make_group("late", [[*scaffold, 7, 8]], 2)
-    simulation.scheduler.submit(late)
-    run(simulation)
-    assert late.streams[0].cached_tokens == 16
-
-
-def test_admission_is_first_come_first_served() -> None:
-    simulation = make_simulation(num_blocks=8)
-    order = []
-    simulation.scheduler.submit(make_group("a", [range(12)], 8))  # 5 of 8 blocks
-    simulation.scheduler.submit(make_group("big", [range(50, 62)], 18))  # 8 blocks: must wait
-    for index in range(3):
-        simulation.scheduler.submit(make_group(f"small{index}", [[index]], 2))
-    for _ in range(200):
-        order += [group.request_id for group in simulation.scheduler.admit()]
-        step = simulation.step()
-        for group in step.ready:
-            group.commit([1])
-            if len(group.output) == group.max_tokens:
-                simulation.scheduler.remove(group, keep=True)
-    assert order == ["a", "big", "small0", "small1", "small2"]
-    assert not simulation.scheduler.has_work
-
-
-def test_a_full_cache_holds_up_its_own_model_alone() -> None:
-    simulation = make_simulation(num_blocks=8, models=("full", "idle"))
-    scheduler = simulation.scheduler
-    scheduler.submit(make_group("running", [range(12)], 8, ("full",)))
-    scheduler.submit(make_group("waiting", [range(50, 62)], 18, ("full",)))
-    scheduler.submit(make_group("other", [[1, 2]], 2, ("idle",)))
-    assert [group.request_id for group in scheduler.admit()] == ["running", "other"]
-    assert sorted(run(simulation)) == ["other", "running", "waiting"]
-
-
-def test_a_group_on_several_models_is_passed_on_none_of_them() -> None:
-    simulation = make_simulation(num_blocks=8, models=("a", "b"))
-    scheduler = simulation.scheduler
-    scheduler.submit(make_group("first", [range(12)], 8, ("a",)))
-    scheduler.submit(make_group("both", [range(50, 62)], 18, ("a", "b")))
-    scheduler.submit(make_group("late", [[1, 2]], 2, ("b",)))
-    assert [group.request_id for group in scheduler.admit()] == ["first"]
-    assert run(simulation) == ["first", "both", "late"]
-
-
-def test_a_slot_goes_to_the_oldest_that_fits() -> None:
-    simulation = make_simulation(max_groups=1, models=("a", "b"))
-    for name, model in (("1", "b"), ("2", "a"), ("3", "b"), ("4", "b"), ("5", "a")):
-        simulation.scheduler.submit(make_group(name, [[1, 2]], 2, (model,)))
-    assert run(simulation) == ["1", "2", "3", "4", "5"]
-
-
 def test_a_rollback_computes_the_last_kept_token_again() -> None:
     simulation = make_simulation()
     group = make_group("g", [range(9)], 12)
@@ -319,21 +117,6 @@ def test_streams_of_several_models_are_in_one_step() -> None:
     step = simulation.step()
     assert set(step.plans) == {"base", "expert"}
     assert step.rows == [(0, 0)]
-
-
-@pytest.mark.parametrize(
-    ("prompts", "max_tokens", "needed", "limit"),
-    [([90], 20, 110, 100), ([30, 30], 10, 20, 16), ([60], 5, 17, 16)],
-)
-def test_what_can_never_fit_is_refused_with_the_numbers(
-    prompts: list[int], max_tokens: int, needed: int, limit: int
-) -> None:
-    pool = BlockAllocator(16, BLOCK)
-    with pytest.raises(RequestTooLarge) as caught:
-        check_size(pool, prompt_lengths=prompts, max_tokens=max_tokens, context_tokens=100)
-    assert caught.value.metadata["needed"] == str(needed)
-    assert caught.value.metadata["limit"] == str(limit)
-    assert str(needed) in str(caught.value)
 
 
 @settings(max_examples=40)

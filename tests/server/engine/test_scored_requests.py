@@ -13,7 +13,7 @@ from bosal_decoding.plan import Plan
 from bosal_server.engine.request import FinishReason, TokenLogprobs, TokensEvent
 from bosal_server.model import LoadedModel
 
-from .conftest import Answer, Bench
+from .bench import Answer, Bench
 from .test_explained_requests import rows_of
 
 MakeBench = Callable[..., Bench]
@@ -94,7 +94,7 @@ def test_a_drawn_answer_scores_as_its_draws_reported(
     bench = make_bench()
     prompts: dict[str, Any] = {}
     if plan.num_streams > 1:
-        from .conftest import make_prompt
+        from .bench import make_prompt
 
         prompts["prompts"] = (make_prompt(PROMPT), make_prompt(PROMPT[-1:]))
     drawn = bench.submit(plan, PROMPT, max_tokens=80, logprobs=0, seed=3, **prompts)

@@ -14,7 +14,7 @@ from bosal_server.engine.request import (
 )
 from bosal_server.model import LoadedModel
 
-from .conftest import Bench, alone, make_prompts
+from .bench import Bench, alone, make_prompts
 
 MakeBench = Callable[..., Bench]
 MakePlan = Callable[..., Plan]

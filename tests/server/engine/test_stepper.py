@@ -18,7 +18,7 @@ from bosal_server.engine.runner import ModelRunner
 from bosal_server.errors import InternalFault
 from bosal_server.model import LoadedModel, load_model
 
-from .conftest import Bench, MakeModel, alone, make_prompts
+from .bench import Bench, MakeModel, alone, make_prompts
 from .wrapped_runner import WrappedRunner
 
 MakeBench = Callable[..., Bench]
@@ -263,7 +263,7 @@ def test_an_engine_model_needs_only_the_runner_interface(
     tiny_llama: LoadedModel, engine_model: MakeModel
 ) -> None:
     model = engine_model(tiny_llama)
-    runner: ModelRunner = WrappedRunner(model.runner, lambda step, logits: None)
+    runner: ModelRunner = WrappedRunner(model.runner)
     assert (
         EngineModel(runner=runner, vocabulary=tiny_llama.vocabulary, context_tokens=512).digest
         == ""

@@ -11,7 +11,7 @@ from bosal_decoding.scaffolds import Message
 from bosal_server.engine.request import FinishReason
 from bosal_server.model import LoadedModel
 
-from .conftest import Answer, Bench
+from .bench import Answer, Bench
 from .test_explained_requests import rows_of
 
 MakeBench = Callable[..., Bench]
