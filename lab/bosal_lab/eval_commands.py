@@ -4,6 +4,7 @@ Every command imports what it needs when it runs: `bosal` reads this file at eac
 """
 
 import asyncio
+import os
 import shlex
 import sys
 from enum import StrEnum
@@ -14,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.connection import DEFAULT_SERVER
+from bosal_client.identity import Identity
 from bosal_lab.eval_console import reporting, show, summarise
 from bosal_lab.headline_command import headline
 
@@ -27,8 +29,9 @@ app = typer.Typer(
     help="""Measure recipes on suites of instructions, against any server.
 
 Exit codes: 0 done, or no arm is worse; 1 an arm is worse; 2 a wrong command line, file or arm;
-69 the server is gone, 70 it failed, 75 it is full; 130 interrupted. What was answered is kept:
-the same command goes on.""",
+69 the server is gone, 70 it failed, 75 it is full, 77 it wants another API key; 130 interrupted.
+What was answered is kept: the same command goes on. BOSAL_API_KEY and BOSAL_TLS_CA are read as
+by `bosal generate`.""",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -136,7 +139,8 @@ def run(
             ),
         )
         command = shlex.join(["bosal", *sys.argv[1:]])
-        asyncio.run(run_evaluation(server, out, asked, request, command))
+        identity = Identity.from_environment(os.environ)
+        asyncio.run(run_evaluation(server, out, asked, request, command, identity))
         summarise(out, "success", _split(split))
         Console(stderr=True, soft_wrap=True).print(
             Text(f"bosal eval report {shlex.quote(str(out))} --html page.html", "dim")

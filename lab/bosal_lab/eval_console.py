@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bosal_client import BosalError, InternalError, Overloaded, Unavailable, render
+from bosal_client import BosalError, render
+from bosal_client.invocation import EXIT_CODES
 from bosal_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ __all__ = ["reporting", "show", "summarise"]
 
 # A terminal is no wider; the page shows them all.
 _MOST_INTERVALS = 3
-
-_EXIT_CODES: dict[type[BosalError], int] = {Unavailable: 69, InternalError: 70, Overloaded: 75}
 
 
 def summarise(file: Path, metric: str, split: "Split | None") -> None:
@@ -73,7 +72,7 @@ def reporting(server: str = "") -> Iterator[None]:
         raise typer.Exit(getattr(error, "exit_code", 2)) from None
     except BosalError as error:
         render.error(error, server)
-        raise typer.Exit(_EXIT_CODES.get(type(error), 2)) from None
+        raise typer.Exit(EXIT_CODES.get(type(error), 2)) from None
     except sqlite3.DatabaseError as error:
         render.error(RuntimeError(f"the results database cannot be used: {error}"))
         raise typer.Exit(2) from None

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bosal_client import AsyncClient
+from bosal_client.identity import Identity
 from bosal_lab.evaluate import AskedRecipe, Settings, add_arms, evaluate
 from bosal_lab.floors import store_floors
 from bosal_lab.item import Suite
@@ -15,6 +16,8 @@ from bosal_lab.record import Arm, Record
 from bosal_lab.results import Results
 
 __all__ = ["Request", "run_evaluation"]
+
+_NOBODY = Identity()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +32,16 @@ class Request:
 
 
 async def run_evaluation(
-    server: str, out: Path, suite: Suite, request: Request, command: str
+    server: str,
+    out: Path,
+    suite: Suite,
+    request: Request,
+    command: str,
+    identity: Identity = _NOBODY,
 ) -> None:
     """Ask what `out` has no answer to yet; progress goes to standard error."""
     with Results.create(out, suite) as results:
-        async with AsyncClient(server) as client:
+        async with AsyncClient(server, **identity.options()) as client:
             info = asdict(await client.server_info())
             arms = await add_arms(
                 client,

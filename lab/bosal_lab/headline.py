@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bosal_client import Client
+from bosal_client.identity import Identity
 from bosal_lab.compare import compare
 from bosal_lab.evaluate import Settings
 from bosal_lab.evaluation_errors import ArmError
@@ -121,14 +123,16 @@ def measure(
     if its folder is among `models`.
     """
     with ExitStack() as stack:
+        # A server of our own asks nobody who he is.
+        identity = Identity.from_environment(os.environ) if server else Identity()
         address = server or stack.enter_context(serving(models)).address
-        with Client(address) as client:
+        with Client(address, **identity.options()) as client:
             documents = {recipe.name: recipe.document for recipe in client.recipes()}
         rows = chosen_rows(headline_rows(documents), only)
         request = Request(arms=rows, seed=seed, settings=settings)
-        asyncio.run(run_evaluation(address, file, suite, request, command))
+        asyncio.run(run_evaluation(address, file, suite, request, command, identity))
         if BASE in models:
-            with Client(address) as client, Results.open(file) as results:
+            with Client(address, **identity.options()) as client, Results.open(file) as results:
                 store_plain_ranks(results, client, BASE, models[BASE])
 
 

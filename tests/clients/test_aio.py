@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from tests.live_server import LiveServer
@@ -94,6 +94,87 @@ def test_cancelling_the_task_cancels_the_call(server: LiveServer) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+    run(server.address, ask)
+
+
+def test_a_stream_is_not_read_on_after_its_task_was_cancelled(server: LiveServer) -> None:
+    async def ask(aio: AsyncClient) -> None:
+        stream = aio.stream("Hello", max_tokens=300, overrides=ENDLESS)
+        await stream.started()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await stream.result()
+        # Nobody cancels this task any more.
+        with pytest.raises(Cancelled):
+            await stream.result()
+
+    run(server.address, ask)
+
+
+def test_a_comparison_is_cancelled_as_a_stream_is(server: LiveServer) -> None:
+    recipes: list[str | dict[str, Any]] = [
+        "plain",
+        {"rules": [{"rule": "temperature", "value": 0.5}]},
+    ]
+
+    async def ask(aio: AsyncClient) -> None:
+        stream = aio.compare("Hello", recipes, max_tokens=300, overrides=[])
+        async with stream:
+            await anext(aiter(stream))
+        with pytest.raises(Cancelled):
+            await stream.result()
+        stream = aio.compare("Hello", recipes, max_tokens=400)
+        asyncio.get_running_loop().call_soon(stream.cancel)
+        with pytest.raises(Cancelled):
+            await stream.result()
+        stream = aio.compare("Hello", recipes, max_tokens=3)
+        result = await stream.result()
+        stream.cancel()
+        assert await stream.result() == result
+
+    run(server.address, ask)
+
+
+def test_closing_ends_the_calls_that_run_and_is_said_of_later_ones(server: LiveServer) -> None:
+    async def ask(aio: AsyncClient) -> None:
+        stream = aio.stream("Hello", max_tokens=300, overrides=ENDLESS)
+        await stream.started()
+        answer = asyncio.create_task(aio.generate("Hello", max_tokens=300, overrides=ENDLESS))
+        await asyncio.sleep(0.05)
+        await aio.close()
+        await aio.close()
+        for waiting in (answer, stream.result()):
+            with pytest.raises(Cancelled):
+                await waiting
+        with pytest.raises(Unavailable, match="the client is closed"):
+            await aio.models()
+        with pytest.raises(Unavailable, match="the client is closed"):
+            aio.stream("Hello")
+
+    run(server.address, ask)
+
+
+def test_a_client_may_be_made_before_its_loop_and_outlive_it(server: LiveServer) -> None:
+    client = AsyncClient(server.address)
+    kept: list[object] = []
+
+    async def ask(is_last: bool) -> None:
+        kept.append((await client.models())[0].name)
+        if is_last:
+            await client.close()
+
+    # What a closed loop leaves of grpc's connections is told on standard error, by grpc.
+    asyncio.run(ask(False))
+    asyncio.run(ask(True))
+    assert kept == ["tiny", "tiny"]
+
+
+def test_a_client_in_two_loops_at_once_is_refused(server: LiveServer) -> None:
+    async def ask(aio: AsyncClient) -> None:
+        await aio.models()
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(aio.models()))
 
     run(server.address, ask)
 

@@ -1,5 +1,6 @@
 """`bosal generate --batch`: every line answered once, however often the run is interrupted."""
 
+import asyncio
 import json
 import os
 import pty
@@ -7,14 +8,20 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
+from google.rpc.error_details_pb2 import RetryInfo
 from tests.clients.test_cli import bosal
 from tests.live_server import LiveServer, environment
 
+from bosal.v1 import generation_pb2, generation_pb2_grpc
 from bosal_client import GenerationOptions
+from bosal_client.batch import Batch
 from bosal_client.batch_file import Answers, BatchError, read_requests
 from bosal_client.errors import InternalError
 
@@ -201,3 +208,43 @@ def test_a_disk_without_room_is_told_on_one_line(tmp_path: Path) -> None:
         with pytest.raises(BatchError, match=r"out\.jsonl: No space left on device"):
             answered.add(request, InternalError("lost"))
         full.raw.close()
+
+
+class Moody(generation_pb2_grpc.GenerationServiceServicer):
+    """Is full a thousand times and more, then away for a moment, then answers."""
+
+    num_calls = 0
+
+    def Generate(
+        self, request: generation_pb2.GenerateRequest, context: grpc.ServicerContext
+    ) -> generation_pb2.GenerateResponse:
+        self.num_calls += 1
+        if self.num_calls <= 1_100:
+            status = status_pb2.Status(code=8, message="full")
+            info, retry = error_details_pb2.ErrorInfo(reason="QUEUE_FULL"), RetryInfo()
+            retry.retry_delay.FromNanoseconds(1_000)
+            for detail in (info, retry):
+                status.details.add().Pack(detail)
+            details = ("grpc-status-details-bin", status.SerializeToString())
+            context.set_trailing_metadata((details,))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        if self.num_calls == 1_101:
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "-1"),))
+            context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        return generation_pb2.GenerateResponse(choices=[generation_pb2.Choice(text="Yes.")])
+
+
+def test_a_batch_waits_for_a_server_that_is_full_for_long_and_then_away(tmp_path: Path) -> None:
+    service = Moody()  # type: ignore[abstract]  # it answers alone
+    requests, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    requests.write_text(json.dumps("Is it?"))
+    batch = Batch(requests=requests, answers=out, defaults=GenerationOptions(), concurrency=1)
+    server = grpc.server(ThreadPoolExecutor(2))
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with Answers(out) as kept:
+        asyncio.run(batch.run(f"127.0.0.1:{port}", kept))
+    server.stop(None).wait()
+    assert service.num_calls == 1_102
+    assert answers(out)[1]["text"] == "Yes."

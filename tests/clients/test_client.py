@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.live_server import LiveServer, environment
@@ -89,6 +91,38 @@ def test_a_timeout_is_a_deadline(client: Client) -> None:
         client.generate("Hello", max_tokens=400, overrides=ENDLESS, num_choices=16, timeout=0.05)
 
 
+def test_a_closed_client_says_so(server: LiveServer) -> None:
+    client = Client(server.address)
+    client.models()
+    client.close()
+    client.close()
+    calls: list[Callable[[], object]] = [
+        client.models,
+        lambda: client.stream("Hello"),
+        lambda: client.compare("Hello", ["plain", "rules"]),
+        lambda: next(client.experiments.watch("any")),
+    ]
+    for call in calls:
+        with pytest.raises(Unavailable, match="the client is closed") as failure:
+            call()
+        assert failure.value.reason == "CLIENT_CLOSED"
+
+
+def test_closing_ends_the_streams_that_run(server: LiveServer) -> None:
+    client = Client(server.address)
+    stream = client.stream("Hello", max_tokens=300, overrides=ENDLESS)
+    next(iter(stream))
+    client.close()
+    with pytest.raises(Cancelled):
+        stream.result()
+
+
+def test_who_signs_and_for_how_long_a_call_waits_holds_for_experiments_too(client: Client) -> None:
+    assert client.experiments is client.experiments
+    with pytest.raises(DeadlineExceeded):
+        client.experiments.every(timeout=0)
+
+
 def test_an_absent_server_is_unavailable() -> None:
     with Client("127.0.0.1:1") as nobody, pytest.raises(Unavailable):
         nobody.models(timeout=5)
@@ -121,6 +155,47 @@ def test_text_that_is_not_unicode_is_named(client: Client) -> None:
     with pytest.raises(InvalidRequest) as failure:
         client.generate([Message("user", "\udfff")])
     assert failure.value.field == "spec.conversation.messages[0].text"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "field"),
+    [
+        (None, "spec.input"),
+        (b"Hello", "spec.input"),
+        ({"role": "user"}, "spec.input"),
+        ([{"role": "user", "content": "Hello"}], "spec.conversation.messages[0]"),
+        ([Message("user", "Hi"), "Hello"], "spec.conversation.messages[1]"),
+        ([Message("system", "Hi")], "spec.conversation.messages[0].role"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_prompt_is_text_or_messages(client: Client, prompt: Any, field: str) -> None:
+    for call in (client.generate, client.stream):
+        with pytest.raises(InvalidRequest) as failure:
+            call(prompt)
+        assert failure.value.field == field
+
+
+def test_one_recipe_cannot_be_compared(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="2 to 8"):
+        client.compare("Hello", "plain")
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "field"),
+    [
+        ("tokenize", ["\ud800"], "text"),
+        ("recipe", ["\ud800"], "name"),
+        ("archive_recipe", ["\ud800"], "name"),
+        ("validate", ["\ud800"], "document"),
+        ("validate", [None], "recipe"),
+    ],
+)
+def test_every_call_names_what_the_wire_cannot_hold(
+    client: Client, method: str, arguments: list[Any], field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as failure:
+        getattr(client, method)(*arguments)
+    assert failure.value.field == field
 
 
 def test_an_unknown_option_is_a_type_error(client: Client) -> None:

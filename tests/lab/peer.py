@@ -68,6 +68,8 @@ class Peer(
     finish_reason: "generation_pb2.FinishReason.ValueType" = generation_pb2.FINISH_REASON_STOP_TOKEN
     # Say a refusal's reason as a server of the contract does.
     has_reasons: bool = False
+    # The API key it wants; "": none.
+    key: str = ""
     address: str = ""
     questions: list[Question] = field(default_factory=list)
     tokenized: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
@@ -78,6 +80,7 @@ class Peer(
     def Generate(
         self, request: generation_pb2.GenerateRequest, context: grpc.ServicerContext
     ) -> generation_pb2.GenerateResponse:
+        self._check_key(context)
         spec = request.spec
         name = spec.recipe.partition("@")[0] or spec.inline_recipe.name
         texts = (
@@ -204,7 +207,13 @@ class Peer(
     def GetServerInfo(
         self, request: model_pb2.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> model_pb2.GetServerInfoResponse:
+        self._check_key(context)
         return model_pb2.GetServerInfoResponse(version="0.0.0", versions={"bosal": "0.0.0"})
+
+    def _check_key(self, context: grpc.ServicerContext) -> None:
+        given = dict(context.invocation_metadata()).get("authorization")
+        if self.key and given != f"Bearer {self.key}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "an API key is wanted")
 
 
 def _status(refusal: Refusal) -> status_pb2.Status:

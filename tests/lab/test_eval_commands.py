@@ -99,6 +99,19 @@ def test_results_of_another_suite_are_refused(peer: Peer, prompts: Path, tmp_pat
     assert "holds answers to suite mine@" in refused.stderr
 
 
+def test_a_run_says_who_asks(
+    peer: Peer, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer.key = "secret"
+    asked = ("run", "--prompts", prompts, "-o", tmp_path / "r.sqlite", "-s", peer.address)
+    refused = eval_command(*asked)
+    assert refused.exit_code == 77
+    assert "an API key is wanted" in refused.stderr
+    monkeypatch.setenv("BOSAL_API_KEY", "secret")
+    assert eval_command(*asked).exit_code == 0
+    assert len(peer.questions) == 40
+
+
 def test_no_server_is_said_with_its_own_code(prompts: Path, tmp_path: Path) -> None:
     done = eval_command("run", "--prompts", prompts, "-o", tmp_path / "r.sqlite", "-s", "[::1]:1")
     assert done.exit_code == 69

@@ -2,8 +2,11 @@
 
 # ruff: noqa: ASYNC109  `timeout` goes to the server as the call's deadline.
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self, TypeVar, Unpack
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
@@ -12,36 +15,42 @@ from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
 from bosal_client import calls, comparisons, descriptions, requests, results
 from bosal_client.aio_experiments import AsyncExperiments
-from bosal_client.aio_streams import AsyncComparisonStream, AsyncStream
+from bosal_client.aio_streams import AsyncComparisonStream, AsyncStream, is_task_cancelled
+from bosal_client.connection import DEFAULT_SERVER, channel_options, checked_timeout, metadata
 from bosal_client.constraints import Answer, constraint_of, parsed
-from bosal_client.errors import from_rpc_error
+from bosal_client.errors import Cancelled, client_closed, from_rpc_error
 from bosal_client.experiment_calls import StreamCall
 from bosal_client.requests import GenerationOptions, Prompt
 
 __all__ = ["AsyncClient", "AsyncComparisonStream", "AsyncStream"]
 
 Result = TypeVar("Result")
+Streaming = TypeVar("Streaming", AsyncStream, AsyncComparisonStream)
 
 
 class AsyncClient:
-    """Talks to one server from one event loop. Close it, or use it in `async with`.
+    """Talks to one server; close it, or use it in `async with`.
 
-    Every call takes `timeout` in seconds; None waits as long as it takes.
+    It may be made before there is an event loop, and connects in the loop of its first call; in
+    another loop, once that one has ended, it connects anew. Every call takes `timeout` in seconds;
+    None waits as long as it takes.
     """
 
     def __init__(
         self,
-        server: str = calls.DEFAULT_SERVER,
+        server: str = DEFAULT_SERVER,
         *,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str = "",
     ) -> None:
-        self._metadata = calls.metadata(api_key)
-        options = calls.channel_options(server)
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(server, options)
-        else:
-            self._channel = grpc.aio.secure_channel(server, credentials, options)
+        self._server = server
+        self._credentials = credentials
+        self._options = channel_options(server)
+        self._metadata = metadata(api_key)
+        self._connected: tuple[asyncio.AbstractEventLoop, grpc.aio.Channel] | None = None
+        self._is_closed = False
+        # Closing a channel ends only those calls that a task waits for at the moment.
+        self._streams: WeakSet[AsyncStream | AsyncComparisonStream] = WeakSet()
 
     async def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
@@ -73,11 +82,13 @@ class AsyncClient:
         """Return an asynchronous iterator over token batches as they come."""
         spec = requests.generation_spec(prompt, options)
         stub: generation_pb2_grpc.GenerationServiceAsyncStub
-        stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        stub = generation_pb2_grpc.GenerationServiceStub(self._channel())
         call = stub.GenerateStream(
-            pb.GenerateStreamRequest(spec=spec), timeout=timeout, metadata=self._metadata
+            pb.GenerateStreamRequest(spec=spec),
+            timeout=checked_timeout(timeout),
+            metadata=self._metadata,
         )
-        return AsyncStream(call, spec.request_id)
+        return self._kept(AsyncStream(call, spec.request_id))
 
     def compare(
         self,
@@ -90,10 +101,9 @@ class AsyncClient:
         """Run one prompt through 2 to 8 recipes under the same noise."""
         request = comparisons.request(prompt, recipes, options)
         stub: generation_pb2_grpc.GenerationServiceAsyncStub
-        stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        return AsyncComparisonStream(
-            stub.Compare(request, timeout=timeout, metadata=self._metadata), len(request.recipes)
-        )
+        stub = generation_pb2_grpc.GenerationServiceStub(self._channel())
+        call = stub.Compare(request, timeout=checked_timeout(timeout), metadata=self._metadata)
+        return self._kept(AsyncComparisonStream(call, len(request.recipes)))
 
     async def score(
         self,
@@ -176,14 +186,19 @@ class AsyncClient:
         """Return the server's versions, defaults and limits."""
         return await self._run(calls.server_info(), timeout)
 
-    @property
+    @cached_property
     def experiments(self) -> AsyncExperiments:
         """A/B tests of recipes."""
-        return AsyncExperiments(lambda call: self._run(call, None), self._run_stream)
+        return AsyncExperiments(self._run, self._run_stream)
 
     async def close(self) -> None:
         """Close the connection; running calls are cancelled."""
-        await self._channel.close()
+        self._is_closed = True
+        connected, self._connected = self._connected, None
+        if connected is not None and connected[0] is asyncio.get_running_loop():
+            for stream in list(self._streams):
+                stream.cancel()
+            await connected[1].close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -191,23 +206,55 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def _channel(self) -> grpc.aio.Channel:
+        """Return the connection of the running loop."""
+        if self._is_closed:
+            raise client_closed()
+        loop = asyncio.get_running_loop()
+        if self._connected is None or self._connected[0].is_closed():
+            if self._credentials is None:
+                channel = grpc.aio.insecure_channel(self._server, self._options)
+            else:
+                channel = grpc.aio.secure_channel(self._server, self._credentials, self._options)
+            self._connected = (loop, channel)
+        owner, channel = self._connected
+        if owner is not loop:
+            raise RuntimeError(
+                "this AsyncClient is in use by another event loop; make one for each"
+            )
+        return channel
+
+    def _kept(self, stream: Streaming) -> Streaming:
+        self._streams.add(stream)
+        return stream
+
     async def _run(self, call: calls.Call[Result], timeout: float | None) -> Result:
-        method = self._channel.unary_unary(
+        method = self._channel().unary_unary(
             call.method, type(call.request).SerializeToString, call.response.FromString
         )
+        seconds = checked_timeout(timeout)
         try:
-            return call.read(await method(call.request, timeout=timeout, metadata=self._metadata))
+            return call.read(await method(call.request, timeout=seconds, metadata=self._metadata))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+        except asyncio.CancelledError:
+            if is_task_cancelled():
+                raise
+            raise Cancelled("the call was cancelled") from None
 
-    async def _run_stream(self, asked: StreamCall) -> AsyncIterator[Any]:
-        call = self._channel.unary_stream(
+    async def _run_stream(self, asked: StreamCall, timeout: float | None) -> AsyncIterator[Any]:
+        method = self._channel().unary_stream(
             asked.method, type(asked.request).SerializeToString, asked.response.FromString
-        )(asked.request, metadata=self._metadata)
+        )
+        call = method(asked.request, timeout=checked_timeout(timeout), metadata=self._metadata)
         try:
             async for message in call:
                 yield message
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+        except asyncio.CancelledError:
+            if is_task_cancelled():
+                raise
+            raise Cancelled("the call was cancelled") from None
         finally:
             call.cancel()

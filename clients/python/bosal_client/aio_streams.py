@@ -9,7 +9,16 @@ import grpc
 from bosal_client import comparisons, responses, results
 from bosal_client.errors import Cancelled, InternalError, from_rpc_error
 
-__all__ = ["AsyncComparisonStream", "AsyncStream"]
+__all__ = ["AsyncComparisonStream", "AsyncStream", "is_task_cancelled"]
+
+
+def is_task_cancelled() -> bool:
+    """Tell a cancelled task from a call that was cancelled under it, by `cancel()` or `close()`.
+
+    gRPC raises CancelledError for either.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class AsyncStream:
@@ -65,10 +74,10 @@ class AsyncStream:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         except asyncio.CancelledError:
-            if self._is_cancelled:  # By another task, through `cancel()`.
-                raise Cancelled("the call was cancelled") from None
-            self._call.cancel()
-            raise
+            self.cancel()
+            if is_task_cancelled():
+                raise
+            raise Cancelled("the call was cancelled") from None
         if message is grpc.aio.EOF:
             raise InternalError("the server ended the stream early")
         if item is not None:
@@ -85,10 +94,13 @@ class AsyncComparisonStream:
     def __init__(self, call: Any, num_recipes: int) -> None:
         self._call = call
         self._transcript = comparisons.Transcript(num_recipes)
+        self._is_cancelled = False
 
     async def __aiter__(
         self,
     ) -> AsyncIterator[comparisons.RecipeTokens | comparisons.Divergence]:
+        if self._is_cancelled:
+            raise Cancelled("the call was cancelled")
         try:
             async for message in self._call:
                 item = self._transcript.add(message)
@@ -97,8 +109,10 @@ class AsyncComparisonStream:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         except asyncio.CancelledError:
-            self._call.cancel()
-            raise
+            self.cancel()
+            if is_task_cancelled():
+                raise
+            raise Cancelled("the call was cancelled") from None
         if not self._transcript.is_over:
             raise InternalError("the server ended the comparison early")
 
@@ -109,7 +123,8 @@ class AsyncComparisonStream:
         return self._transcript.result()
 
     def cancel(self) -> None:
-        """Stop generating; further reads raise."""
+        """Stop generating; further reads raise Cancelled."""
+        self._is_cancelled = not self._transcript.is_over
         self._call.cancel()
 
     async def __aenter__(self) -> Self:

@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +25,8 @@ _OF_ONE: Final = (
 )
 # How long a server may be away, to restart for example, before the run ends.
 _PATIENCE_SECONDS: Final = 30.0
+_SHORTEST_PAUSE_SECONDS: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 5.0
 
 Outcome = results.Generation | errors.BosalError
 
@@ -66,9 +67,7 @@ class Batch:
             if not answers.has(request)
         )
         identity = Identity.from_environment(os.environ)
-        async with AsyncClient(
-            server, credentials=identity.credentials(), api_key=identity.api_key
-        ) as client:
+        async with AsyncClient(server, **identity.options()) as client:
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self.concurrency):
@@ -97,18 +96,19 @@ class Batch:
         """Ask until the server has room; give it time to come back."""
         loop = asyncio.get_running_loop()
         give_up: float | None = None
-        for attempt in count():
+        pause = _SHORTEST_PAUSE_SECONDS
+        while True:
             try:
                 return await client.generate(
                     request.prompt, timeout=self.timeout, **request.options
                 )
             except errors.Overloaded as error:
-                give_up = None
+                give_up, pause = None, _SHORTEST_PAUSE_SECONDS
                 await asyncio.sleep(error.retry_after or 1.0)
             except (errors.Unavailable, errors.Cancelled):
                 now = loop.time()
                 give_up = give_up or now + _PATIENCE_SECONDS
                 if now > give_up:
                     raise
-                await asyncio.sleep(min(0.2 * 2**attempt, 5.0))
-        raise AssertionError("unreachable")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

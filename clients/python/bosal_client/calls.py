@@ -1,6 +1,5 @@
 """The calls both clients make: where each goes, what it sends, how its answer is read."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -15,11 +14,9 @@ from bosal_client.errors import InvalidRequest
 from bosal_client.requests import GenerationOptions, Prompt
 
 __all__ = [
-    "DEFAULT_SERVER",
     "Call",
     "Document",
     "archive_recipe",
-    "channel_options",
     "create_recipe",
     "generate",
     "get_recipe",
@@ -27,63 +24,15 @@ __all__ = [
     "list_recipes",
     "list_rules",
     "score",
-    "metadata",
     "server_info",
     "tokenize",
     "validate",
 ]
 
-DEFAULT_SERVER = "127.0.0.1:50051"
-
 Result = TypeVar("Result")
 
 # A recipe as a mapping, or as YAML or JSON text.
 Document = Mapping[str, Any] | str
-
-# Only calls the server never began are tried again: UNAVAILABLE before the first message.
-_SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [
-                    {"service": "bosal.v1.GenerationService"},
-                    {"service": "bosal.v1.RecipeService"},
-                    {"service": "bosal.v1.ModelService"},
-                    {"service": "bosal.v1.ExperimentService"},
-                ],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 3,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
-
-_IDLE_MS = 300_000
-_LOOPBACK = ("127.", "localhost", "[::1]", "ipv4:127.", "unix:")
-
-
-def channel_options(server: str) -> list[tuple[str, str | int]]:
-    """Options of a channel to `server`."""
-    options: list[tuple[str, str | int]] = [
-        ("grpc.service_config", _SERVICE_CONFIG),
-        ("grpc.max_receive_message_length", -1),
-        # Leaves before the server closes a connection that nobody uses.
-        ("grpc.client_idle_timeout_ms", _IDLE_MS),
-    ]
-    if server.startswith(_LOOPBACK):
-        # A proxy named in the environment cannot reach this machine's own loopback.
-        options.append(("grpc.enable_http_proxy", 0))
-    return options
-
-
-def metadata(api_key: str) -> tuple[tuple[str, str], ...]:
-    """Headers of every call: whose it is."""
-    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +90,12 @@ def tokenize(
 ) -> Call[tuple[results.TokenSequence, ...]]:
     if (text is None) == (prompt is None):
         raise InvalidRequest("tokenize takes either a text or a prompt", field="source")
-    request = pb.TokenizeRequest(model=model)
+    request = pb.TokenizeRequest()
+    with requests.holding("model"):
+        request.model = model
     if text is not None:
-        request.text = text
+        with requests.holding("text"):
+            request.text = text
     elif prompt is not None:
         request.prompt.CopyFrom(requests.prompt_source(prompt, recipe))
     return Call(
@@ -155,9 +107,12 @@ def tokenize(
 
 
 def get_recipe(name: str) -> Call[descriptions.Recipe]:
+    request = recipe_pb2.GetRecipeRequest()
+    with requests.holding("name"):
+        request.name = name
     return Call(
         "/bosal.v1.RecipeService/GetRecipe",
-        recipe_pb2.GetRecipeRequest(name=name),
+        request,
         recipe_pb2.GetRecipeResponse,
         lambda response: descriptions.recipe(response.recipe),
     )
@@ -175,9 +130,12 @@ def create_recipe(document: Document) -> Call[descriptions.Recipe]:
 
 
 def archive_recipe(name: str) -> Call[tuple[descriptions.Recipe, ...]]:
+    request = recipe_pb2.ArchiveRecipeRequest()
+    with requests.holding("name"):
+        request.name = name
     return Call(
         "/bosal.v1.RecipeService/ArchiveRecipe",
-        recipe_pb2.ArchiveRecipeRequest(name=name),
+        request,
         recipe_pb2.ArchiveRecipeResponse,
         lambda response: tuple(descriptions.recipe(one) for one in response.recipes),
     )
@@ -187,9 +145,12 @@ def list_recipes(
     name: str = "", page_token: str = ""
 ) -> Call[tuple[list[descriptions.Recipe], str]]:
     """One page, and the token of the next or ""; of a `name`, all versions."""
+    request = recipe_pb2.ListRecipesRequest(page_token=page_token)
+    with requests.holding("name"):
+        request.name = name
     return Call(
         "/bosal.v1.RecipeService/ListRecipes",
-        recipe_pb2.ListRecipesRequest(name=name, page_token=page_token),
+        request,
         recipe_pb2.ListRecipesResponse,
         lambda response: (
             [descriptions.recipe(one) for one in response.recipes],
@@ -199,7 +160,9 @@ def list_recipes(
 
 
 def validate(document: Document, model: str) -> Call[descriptions.Validation]:
-    request = recipe_pb2.ValidateRecipeRequest(model=model)
+    request = recipe_pb2.ValidateRecipeRequest()
+    with requests.holding("model"):
+        request.model = model
     _set_document(request, document)
     return Call(
         "/bosal.v1.RecipeService/ValidateRecipe",
@@ -242,7 +205,5 @@ def _set_document(
     if not isinstance(document, str):
         request.recipe.CopyFrom(recipe_message(document, "recipe"))
         return
-    try:
+    with requests.holding("document"):
         request.document = document
-    except ValueError as error:
-        raise InvalidRequest(f"document: {error}", field="document") from error

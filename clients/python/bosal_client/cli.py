@@ -17,10 +17,10 @@ from bosal_client import (
     results,
 )
 from bosal_client.batch import Batch
-from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.client import Client
 from bosal_client.command_help import flow, flowing
 from bosal_client.compare_command import compare
+from bosal_client.connection import DEFAULT_SERVER
 from bosal_client.explain_command import explain
 from bosal_client.invocation import (
     AsJson,

@@ -1,6 +1,8 @@
 """The blocking client."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from threading import Lock
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
@@ -8,8 +10,9 @@ import grpc
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
 from bosal_client import calls, comparisons, descriptions, requests, results
+from bosal_client.connection import DEFAULT_SERVER, channel_options, checked_timeout, metadata
 from bosal_client.constraints import Answer, constraint_of, parsed
-from bosal_client.errors import from_rpc_error
+from bosal_client.errors import client_closed, from_rpc_error
 from bosal_client.experiment_calls import StreamCall
 from bosal_client.experiments import Experiments
 from bosal_client.requests import GenerationOptions, Prompt
@@ -29,7 +32,11 @@ class ChannelClient:
 
     def __init__(self, channel: grpc.Channel, *, api_key: str = "") -> None:
         self._channel = channel
-        self._metadata = calls.metadata(api_key)
+        self._stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        self._metadata = metadata(api_key)
+        self._is_closed = False
+        # A stream that is begun on a closed channel takes the process down (grpcio 1.76).
+        self._closing = Lock()
 
     def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerationOptions]
@@ -60,11 +67,8 @@ class ChannelClient:
     ) -> Stream:
         """Return an iterator over token batches as they come."""
         spec = requests.generation_spec(prompt, options)
-        stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        call = stub.GenerateStream(
-            pb.GenerateStreamRequest(spec=spec), timeout=timeout, metadata=self._metadata
-        )
-        return Stream(call, spec.request_id)
+        request = pb.GenerateStreamRequest(spec=spec)
+        return Stream(self._begin(self._stub.GenerateStream, request, timeout), spec.request_id)
 
     def compare(
         self,
@@ -76,9 +80,8 @@ class ChannelClient:
     ) -> ComparisonStream:
         """Run one prompt through 2 to 8 recipes under the same noise."""
         request = comparisons.request(prompt, recipes, options)
-        stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         return ComparisonStream(
-            stub.Compare(request, timeout=timeout, metadata=self._metadata), len(request.recipes)
+            self._begin(self._stub.Compare, request, timeout), len(request.recipes)
         )
 
     def score(
@@ -162,14 +165,16 @@ class ChannelClient:
         """Return the server's versions, defaults and limits."""
         return self._run(calls.server_info(), timeout)
 
-    @property
+    @cached_property
     def experiments(self) -> Experiments:
         """A/B tests of recipes."""
-        return Experiments(lambda call: self._run(call, None), self._run_stream)
+        return Experiments(self._run, self._run_stream)
 
     def close(self) -> None:
         """Close the connection; running calls are cancelled."""
-        self._channel.close()
+        with self._closing:
+            self._is_closed = True
+            self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -181,19 +186,34 @@ class ChannelClient:
         method = self._channel.unary_unary(
             call.method, type(call.request).SerializeToString, call.response.FromString
         )
+        seconds = checked_timeout(timeout)
         try:
-            return call.read(method(call.request, timeout=timeout, metadata=self._metadata))
+            return call.read(method(call.request, timeout=seconds, metadata=self._metadata))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+        except ValueError:
+            if self._is_closed:
+                raise client_closed() from None
+            raise
 
-    def _run_stream(self, asked: StreamCall) -> Iterator[Any]:
-        call = self._channel.unary_stream(
+    def _run_stream(self, asked: StreamCall, timeout: float | None) -> Iterator[Any]:
+        method = self._channel.unary_stream(
             asked.method, type(asked.request).SerializeToString, asked.response.FromString
         )
+        call = self._begin(method, asked.request, timeout)
         try:
-            yield from call(asked.request, metadata=self._metadata)
+            yield from call
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+        finally:
+            call.cancel()
+
+    def _begin(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+        seconds = checked_timeout(timeout)
+        with self._closing:
+            if self._is_closed:
+                raise client_closed()
+            return method(request, timeout=seconds, metadata=self._metadata)
 
 
 class Client(ChannelClient):
@@ -201,12 +221,12 @@ class Client(ChannelClient):
 
     def __init__(
         self,
-        server: str = calls.DEFAULT_SERVER,
+        server: str = DEFAULT_SERVER,
         *,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str = "",
     ) -> None:
-        options = calls.channel_options(server)
+        options = channel_options(server)
         if credentials is None:
             channel = grpc.insecure_channel(server, options)
         else:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from bosal_client import render
-from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.comparisons import Comparison, Divergence
+from bosal_client.connection import DEFAULT_SERVER
 from bosal_client.invocation import (
     AsJson,
     MaxTokens,

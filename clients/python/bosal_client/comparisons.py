@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from bosal.v1 import generation_pb2 as pb
 from bosal_client import requests, responses, results
 from bosal_client.documents import rule_messages
+from bosal_client.errors import InvalidRequest
 from bosal_client.requests import GenerationOptions, Prompt
 
 __all__ = ["ComparedRecipe", "Comparison", "Divergence", "RecipeTokens", "Transcript", "request"]
@@ -58,6 +59,8 @@ def request(
     options: GenerationOptions,
 ) -> pb.CompareRequest:
     """Write a request; a value protobuf cannot hold is an error that names its field."""
+    if isinstance(recipes, str | Mapping):
+        raise InvalidRequest("recipes: a list of 2 to 8 recipes, not one", field="recipes")
     message = pb.CompareRequest(spec=requests.generation_spec(prompt, options))
     for place, one in enumerate(recipes):
         compared = one if isinstance(one, ComparedRecipe) else ComparedRecipe(one)

@@ -23,6 +23,8 @@ _FIELDS = ("name", "description", "scaffold", "rules", "constraint")
 
 def recipe_message(document: Mapping[str, Any], field: str) -> recipe_pb2.Recipe:
     """Write a recipe document as protobuf; `field` is where it goes in the request."""
+    if not isinstance(document, Mapping):
+        raise _invalid(field, f"must be a recipe's document, not {document!r:.60}")
     for name in document:
         if name not in _FIELDS:
             raise InvalidRequest(

@@ -127,6 +127,11 @@ _BY_CODE: dict[grpc.StatusCode, type[BosalError]] = {
 }
 
 
+def client_closed() -> Unavailable:
+    """Say of a call that its client was closed before."""
+    return Unavailable("the client is closed", reason="CLIENT_CLOSED")
+
+
 def from_rpc_error(error: grpc.RpcError) -> BosalError:
     """Turn a gRPC error, sync or aio, into this package's."""
     code = error.code() or grpc.StatusCode.UNKNOWN

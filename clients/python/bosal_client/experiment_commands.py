@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.connection import DEFAULT_SERVER
 from bosal_client.document_file import read_document, writing
 from bosal_client.experiment_export import export
 from bosal_client.experiment_page import page

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bosal.v1 import experiment_pb2 as pb
-from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.connection import DEFAULT_SERVER
 from bosal_client.document_file import writing
 from bosal_client.invocation import Server, signed_experiments
 

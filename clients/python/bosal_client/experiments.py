@@ -16,33 +16,44 @@ Result = TypeVar("Result")
 
 
 class Experiments:
-    """Makes, changes, watches and reports experiments; changes are signed with `actor`."""
+    """Makes, changes, watches and reports experiments; changes are signed with `actor`.
+
+    Every call takes `timeout` in seconds; None waits as long as it takes.
+    """
 
     def __init__(
         self,
-        run: Callable[[Call[Any]], Any],
-        stream: Callable[[StreamCall], Iterator[Any]],
+        run: Callable[[Call[Any], float | None], Any],
+        stream: Callable[[StreamCall, float | None], Iterator[Any]],
         actor: str = "",
     ) -> None:
         self._run_call = run
         self._stream = stream
         self.actor = actor
 
-    def create(self, document: Mapping[str, Any]) -> results.Experiment:
+    def create(
+        self, document: Mapping[str, Any], *, timeout: float | None = None
+    ) -> results.Experiment:
         """Keep an experiment as a draft; see `experiment_documents` for its fields."""
-        return self._run(calls.create(document, self.actor))
+        return self._run(calls.create(document, self.actor), timeout)
 
-    def start(self, name: str, *, etag: str = "", reason: str = "") -> results.Experiment:
+    def start(
+        self, name: str, *, etag: str = "", reason: str = "", timeout: float | None = None
+    ) -> results.Experiment:
         """Begin to enrol units, or go on after a pause."""
-        return self._run(calls.step("StartExperiment", self._change(name, etag, reason)))
+        return self._run(calls.step("StartExperiment", self._change(name, etag, reason)), timeout)
 
-    def pause(self, name: str, *, etag: str = "", reason: str = "") -> results.Experiment:
+    def pause(
+        self, name: str, *, etag: str = "", reason: str = "", timeout: float | None = None
+    ) -> results.Experiment:
         """Serve the control to everybody for now."""
-        return self._run(calls.step("PauseExperiment", self._change(name, etag, reason)))
+        return self._run(calls.step("PauseExperiment", self._change(name, etag, reason)), timeout)
 
-    def stop(self, name: str, *, etag: str = "", reason: str = "") -> results.Experiment:
+    def stop(
+        self, name: str, *, etag: str = "", reason: str = "", timeout: float | None = None
+    ) -> results.Experiment:
         """End an experiment; the control is served under its name."""
-        return self._run(calls.step("StopExperiment", self._change(name, etag, reason)))
+        return self._run(calls.step("StopExperiment", self._change(name, etag, reason)), timeout)
 
     def promote(
         self,
@@ -52,51 +63,73 @@ class Experiments:
         etag: str = "",
         reason: str = "",
         override_reason: str = "",
+        timeout: float | None = None,
     ) -> results.Experiment:
         """End an experiment and serve one variant to everybody under its name."""
         change = self._change(name, etag, reason)
-        return self._run(calls.promote(change, variant, override_reason))
+        return self._run(calls.promote(change, variant, override_reason), timeout)
 
     def update_traffic(
-        self, name: str, coverage: float, *, etag: str = "", reason: str = ""
+        self,
+        name: str,
+        coverage: float,
+        *,
+        etag: str = "",
+        reason: str = "",
+        timeout: float | None = None,
     ) -> results.Experiment:
         """Enrol another share of the units."""
-        return self._run(calls.update_traffic(self._change(name, etag, reason), coverage))
+        return self._run(calls.update_traffic(self._change(name, etag, reason), coverage), timeout)
 
     def new_phase(
-        self, name: str, weights: Mapping[str, float], *, etag: str = "", reason: str = ""
+        self,
+        name: str,
+        weights: Mapping[str, float],
+        *,
+        etag: str = "",
+        reason: str = "",
+        timeout: float | None = None,
     ) -> results.Experiment:
         """Give variants new weights and units new places."""
-        return self._run(calls.new_phase(self._change(name, etag, reason), weights))
+        return self._run(calls.new_phase(self._change(name, etag, reason), weights), timeout)
 
-    def assign(self, name: str, unit: str) -> results.Assignment:
+    def assign(self, name: str, unit: str, *, timeout: float | None = None) -> results.Assignment:
         """Return what a unit would be served; nothing is recorded."""
-        return self._run(calls.assign(name, unit))
+        return self._run(calls.assign(name, unit), timeout)
 
-    def record(self, name: str, outcomes: Sequence[Outcome]) -> list[results.OutcomeResult]:
+    def record(
+        self, name: str, outcomes: Sequence[Outcome], *, timeout: float | None = None
+    ) -> list[results.OutcomeResult]:
         """Record outcomes; each has a result of its own, in their order."""
-        return self._run(calls.record(name, outcomes))
+        return self._run(calls.record(name, outcomes), timeout)
 
-    def get(self, name: str) -> results.Experiment:
-        return self._run(calls.get(name))
+    def get(self, name: str, *, timeout: float | None = None) -> results.Experiment:
+        return self._run(calls.get(name), timeout)
 
-    def every(self) -> list[results.Experiment]:
+    def every(self, *, timeout: float | None = None) -> list[results.Experiment]:
         """Return every experiment, by name."""
-        found, token = self._run(calls.list_page(""))
+        found, token = self._run(calls.list_page(""), timeout)
         while token:
-            page, token = self._run(calls.list_page(token))
+            page, token = self._run(calls.list_page(token), timeout)
             found += page
         return found
 
     def report(
-        self, name: str, *, phase: int = 0, with_distributions: bool = False
+        self,
+        name: str,
+        *,
+        phase: int = 0,
+        with_distributions: bool = False,
+        timeout: float | None = None,
     ) -> results.Report:
         """Say what is known of a phase; 0 is the current one."""
-        return self._run(calls.report(name, phase, with_distributions))
+        return self._run(calls.report(name, phase, with_distributions), timeout)
 
-    def watch(self, name: str, *, interval: float = 2.0) -> Iterator[results.Report]:
+    def watch(
+        self, name: str, *, interval: float = 2.0, timeout: float | None = None
+    ) -> Iterator[results.Report]:
         """Yield a report at once, then whenever it has changed."""
-        for response in self._stream(calls.watch(name, interval)):
+        for response in self._stream(calls.watch(name, interval), timeout):
             yield read(results.Report, response.report)
 
     def plan(
@@ -109,6 +142,7 @@ class Experiments:
         method: str = "",
         alpha: float | None = None,
         power: float | None = None,
+        timeout: float | None = None,
     ) -> results.Plan:
         """Return how many units show an effect; what is not given is taken from experiment `name`.
 
@@ -123,28 +157,35 @@ class Experiments:
                 method=method,
                 alpha=alpha,
                 power=power,
-            )
+            ),
+            timeout,
         )
 
-    def audit(self, name: str = "") -> Iterator[results.AuditEvent]:
+    def audit(
+        self, name: str = "", *, timeout: float | None = None
+    ) -> Iterator[results.AuditEvent]:
         """Yield who changed what and why, the newest first."""
-        page, token = self._run(calls.audit_page(name, ""))
+        page, token = self._run(calls.audit_page(name, ""), timeout)
         yield from page
         while token:
-            page, token = self._run(calls.audit_page(name, token))
+            page, token = self._run(calls.audit_page(name, token), timeout)
             yield from page
 
-    def delete_unit(self, unit: str, name: str = "") -> results.Removed:
+    def delete_unit(
+        self, unit: str, name: str = "", *, timeout: float | None = None
+    ) -> results.Removed:
         """Remove all that is known of a unit, from one experiment or (name "") from all."""
-        return self._run(calls.delete_unit(unit, name, self.actor))
+        return self._run(calls.delete_unit(unit, name, self.actor), timeout)
 
-    def export(self, name: str, *, phase: int = 0) -> Iterator[pb.ExportRecordsResponse]:
+    def export(
+        self, name: str, *, phase: int = 0, timeout: float | None = None
+    ) -> Iterator[pb.ExportRecordsResponse]:
         """Yield what was recorded, a page at a time: exposures, then outcomes, then pairs."""
-        yield from self._stream(calls.export(name, phase))
+        yield from self._stream(calls.export(name, phase), timeout)
 
     def _change(self, name: str, etag: str, reason: str) -> Change:
         return Change(name=name, actor=self.actor, etag=etag, reason=reason)
 
-    def _run(self, call: Call[Result]) -> Result:
-        found: Result = self._run_call(call)
+    def _run(self, call: Call[Result], timeout: float | None) -> Result:
+        found: Result = self._run_call(call, timeout)
         return found

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bosal_client import constraint_flags, explanation_page, explanation_view, render, replay
-from bosal_client.calls import DEFAULT_SERVER
+from bosal_client.connection import DEFAULT_SERVER
 from bosal_client.constraint_flags import (
     AllowUnsupported,
     Choices,

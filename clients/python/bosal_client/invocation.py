@@ -82,7 +82,7 @@ def connected(server: str) -> Iterator[Client]:
     """Open a client; a failure becomes one line on standard error and an exit code."""
     try:
         identity = Identity.from_environment(os.environ)
-        with Client(server, credentials=identity.credentials(), api_key=identity.api_key) as client:
+        with Client(server, **identity.options()) as client:
             yield client
     except errors.BosalError as error:
         render.error(error, server)

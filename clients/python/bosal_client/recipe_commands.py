@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from bosal_client import descriptions, errors, render
-from bosal_client.calls import DEFAULT_SERVER
 from bosal_client.client import Client
+from bosal_client.connection import DEFAULT_SERVER
 from bosal_client.invocation import AsJson, Server, connected, recipe_file, show
 
 __all__ = ["app"]

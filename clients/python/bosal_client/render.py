@@ -16,6 +16,7 @@ from bosal_client.errors import BosalError, Unavailable
 __all__ = [
     "difference",
     "error",
+    "flow",
     "footer",
     "models",
     "note",
@@ -24,8 +25,6 @@ __all__ = [
     "recipe_lines",
     "recipe_versions",
     "recipes",
-    "rule",
-    "rules",
     "table",
     "text",
     "validation",
@@ -53,8 +52,7 @@ def error(failure: BosalError | Exception, server: str = "") -> None:
     message = str(failure)
     hint = ""
     if isinstance(failure, Unavailable) and not failure.reason:
-        message = f"no server answers at {server}"
-        hint = "start one with `bosal serve`, or name another with --server"
+        message, hint = _silence(failure.message, server)
     elif isinstance(failure, BosalError) and failure.retry_after is not None:
         hint = f"try again in {failure.retry_after:.1f} s"
     elif isinstance(failure, BosalError):
@@ -64,6 +62,23 @@ def error(failure: BosalError | Exception, server: str = "") -> None:
     console.print(Text("error: ", "bold red").append(message, "default"))
     if hint:
         console.print(Text(f"  {hint}", "dim"))
+
+
+def _silence(why: str, server: str) -> tuple[str, str]:
+    """Say of a server that nothing was heard from what is known of the reason."""
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        return (
+            f"the server at {server} is not vouched for by the authorities in BOSAL_TLS_CA",
+            why.rpartition("CERTIFICATE_VERIFY_FAILED:")[2].strip(),
+        )
+    if "WRONG_VERSION_NUMBER" in why:
+        return f"the server at {server} speaks no TLS", "unset BOSAL_TLS_CA"
+    if "onnection refused" in why or not why:
+        hint = "start one with `bosal serve`, or name another with --server"
+        return f"no server answers at {server}", hint
+    return f"no server answers at {server}", why.rpartition("last error: ")[2].removeprefix(
+        "UNAVAILABLE: "
+    )
 
 
 def warning(message: str) -> None:
@@ -150,14 +165,14 @@ def recipe_lines(document: Mapping[str, Any]) -> list[str]:
             for name, setting in value.items():
                 if isinstance(setting, list) and setting:
                     lines.append(f"  {name}:")
-                    lines += [f"    - {_flow(one)}" for one in setting]
+                    lines += [f"    - {flow(one)}" for one in setting]
                 else:
-                    lines.append(f"  {name}: {_flow(setting)}")
+                    lines.append(f"  {name}: {flow(setting)}")
         elif key == "rules":
             lines.append("rules:" if value else "rules: []")
-            lines += [f"  - {_flow(one)}" for one in value]
+            lines += [f"  - {flow(one)}" for one in value]
         else:
-            lines.append(f"{key}: {_flow(value)}")
+            lines.append(f"{key}: {flow(value)}")
     return lines
 
 
@@ -180,10 +195,10 @@ def validation(file: str, outcome: descriptions.Validation | BosalError) -> None
     cost.append(f"{outcome.scaffold_tokens} scaffold tokens, {outcome.shared_tokens} computed once")
     lines = [f"{file}: ok, version {outcome.version}: {', '.join(cost)}"]
     for rule in outcome.rules:
-        params = ", ".join(f"{name} {_flow(value)}" for name, value in rule.params.items())
+        params = ", ".join(f"{name} {flow(value)}" for name, value in rule.params.items())
         lines.append(f"  {rule.stage:9} {rule.rule}: {_shorten(params)}")
         lines += [
-            f"            {_flow(text)} is {', '.join(map(str, ids)) or 'no token here'}"
+            f"            {flow(text)} is {', '.join(map(str, ids)) or 'no token here'}"
             for text, ids in rule.token_ids.items()
         ]
     lines += [f"  note: {note}" for note in outcome.notes]
@@ -194,71 +209,9 @@ def _shorten(line: str, limit: int = 120) -> str:
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Write a value as YAML on one line; JSON is that."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def rules(found: Iterable[descriptions.Rule]) -> None:
-    table(
-        ("rule", "stage", "parameters", "summary", "source"),
-        [
-            (one.rule, one.stage, ", ".join(_own_params(one)), _with_package(one), one.source)
-            for one in found
-        ],
-    )
-
-
-def _with_package(found: descriptions.Rule) -> str:
-    return f"{found.summary} (plug-in, {found.package})" if found.package else found.summary
-
-
-def rule(found: descriptions.Rule) -> None:
-    """Print all that the catalogue says about a rule."""
-    lines = [
-        found.rule,
-        f"  {found.summary}",
-        f"  stage    {found.stage}",
-        f"  formula  {found.formula}",
-        f"  source   {found.source}",
-        *([f"  plug-in  {found.package}, runs in Python"] if found.package else []),
-        "  parameters",
-    ]
-    required = found.params_schema.get("required", [])
-    for name, schema in _params(found).items():
-        default = f", default {_flow(schema['default'])}" if "default" in schema else ""
-        need = ", required" if name in required else ""
-        lines.append(f"    {name}: {_kind(schema)}{default}{need}")
-        if schema.get("description"):
-            lines.append(f"      {schema['description']}")
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _params(found: descriptions.Rule) -> Mapping[str, Any]:
-    properties: Mapping[str, Any] = found.params_schema.get("properties", {})
-    return properties
-
-
-def _own_params(found: descriptions.Rule) -> list[str]:
-    """Name the parameters that not every rule takes."""
-    return [name for name in _params(found) if name not in ("scope", "when")]
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
-    if "anyOf" in schema:
-        return " | ".join(_kind(one) for one in schema["anyOf"] if one.get("type") != "null")
-    if "$ref" in schema:
-        return "object"
-    bounds = {
-        "minimum": ">=",
-        "exclusiveMinimum": ">",
-        "maximum": "<=",
-        "exclusiveMaximum": "<",
-    }
-    limits = [f"{sign} {_flow(schema[key])}" for key, sign in bounds.items() if key in schema]
-    return " ".join([str(schema.get("type", "any")), *limits])
 
 
 def models(found: Iterable[descriptions.Model]) -> None:

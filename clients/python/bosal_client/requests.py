@@ -81,9 +81,9 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
         known = ", ".join(GenerationOptions.__annotations__)
         raise TypeError(f"unknown option {min(unknown)!r}; the options are {known}")
     spec = pb.GenerationSpec()
-    with _holding("spec.request_id"):
+    with holding("spec.request_id"):
         spec.request_id = options.get("request_id") or uuid.uuid4().hex
-    with _holding("spec.model"):
+    with holding("spec.model"):
         spec.model = options.get("model", "")
     set_recipe(spec, options.get("recipe", ""), "spec")
     _set_input(spec, prompt, "spec")
@@ -91,7 +91,7 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
     if "constraint" in options:
         spec.constraint.CopyFrom(constraint_message(options["constraint"], "spec.constraint"))
     if "num_choices" in options:
-        with _holding("spec.num_choices"):
+        with holding("spec.num_choices"):
             spec.num_choices = options["num_choices"]
     if "priority" in options:
         names = {"low": pb.PRIORITY_LOW, "normal": pb.PRIORITY_NORMAL, "high": pb.PRIORITY_HIGH}
@@ -99,19 +99,19 @@ def generation_spec(prompt: Prompt, options: GenerationOptions) -> pb.Generation
             raise InvalidRequest("priority is low, normal or high", field="spec.priority")
         spec.priority = names[options["priority"]]
     if "max_tokens" in options:
-        with _holding("spec.max_tokens"):
+        with holding("spec.max_tokens"):
             spec.max_tokens = options["max_tokens"]
     if "seed" in options:
-        with _holding("spec.seed"):
+        with holding("spec.seed"):
             spec.seed = options["seed"]
     if "logprobs" in options:
-        with _holding("spec.logprobs.top"):
+        with holding("spec.logprobs.top"):
             spec.logprobs.top = options["logprobs"]
     if "explain" in options:
-        with _holding("spec.explain"):
+        with holding("spec.explain"):
             spec.explain = options["explain"]
     if "experiment" in options:
-        with _holding("spec.experiment"):
+        with holding("spec.experiment"):
             spec.experiment.experiment = options["experiment"]
             spec.experiment.unit_id = options.get("unit", "")
             spec.experiment.force_variant = options.get("force_variant", "")
@@ -141,25 +141,25 @@ def score_request(
     """Write a request to score an answer, given as text or as tokens."""
     request = pb.ScoreRequest(request_id=uuid.uuid4().hex)
     request.prompt.CopyFrom(prompt_source(prompt, recipe))
-    with _holding("model"):
+    with holding("model"):
         request.model = model
     request.overrides.extend(rule_messages(overrides, "overrides"))
     if constraint:
         request.constraint.CopyFrom(constraint_message(constraint, "constraint"))
-    with _holding("logprobs.top"):
+    with holding("logprobs.top"):
         request.logprobs.top = logprobs
     if isinstance(continuation, str):
-        with _holding("text"):
+        with holding("text"):
             request.text = continuation
     else:
-        with _holding("token_ids"):
+        with holding("token_ids"):
             request.token_ids.ids.extend(continuation)
             request.token_ids.SetInParent()
     return request
 
 
 @contextmanager
-def _holding(field: str) -> Iterator[None]:
+def holding(field: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:  # Out of range, or text that is not Unicode.
@@ -176,7 +176,7 @@ def set_recipe(
     """Write a recipe's name or document, if there is one."""
     if isinstance(recipe, str):
         if recipe:
-            with _holding(f"{field}.recipe"):
+            with holding(f"{field}.recipe"):
                 message.recipe = recipe
     else:
         message.inline_recipe.CopyFrom(recipe_message(recipe, f"{field}.inline_recipe"))
@@ -184,13 +184,24 @@ def set_recipe(
 
 def _set_input(message: pb.GenerationSpec | pb.PromptSource, prompt: Prompt, field: str) -> None:
     if isinstance(prompt, str):
-        with _holding(f"{field}.instruction"):
+        with holding(f"{field}.instruction"):
             message.instruction = prompt
         return
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise InvalidRequest(
+            f"a prompt is text or a list of messages, not {prompt!r:.60}", field=f"{field}.input"
+        )
     message.conversation.SetInParent()
     for index, turn in enumerate(prompt):
+        where = f"{field}.conversation.messages[{index}]"
+        if not isinstance(turn, Message):
+            raise InvalidRequest(
+                f"{where}: a message is user(TEXT) or assistant(TEXT), not {turn!r:.60}",
+                field=where,
+            )
         if turn.role not in _ROLES:
-            where = f"{field}.conversation.messages[{index}].role"
-            raise InvalidRequest(f"{where}: user or assistant, not {turn.role!r:.60}", field=where)
-        with _holding(f"{field}.conversation.messages[{index}].text"):
+            raise InvalidRequest(
+                f"{where}.role: user or assistant, not {turn.role!r:.60}", field=f"{where}.role"
+            )
+        with holding(f"{where}.text"):
             message.conversation.messages.add(role=_ROLES[turn.role], text=turn.text)

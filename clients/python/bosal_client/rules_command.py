@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bosal_client import descriptions, errors, render
-from bosal_client.calls import DEFAULT_SERVER
+from bosal_client import descriptions, errors, rule_view
+from bosal_client.connection import DEFAULT_SERVER
 from bosal_client.invocation import AsJson, Server, connected, show
 
 __all__ = ["rules"]
@@ -32,9 +32,9 @@ def rules(
             hint = f"did you mean '{close[0]}'?" if close else f"the rules are {', '.join(every)}"
             raise errors.NotFound(f"no rule is named '{name[:100]}', {hint}")
     if name is not None:
-        show(_named(every[name])) if as_json else render.rule(every[name])
+        show(_named(every[name])) if as_json else rule_view.rule(every[name])
         return
-    show([_named(one) for one in every.values()]) if as_json else render.rules(every.values())
+    show([_named(one) for one in every.values()]) if as_json else rule_view.rules(every.values())
 
 
 def _named(rule: descriptions.Rule) -> dict[str, Any]:

@@ -24,6 +24,7 @@ _TRANSPORT_FACTOR = 16
 _MAX_METADATA_BYTES = 8192
 # From a connection's first byte to the end of its greetings, TLS's too.
 _HANDSHAKE_MS = 20_000
+_SHORTEST_PING_MS = 30_000
 # Time for the last statuses to leave after every call is done.
 _FLUSH_SECONDS = 1.0
 
@@ -64,6 +65,8 @@ class RpcServer:
                 # Finds clients that vanished without closing their connection.
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
+                # Clients look for a vanished server as often, also while a stream says nothing.
+                ("grpc.http2.min_ping_interval_without_data_ms", _SHORTEST_PING_MS),
                 ("grpc.max_allowed_incoming_connections", connections(config.max_connections)),
                 ("grpc.max_connection_idle_ms", round(config.max_connection_idle_seconds * 1000)),
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),

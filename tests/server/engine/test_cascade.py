@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.server.engine.conftest import Bench, make_prompts
+from tests.server.engine.bench import Bench, make_prompts
 
 from bosal_decoding.plan import Plan
 from bosal_server.engine.engine_model import EngineModel
