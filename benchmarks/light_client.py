@@ -4,19 +4,17 @@ Calls share their request but for the instruction, and messages stay bytes until
 cores, what the clients of a real fleet do elsewhere would be measured as the server's.
 """
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
 
 from bosal.v1 import generation_pb2 as pb
 from bosal_client.requests import GenerationOptions, generation_spec
 
-_METHOD = "/bosal.v1.GenerationService/GenerateStream"
+METHOD = "/bosal.v1.GenerationService/GenerateStream"
 # What a server that turns calls away says, and what a call says that came too late.
 _REFUSALS = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -26,6 +24,8 @@ class Served:
     """An answer that ended, as the server timed it."""
 
     time_to_first_token: float
+    # From the first token to the last.
+    decode: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class LightClient:
         self._request.spec.ClearField("request_id")
         self._timeout = timeout
         self._channel = grpc.aio.insecure_channel(address)
-        self._call: Any = self._channel.unary_stream(_METHOD)
+        self._call: Any = self._channel.unary_stream(METHOD)
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,18 +76,12 @@ class LightClient:
         event = pb.GenerateStreamResponse.FromString(last)
         if not event.HasField("finished"):
             raise RuntimeError("an answer has no end")
-        first = event.finished.timings.time_to_first_token
-        return Served(first.seconds + first.nanos / 1e9)
+        timings = event.finished.timings
+        return Served(_seconds(timings.time_to_first_token), _seconds(timings.decode))
 
 
-def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the quickest event loop there is."""
-    if find_spec("uvloop") is None:
-        return None
-    import uvloop
-
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+def _seconds(duration: Duration) -> float:
+    return float(duration.seconds + duration.nanos / 1e9)
 
 
 def _pushback(error: grpc.aio.AioRpcError) -> float:

@@ -1,4 +1,4 @@
-"""The random-weight models figures are named after: `15m` and `500m`."""
+"""The random-weight models figures are named after: `tiny`, `15m` and `500m`."""
 
 from itertools import chain, islice, product
 from pathlib import Path
@@ -10,6 +10,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 VOCABULARY_SIZE = 50_257
+# So small that everything around it is what costs.
+TINY = "tiny"
+_TINY_VOCABULARY_SIZE = 400
 SHAPES: dict[str, dict[str, int]] = {
     "15m": {
         "hidden_size": 256,
@@ -47,16 +50,19 @@ def build(name: str, *, dtype: torch.dtype = torch.bfloat16) -> Any:
 
 def save(name: str, folder: str | Path) -> None:
     """Write a model and its tokenizer as a hub would hold them."""
+    if name == TINY:
+        save_tiny(folder)
+        return
     disable_progress_bar()
     build(name).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
 
 
 def save_tiny(folder: str | Path) -> None:
-    """Write a model so small that everything around it is what costs: 400 tokens, two layers."""
+    """Write the tiny model, of two layers and 400 tokens, and its tokenizer."""
     disable_progress_bar()
     config = Qwen3Config(
-        vocab_size=400,
+        vocab_size=_TINY_VOCABULARY_SIZE,
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -65,12 +71,17 @@ def save_tiny(folder: str | Path) -> None:
         intermediate_size=128,
         max_position_embeddings=512,
         tie_word_embeddings=True,
-        eos_token_id=399,
+        eos_token_id=end_of_text(TINY),
         bos_token_id=None,
     )
     torch.manual_seed(0)
     Qwen3ForCausalLM(config).eval().save_pretrained(folder)
-    tokenizer(400).save_pretrained(folder)
+    tokenizer(_TINY_VOCABULARY_SIZE).save_pretrained(folder)
+
+
+def end_of_text(name: str) -> int:
+    """Return the id of the token that ends a model's texts."""
+    return (_TINY_VOCABULARY_SIZE if name == TINY else VOCABULARY_SIZE) - 1
 
 
 def tokenizer(size: int = VOCABULARY_SIZE) -> Any:

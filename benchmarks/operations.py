@@ -1,4 +1,7 @@
-"""What guarding and watching a server costs, and how it bears too many calls."""
+"""What guarding and watching a server costs, and how it bears too many calls.
+
+python -m benchmarks.operations --parts PART [--model 15m --runner auto]
+"""
 
 import asyncio
 import re
@@ -13,26 +16,32 @@ from urllib.request import urlopen
 from prometheus_client import generate_latest
 
 from benchmarks.harness import Report, arguments, interleave, ratio, seconds
+from benchmarks.neighbour import neighbour
+from benchmarks.refusal_cost import refusal_cost
 from benchmarks.soak_parts import overload
-from benchmarks.subject import Subject, subject
+from benchmarks.subject import Subject, add_subject_options, endless, subject
 from bosal_client import AsyncClient
 from bosal_server.metrics import Metrics
 from bosal_server.security.caller import Scope
 from bosal_server.security.keys import make_key, save_keys
 
 STREAMS = 64
-ENDLESS = [{"rule": "logit_bias", "ids": {"399": -1000}}]
+# Of each storm; the calm before it takes three fifths of that.
+STORM_SECONDS = 5.0
 RECIPES, VARIANTS = 50, 20
 _LAG = re.compile(rb'^bosal_event_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', re.MULTILINE)
 
 
-def stream_all(runner: asyncio.Runner, client: AsyncClient, tokens: int, seed: int) -> float:
+def stream_all(
+    runner: asyncio.Runner, client: AsyncClient, model: str, tokens: int, seed: int
+) -> float:
     """Stream 64 answers at once; return tokens a second."""
+    overrides = endless(model)
 
     async def one(number: int) -> int:
         text = f"{seed} {number}"
         async with client.stream(
-            text, recipe="plain", max_tokens=tokens, overrides=ENDLESS
+            text, recipe="plain", max_tokens=tokens, overrides=overrides
         ) as stream:
             return sum([len(batch.token_ids) async for batch in stream])
 
@@ -46,12 +55,16 @@ def stream_all(runner: asyncio.Runner, client: AsyncClient, tokens: int, seed: i
 
 def guard_overhead(report: Report, tokens: int) -> None:
     """Compare a server with keys, quotas, limits and scraped metrics to one without."""
+    model, engine = report.options.model, report.options.runner
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         key, entry = make_key("benchmark", [Scope.GENERATE], tokens_per_minute=1 << 40)
         save_keys(folder / "keys.json", [entry])
-        guarded = stack.enter_context(subject(f"--key-file={folder / 'keys.json'}"))
-        bare = stack.enter_context(subject(module="benchmarks.bare_server"))
+        key_file = f"--key-file={folder / 'keys.json'}"
+        guarded = stack.enter_context(subject(key_file, model=model, runner=engine))
+        bare = stack.enter_context(
+            subject(module="benchmarks.bare_server", model=model, runner=engine)
+        )
         runner = stack.enter_context(asyncio.Runner())
         runner.get_loop()
         seeds = count()
@@ -62,8 +75,8 @@ def guard_overhead(report: Report, tokens: int) -> None:
         scraper.start()
         samples = interleave(
             {
-                "guarded": lambda: stream_all(runner, with_key, tokens, next(seeds)),
-                "bare": lambda: stream_all(runner, without, tokens, next(seeds)),
+                "guarded": lambda: stream_all(runner, with_key, model, tokens, next(seeds)),
+                "bare": lambda: stream_all(runner, without, model, tokens, next(seeds)),
             },
             report.options.rounds,
         )
@@ -100,16 +113,17 @@ def scrape_ms(report: Report) -> None:
 
 def loop_lag(report: Report, tokens: int) -> None:
     """Measure the event loop's lateness under 64 streams and a scrape a second."""
-    with subject() as server, asyncio.Runner() as runner:
+    model, engine = report.options.model, report.options.runner
+    with subject(model=model, runner=engine) as server, asyncio.Runner() as runner:
         runner.get_loop()
         client = AsyncClient(server.address)
-        stream_all(runner, client, tokens, -1)
+        stream_all(runner, client, model, tokens, -1)
         before = _lags(server)
         stop = Event()
         scraper = Thread(target=_scrape_each_second, args=(server, stop))
         scraper.start()
         for seed in range(report.options.rounds):
-            stream_all(runner, client, tokens, seed)
+            stream_all(runner, client, model, tokens, seed)
         stop.set()
         scraper.join()
         runner.run(client.close())
@@ -140,27 +154,35 @@ def histogram_quantile(counts: dict[float, float], share: float) -> float:
 
 def overload_goodput(report: Report, seconds: float) -> None:
     """Offer ten times what the server can serve."""
-    with subject(*overload.OPTIONS) as server:
-        outcome = overload.measure(server, seconds, report.options.rounds)
+    model, engine = report.options.model, report.options.runner
+    with subject(*overload.OPTIONS, model=model, runner=engine) as server:
+        outcome = overload.measure(server, model, seconds, report.options.rounds)
         server.check()
     outcome.tell(report)
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parts = ["guards", "scrape", "lag", "overload"]
+    add_subject_options(parser)
+    parts = ["guards", "scrape", "lag", "refusals", "neighbour", "overload"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     options = parser.parse_args()
     report = Report("operations", options)
+    report.note("served", f"{options.model} on {options.runner}")
     tokens = 16 if options.quick else 128
+    storm = 0.8 if options.quick else STORM_SECONDS
     if "scrape" in options.parts:
         scrape_ms(report)
     if "guards" in options.parts:
         guard_overhead(report, tokens)
     if "lag" in options.parts:
         loop_lag(report, tokens)
+    if "refusals" in options.parts:
+        refusal_cost(report)
+    if "neighbour" in options.parts:
+        neighbour(report, options.model, options.runner, storm)
     if "overload" in options.parts:
-        overload_goodput(report, 4.0 if options.quick else 30.0)
+        overload_goodput(report, storm * options.rounds)
     report.finish()
 
 

@@ -1,4 +1,4 @@
-"""The server that is measured or worn out: a process of its own on a tiny random model."""
+"""The server that is measured or worn out: a process of its own on a random model."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,19 @@ from benchmarks import models
 _READY = re.compile(r"ready at (?P<address>[^,]+),.* metrics (?P<metrics>\S+)$")
 _BASELINE_SECONDS = 2.5
 
-MODEL = "tiny"
+MODEL = models.TINY
+
+
+def add_subject_options(parser: ArgumentParser) -> None:
+    """Let who measures choose what is measured."""
+    known = [models.TINY, *models.SHAPES]
+    parser.add_argument("--model", default=MODEL, choices=known, help="of the server")
+    parser.add_argument("--runner", default="torch", help="of the server")
+
+
+def endless(model: str = MODEL) -> list[dict[str, object]]:
+    """Return the overrides under which an answer has as many tokens as it may."""
+    return [{"rule": "logit_bias", "ids": {str(models.end_of_text(model)): -1000}}]
 
 
 class Subject:
@@ -88,13 +101,19 @@ class Subject:
 
 
 @contextmanager
-def subject(*options: str, module: str = "bosal_server", **variables: str) -> Iterator[Subject]:
-    """Run a server of the tiny model; it has to end in order."""
+def subject(
+    *options: str,
+    module: str = "bosal_server",
+    model: str = MODEL,
+    runner: str = "torch",
+    **variables: str,
+) -> Iterator[Subject]:
+    """Run a server of one model; it has to end in order."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models.save_tiny(folder / "model")
-        command = [sys.executable, "-m", module, "serve", f"--model={MODEL}={folder / 'model'}"]
-        command += ["--runner=torch", "--threads=1", "--port=0", "--metrics-port=0"]
+        models.save(model, folder / "model")
+        command = [sys.executable, "-m", module, "serve", f"--model={model}={folder / 'model'}"]
+        command += [f"--runner={runner}", "--threads=1", "--port=0", "--metrics-port=0"]
         command += ["--lame-duck-seconds=0", "--drain-seconds=5", *options]
         if not any(option.startswith("--database") for option in options):
             command.append("--database=temporary")

@@ -6,10 +6,8 @@ from argparse import ArgumentParser, Namespace
 
 from benchmarks.harness import Report
 from benchmarks.soak_parts.crowd import crowd
-from benchmarks.subject import subject
+from benchmarks.subject import endless, subject
 from bosal_client import AsyncClient, BosalError
-
-ENDLESS = [{"rule": "logit_bias", "ids": {"399": -1000}}]
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -49,10 +47,10 @@ async def _cancel(client: AsyncClient, chance: random.Random) -> str:
         if phase == "deadline":
             timeout = chance.uniform(0.001, 0.3)
             await client.generate(
-                prompt, max_tokens=200, num_choices=many, overrides=ENDLESS, timeout=timeout
+                prompt, max_tokens=200, num_choices=many, overrides=endless(), timeout=timeout
             )
             return "finished"
-        stream = client.stream(prompt, max_tokens=200, num_choices=many, overrides=ENDLESS)
+        stream = client.stream(prompt, max_tokens=200, num_choices=many, overrides=endless())
         if phase == "soon":
             await asyncio.sleep(chance.uniform(0, 0.05))
         elif phase in ("token", "leave"):

@@ -17,13 +17,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from benchmarks.harness import Report
 from benchmarks.soak_parts import strangers
 from benchmarks.soak_parts.kills import NAME, begin, check
-from benchmarks.subject import Subject, subject
+from benchmarks.subject import Subject, endless, subject
 from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc as pb_grpc
 from bosal_client import AsyncClient, BosalError, Client, Unavailable
 from bosal_client.experiments import Outcome
 
-ENDLESS: Final = [{"rule": "logit_bias", "ids": {"399": -1000}}]
 # Below a page of the store and its log: whatever would be written does not fit.
 _FULL: Final = 4096
 # Longer than the store waits for a disk before it says that it cannot be written.
@@ -180,7 +179,7 @@ async def _vanish(address: str, number: int) -> None:
     for is_silent in (False, True):
         async with strangers.wire(address) as wire, AsyncClient(wire.address) as client:
             streams = [
-                client.stream(f"number {index}", max_tokens=400, overrides=ENDLESS)
+                client.stream(f"number {index}", max_tokens=400, overrides=endless())
                 for index in range(number)
             ]
             # Their first tokens, of as many as run at once.

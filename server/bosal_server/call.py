@@ -1,20 +1,30 @@
 """The call that runs in this context: what its log lines, its request and its trace share."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from time import monotonic
 from uuid import uuid4
 
 
-@dataclass(slots=True)
 class Call:
     """A client's call, from its arrival to its answer."""
 
-    request_id: str
-    # On the clock of time.monotonic.
-    arrival: float = field(default_factory=monotonic)
-    # Whether its request went to the engine; who follows it there tells its end.
-    has_run: bool = False
+    __slots__ = ("_request_id", "arrival", "has_run")
+
+    def __init__(self, request_id: str = "", arrival: float | None = None) -> None:
+        """Without an id of the client's it has one of its own from when it is first asked for.
+
+        It arrives now, unless the clock of time.monotonic is given for it.
+        """
+        self._request_id = request_id
+        self.arrival = monotonic() if arrival is None else arrival
+        # Whether its request went to the engine; who follows it there tells its end.
+        self.has_run = False
+
+    @property
+    def request_id(self) -> str:
+        if not self._request_id:
+            self._request_id = uuid4().hex
+        return self._request_id
 
 
 # None: no client called, as in a warm-up.

@@ -119,6 +119,11 @@ class GenerationCore:
         """Whether a request waits or runs."""
         return self._engine.has_work
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether many requests are being turned away for those that run."""
+        return self._engine.is_crowded and self._engine.has_work
+
     def check_room(self, caller: Caller, priority: Priority | None, deadline: float | None) -> None:
         """Refuse a request that could not wait, before anything is made of it.
 

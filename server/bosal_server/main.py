@@ -4,9 +4,8 @@ import asyncio
 import gc
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 from rich.console import Console
 
@@ -16,6 +15,7 @@ from bosal_server.backend import Backend
 from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.errors import ServerError
+from bosal_server.event_loop import loop_factory
 from bosal_server.file_limit import connections, raise_limit
 from bosal_server.loop_watch import LoopWatch
 from bosal_server.metrics_endpoint import exported
@@ -39,7 +39,7 @@ def serve(config: ServerConfig) -> int:
         _check_port(config.host, config.port)
         with (
             Backend.open(config) as backend,
-            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+            asyncio.Runner(loop_factory=loop_factory()) as runner,
         ):
             return runner.run(_serve(config, backend, access, tls))
     except (ServerError, DecodingError) as error:
@@ -121,13 +121,3 @@ def _check_port(host: str, port: int) -> None:
             # A ValueError if it could be no host's name.
             cause = getattr(error, "strerror", None) or error
             raise InvalidConfig(f"cannot listen at {host}:{port}: {cause}") from None
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Take uvloop where it is installed: it carries half again as many messages."""
-    if find_spec("uvloop") is None:
-        return None
-    import uvloop
-
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

@@ -173,6 +173,11 @@ class EngineLoop:
         """Whether a request waits or runs at this moment, the step under way included."""
         return len(self._room) > 0 or self._stepper.has_work
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether many requests are being turned away for want of room."""
+        return self._room.is_crowded
+
     def stop(self, drain_seconds: float = 0.0) -> None:
         """Take no more requests, give those inside some time, then fail them; wait for the end."""
         with self._lock:

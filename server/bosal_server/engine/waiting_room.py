@@ -21,6 +21,9 @@ _EXPECTED_SHARE = 0.8
 _NUM_STARTS = 32
 _START_MARGIN = 1.25
 _MAX_START_SHARE = 0.5
+# There is a crowd while so many requests are turned away in so many seconds.
+_CROWD = 20
+_CROWD_SECONDS = 1.0
 
 
 class WaitingRoom:
@@ -55,6 +58,8 @@ class WaitingRoom:
         # From admission to the first token, of those that were last.
         self._starts: deque[float] = deque(maxlen=_NUM_STARTS)
         self._longest_start = 0.0
+        # When the last that were turned away came.
+        self._turned_away: deque[float] = deque(maxlen=_CROWD)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -62,6 +67,12 @@ class WaitingRoom:
     @property
     def num_tokens(self) -> int:
         return self._num_tokens
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether many have been turned away just now."""
+        times = self._turned_away
+        return len(times) == _CROWD and self._clock() - times[0] < _CROWD_SECONDS
 
     @property
     def max_seconds(self) -> float | None:
@@ -135,9 +146,11 @@ class WaitingRoom:
     def _check_time(self, priority: int, deadline: float | None) -> None:
         wait = self._expected_wait(priority)
         if deadline is not None and wait and self._clock() + wait >= deadline:
+            self._turned_away.append(self._clock())
             raise DeadlineUnreachable(wait, self._retry_after())
         longest = self.max_seconds
         if longest is not None and wait > _EXPECTED_SHARE * longest:
+            self._turned_away.append(self._clock())
             raise QueueFull(
                 waiting=f"requests for {wait:.1f} s",
                 limit=f"{self._max_seconds:g} s",
@@ -153,6 +166,7 @@ class WaitingRoom:
             last = next(one for one in reversed(self._waiting) if one.request.key_id == largest)
             if self._has_tokens(cost, self._num_tokens - last.cost):
                 return last
+        self._turned_away.append(self._clock())
         raise QueueFull(
             waiting=f"{len(self._waiting)} requests of {self._num_tokens} tokens",
             limit=f"{self._max_waiting} requests"

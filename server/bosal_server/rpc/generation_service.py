@@ -15,10 +15,13 @@ from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.generate_command import GenerateCommand
 from bosal_server.request_errors import MissingField, located
 from bosal_server.rpc import comparisons, convert, experiments, scores
+from bosal_server.rpc.interceptors import Door
 from bosal_server.security.caller import current_caller
 from bosal_server.started import Started
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
@@ -72,14 +75,18 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Compare(
         self, request: pb.CompareRequest, context: Context
     ) -> AsyncGenerator[pb.CompareResponse, None]:
-        command = comparisons.compare_command(request, _deadline(context), self._core.limits)
+        command = comparisons.compare_command(
+            request, _deadline(context.time_remaining()), self._core.limits
+        )
         vocabulary = self._core.models.find(command.shared.model).vocabulary
         async with aclosing(compare(self._core, command)) as events:
             async for event in events:
                 yield comparisons.compare_response(event, self._core.versions, vocabulary)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        command = scores.score_command(request, _deadline(context), self._core.limits)
+        command = scores.score_command(
+            request, _deadline(context.time_remaining()), self._core.limits
+        )
         events = []
         started: Started | None = None
         finished: FinishedEvent | None = None
@@ -117,9 +124,19 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return pb.TokenizeResponse(sequences=sequences)
 
     def _command(self, spec: pb.GenerationSpec, context: Context) -> GenerateCommand:
-        deadline = _deadline(context)
-        self._core.check_room(current_caller.get(), convert.priority(spec), deadline)
+        deadline = _deadline(context.time_remaining())
         return convert.generate_command(spec, deadline, self._core.limits)
+
+
+def doors(core: GenerationCore) -> dict[str, Door]:
+    """Return what a request of the methods that wait for the engine has to pass first."""
+
+    def room(request: pb.GenerateRequest | pb.GenerateStreamRequest, left: float | None) -> None:
+        with located("spec"):
+            priority = convert.priority(request.spec)
+            core.check_room(current_caller.get(), priority, _deadline(left))
+
+    return {f"/{_SERVICE}/Generate": room, f"/{_SERVICE}/GenerateStream": room}
 
 
 def _tell_assignment(event: Started, context: Context) -> None:
@@ -127,6 +144,5 @@ def _tell_assignment(event: Started, context: Context) -> None:
         context.set_trailing_metadata(experiments.assignment_trailers(event.assignment))
 
 
-def _deadline(context: Context) -> float | None:
-    remaining = context.time_remaining()
+def _deadline(remaining: float | None) -> float | None:
     return None if remaining is None else monotonic() + remaining

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from bosal_server.config import ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.metrics import Metrics
+from bosal_server.rpc.generation_service import doors
 from bosal_server.rpc.interceptors import Boundary, TraceRefusal
 from bosal_server.rpc.services import add_services
 from bosal_server.security.access import Access
@@ -59,6 +60,7 @@ class InProcessChannel(grpc.Channel):
             metrics,
             max_request_bytes=config.limits.max_request_bytes,
             trace_refusal=trace_refusal,
+            doors=doors(core),
         )
         self._handlers = _Handlers()
         add_services(core, config, self._handlers, Access())

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Final
 
 from bosal_decoding.errors import DecodingError
+from bosal_server.call import Call
 from bosal_server.errors import ServerError
 from bosal_server.security.caller import current_caller
 
@@ -27,21 +28,23 @@ class RefusalLog:
         self._last: dict[str, float] = {}
         self._unsaid: dict[str, int] = {}
 
-    def note(self, request_id: str, method: str, error: DecodingError | ServerError) -> None:
+    def note(self, call: Call, method: str, error: DecodingError | ServerError) -> None:
         """Log a call, or count it towards the next line of its reason."""
-        facts: dict[str, object] = {"method": method, "code": error.code, "reason": error.reason}
-        if error.field:
-            facts["field"] = error.field[:_MAX_FIELD]
-        if key := getattr(error, "key_name", "") or current_caller.get().name:
-            facts["key"] = key
-        said = " ".join(map(str, facts.values()))
+        unsaid = 0
         if error.code in _SUMMED_CODES:
             now = self._clock()
             if now - self._last.get(error.reason, -_SECONDS_BETWEEN) < _SECONDS_BETWEEN:
                 self._unsaid[error.reason] = self._unsaid.get(error.reason, 0) + 1
                 return
             self._last[error.reason] = now
-            if unsaid := self._unsaid.pop(error.reason, 0):
-                facts["unsaid"] = unsaid
-                said += f", and {unsaid} more before it"
-        log.info("request %r: %s", request_id, said, extra=facts)
+            unsaid = self._unsaid.pop(error.reason, 0)
+        facts: dict[str, object] = {"method": method, "code": error.code, "reason": error.reason}
+        if error.field:
+            facts["field"] = error.field[:_MAX_FIELD]
+        if key := getattr(error, "key_name", "") or current_caller.get().name:
+            facts["key"] = key
+        said = " ".join(map(str, facts.values()))
+        if unsaid:
+            facts["unsaid"] = unsaid
+            said += f", and {unsaid} more before it"
+        log.info("request %r: %s", call.request_id, said, extra=facts)

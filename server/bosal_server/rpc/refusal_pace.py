@@ -48,12 +48,12 @@ class RefusalPace:
         self._until: dict[str, float] = {}
         self._num_held = 0
 
-    async def hold(
-        self, error: DecodingError | ServerError, key_id: str, remaining: float | None
-    ) -> None:
+    def holds(self, error: DecodingError | ServerError) -> bool:
+        """Whether a refusal is one of those that come at a pace."""
+        return error.code in _HELD or error.reason in _HELD_REASONS
+
+    async def hold(self, key_id: str, remaining: float | None) -> None:
         """Wait until a refusal is due; at most for half of the time the call has left."""
-        if error.code not in _HELD and error.reason not in _HELD_REASONS:
-            return
         seconds = self.due(key_id)
         if remaining is not None:
             seconds = min(seconds, remaining / 2)

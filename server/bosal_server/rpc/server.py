@@ -10,6 +10,8 @@ from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.file_limit import connections
 from bosal_server.metrics import Metrics
+from bosal_server.rpc.bouts import Bouts
+from bosal_server.rpc.generation_service import doors
 from bosal_server.rpc.health import HealthService
 from bosal_server.rpc.interceptors import Boundary, TraceRefusal
 from bosal_server.rpc.refusal_pace import RefusalPace
@@ -51,6 +53,8 @@ class RpcServer:
             stall_seconds=config.write_stall_seconds,
             trace_refusal=trace_refusal,
             pace=RefusalPace(lambda: core.has_work, metrics.count_held),
+            doors=doors(core),
+            bouts=Bouts(lambda: core.is_crowded),
         )
         self._health = HealthService(SERVICES)
         self._server = grpc.aio.server(

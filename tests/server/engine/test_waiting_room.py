@@ -207,3 +207,26 @@ def test_what_could_not_wait_is_refused_before_anything_is_known_of_it() -> None
         room.check(key_id="greedy", priority=1, deadline=2.9)
     room.check(key_id="greedy", priority=1, deadline=3.1)
     room.check(key_id="greedy", priority=2, deadline=1.1)
+
+
+def test_there_is_a_crowd_while_many_are_turned_away_within_a_second() -> None:
+    clock = Clock()
+    room = WaitingRoom(1, clock=clock)
+    room.enter(waiting())
+
+    def turn_away(number: int) -> None:
+        for _ in range(number):
+            with pytest.raises(QueueFull):
+                room.check(key_id="", priority=1, deadline=None)
+
+    turn_away(19)
+    assert not room.is_crowded
+    clock.now = 0.9
+    turn_away(1)
+    assert room.is_crowded
+    clock.now = 1.0
+    assert not room.is_crowded
+    turn_away(19)
+    assert room.is_crowded
+    clock.now = 2.0
+    assert not room.is_crowded

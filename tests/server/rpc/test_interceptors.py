@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -13,11 +14,15 @@ from bosal.v1 import generation_pb2 as pb
 from bosal.v1 import generation_pb2_grpc
 from bosal_client import errors
 from bosal_server.call import current_call
-from bosal_server.errors import EngineStopped
+from bosal_server.errors import EngineStopped, QueueFull
 from bosal_server.metrics import Metrics
 from bosal_server.request_errors import MissingField
 from bosal_server.rpc.interceptors import Boundary
 from bosal_server.rpc.refusal_pace import RefusalPace
+from bosal_server.security.access import Access
+from bosal_server.security.caller import Scope, current_caller
+from bosal_server.security.keys import make_key, save_keys
+from bosal_server.trace_context import current_trace
 
 SECRET = "cannot read /etc/shadow"
 
@@ -155,6 +160,98 @@ def test_who_is_refused_again_and_again_is_answered_at_a_pace() -> None:
     asyncio.run(call(30))
     assert metrics.registry.get_sample_value("bosal_held_refusals_total")
     assert errors_counted(metrics, "Generate", "INVALID_ARGUMENT") == 40
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_door_turns_a_request_away_before_its_service_hears_of_it(is_stream: bool) -> None:
+    metrics = Metrics()
+    seen: list[tuple[str, float | None]] = []
+    traces: list[object] = []
+
+    def door(request: pb.GenerateRequest | pb.GenerateStreamRequest, left: float | None) -> None:
+        assert current_trace.get() == {"traceparent": "00-a-b-01"}
+        seen.append((request.spec.instruction, left))
+        raise QueueFull(waiting="3 requests", limit="3 requests", retry_after=1.5)
+
+    class Unheard(Service):
+        async def Generate(self, *_: object) -> pb.GenerateResponse:
+            raise AssertionError
+
+        def GenerateStream(self, *_: object) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+            raise AssertionError
+
+    async def call() -> grpc.aio.AioRpcError:
+        service = "/bosal.v1.GenerationService"
+        boundary = Boundary(
+            metrics,
+            max_request_bytes=1000,
+            trace_refusal=lambda method, call, error: traces.append(call.request_id),
+            doors={f"{service}/Generate": door, f"{service}/GenerateStream": door},
+        )
+        trace = (("traceparent", "00-a-b-01"),)
+        async with running(Unheard(), metrics, boundary) as (stub, _):
+            answer: Awaitable[object]
+            if is_stream:
+                asked = pb.GenerateStreamRequest(spec=request("Hi").spec)
+                answer = stub.GenerateStream(asked, timeout=30, metadata=trace).read()
+            else:
+                answer = stub.Generate(request("Hi"), timeout=30, metadata=trace)
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await answer
+            return failure.value
+
+    failure = asyncio.run(call())
+    error = errors.from_rpc_error(failure)
+    assert (error.reason, error.retry_after) == ("QUEUE_FULL", 1.5)
+    assert ("grpc-retry-pushback-ms", "1500") in tuple(failure.trailing_metadata() or ())
+    ((instruction, left),) = seen
+    assert instruction == "Hi"
+    assert left is not None
+    assert 0 < left <= 30
+    assert traces == ["request-7"]
+    method = "GenerateStream" if is_stream else "Generate"
+    assert errors_counted(metrics, method, "RESOURCE_EXHAUSTED") == 1
+    refused = metrics.registry.get_sample_value("bosal_refusals_total", {"reason": "QUEUE_FULL"})
+    assert refused == 1
+
+
+def test_a_request_that_is_no_message_is_refused_for_that_and_not_for_room() -> None:
+    def door(*_: object) -> None:
+        raise QueueFull(waiting="3 requests", limit="3 requests", retry_after=1.5)
+
+    async def call() -> errors.BosalError:
+        method = "/bosal.v1.GenerationService/Generate"
+        boundary = Boundary(Metrics(), max_request_bytes=1000, doors={method: door})
+        async with running(Service(), Metrics(), boundary) as (stub, _):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await stub.Generate(request("x" * 2000))
+            return errors.from_rpc_error(failure.value)
+
+    assert asyncio.run(call()).reason == "MESSAGE_TOO_LARGE"
+
+
+def test_callers_of_one_method_are_told_apart(tmp_path: Path) -> None:
+    keys = [make_key(name, [Scope.GENERATE]) for name in ("a", "b")]
+    save_keys(tmp_path / "keys.json", [entry for _, entry in keys])
+    names: list[str] = []
+
+    class Asked(Service):
+        async def Generate(self, *_: object) -> pb.GenerateResponse:
+            names.append(current_caller.get().name)
+            return pb.GenerateResponse()
+
+    async def call() -> None:
+        access = Access(tmp_path / "keys.json")
+        boundary = Boundary(Metrics(), max_request_bytes=1000, access=access)
+        async with running(Asked(), Metrics(), boundary) as (stub, _):
+            for key in (keys[0][0], keys[1][0], keys[0][0]):
+                await stub.Generate(request("Hi"), metadata=(("authorization", f"Bearer {key}"),))
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await stub.Generate(request("Hi"))
+            assert failure.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    asyncio.run(call())
+    assert names == ["a", "b", "a"]
 
 
 def test_a_stream_that_breaks_ends_with_a_status() -> None:

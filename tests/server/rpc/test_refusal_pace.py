@@ -53,24 +53,25 @@ def test_what_came_before_the_first_choice_counts_once_it_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "remaining", "is_held"),
+    ("error", "is_held"),
     [
-        (WRONG, None, True),
-        (WRONG, 3.0, True),
-        (WRONG, 0.0, False),
-        (QueueFull(waiting="1", limit="1", retry_after=1.0), None, False),
-        (CompileQueueFull(64), None, True),
+        (WRONG, True),
+        (QueueFull(waiting="1", limit="1", retry_after=1.0), False),
+        (CompileQueueFull(64), True),
     ],
 )
-def test_who_may_come_back_or_has_no_time_left_is_not_held(
-    error: DecodingError | ServerError, remaining: float | None, is_held: bool
-) -> None:
+def test_who_may_come_back_is_not_held(error: DecodingError | ServerError, is_held: bool) -> None:
+    assert paced(Clock()).holds(error) == is_held
+
+
+@pytest.mark.parametrize(("remaining", "is_held"), [(None, True), (3.0, True), (0.0, False)])
+def test_who_has_no_time_left_is_not_held(remaining: float | None, is_held: bool) -> None:
     counted: list[None] = []
     pace = RefusalPace(lambda: True, lambda: counted.append(None), Clock())
     for _ in range(11):
         pace.due("a")
 
-    asyncio.run(pace.hold(error, "a", remaining))
+    asyncio.run(pace.hold("a", remaining))
     assert bool(counted) == is_held
 
 
@@ -80,7 +81,7 @@ def test_so_many_are_held_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     pace = RefusalPace(lambda: True, lambda: counted.append(None), Clock())
 
     async def many() -> None:
-        await asyncio.gather(*(pace.hold(WRONG, "a", None) for _ in range(20)))
+        await asyncio.gather(*(pace.hold("a", None) for _ in range(20)))
 
     asyncio.run(many())
     assert len(counted) == 2
