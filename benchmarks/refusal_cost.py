@@ -16,7 +16,8 @@ from benchmarks.light_client import LightClient, Refused
 from benchmarks.refusing_server import KINDS
 from bosal_server.event_loop import loop_factory
 
-_CALLERS: Final = 16
+# How many call at once, and how long each waits before the next call.
+_WAYS: Final = {"together": (16, 0.0), "alone": (1, 0.003)}
 
 
 @contextmanager
@@ -30,36 +31,43 @@ def _running(kind: str) -> Iterator[tuple[str, psutil.Process]]:
             process.terminate()
 
 
-async def _call_often(address: str, number: int) -> None:
+async def _call_often(address: str, number: int, callers: int, pause: float) -> None:
     async with LightClient(address, timeout=20, recipe="plain", max_tokens=32) as client:
 
         async def caller() -> None:
-            for index in range(number // _CALLERS):
+            for index in range(number // callers):
                 assert isinstance(await client.ask(f"number {index}"), Refused)
+                await asyncio.sleep(pause)
 
-        await asyncio.gather(*(caller() for _ in range(_CALLERS)))
+        await asyncio.gather(*(caller() for _ in range(callers)))
 
 
 def refusal_cost(report: Report) -> None:
-    """Time the processors, not the clock: whose turn it is decides nothing then."""
-    number = 320 if report.options.quick else 4000
-    client: list[float] = []
+    """Time the processors, not the clock: whose turn it is decides nothing then.
 
-    def refused(kind: str) -> float:
+    Calls come together, as fast as they are answered, or each alone.
+    """
+    number = 160 if report.options.quick else 1600
+    client: dict[str, list[float]] = {way: [] for way in _WAYS}
+
+    def refused(kind: str, way: str) -> float:
         with (
             _running(kind) as (address, server),
             asyncio.Runner(loop_factory=loop_factory()) as runner,
         ):
-            runner.run(_call_often(address, _CALLERS * 10))
+            runner.run(_call_often(address, 160, *_WAYS["together"]))
             before, own = server.cpu_times(), time.process_time()
-            runner.get_loop().run_until_complete(_call_often(address, number))
+            runner.run(_call_often(address, number, *_WAYS[way]))
             after = server.cpu_times()
-            client.append((time.process_time() - own) / number * 1000)
+            client[way].append((time.process_time() - own) / number * 1000)
         spent = after.user + after.system - before.user - before.system
         return float(spent / number * 1000)
 
-    samples = interleave({kind: partial(refused, kind) for kind in KINDS}, report.options.rounds)
-    for kind, values in samples.items():
-        report.detail(f"refusal_{kind}_ms", values)
-        report.figure(f"refusal_{kind}_ms", report.details[f"refusal_{kind}_ms"])
-    report.detail("refusal_client_ms", client)
+    contestants = {
+        f"refusal_{kind}_{way}_ms": partial(refused, kind, way) for kind in KINDS for way in _WAYS
+    }
+    for name, values in interleave(contestants, report.options.rounds).items():
+        report.detail(name, values)
+        report.figure(name, report.details[name])
+    for way, values in client.items():
+        report.detail(f"refusal_client_{way}_ms", values)
