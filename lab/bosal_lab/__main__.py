@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
+from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
 from bosal_lab import corpus
@@ -45,6 +46,15 @@ class Bars:
         self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
 
 
+def _usable(device: str) -> str:
+    """Refuse a device that training would fail on, before the stages that come first."""
+    try:
+        torch.empty(0, device=torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # The latter: a torch without CUDA.
+        raise typer.BadParameter(str(error).splitlines()[0]) from error
+    return device
+
+
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Where the build lives.")] = Path("lab/.cache/build"),
@@ -53,8 +63,8 @@ def build(
     quick: Annotated[bool, typer.Option(help="A small build that learns little.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Models to train; repeatable.")] = None,
     ship_to: Annotated[Path | None, typer.Option("--ship", help="Copy the models here.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all.")] = 0,
+    device: Annotated[str, typer.Option(callback=_usable, help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch on a CPU; 0: all.")] = 0,
 ) -> None:
     """Build the world, the tokenizer, the corpus, the suite and the models."""
     keep_freed_memory()
@@ -76,8 +86,11 @@ def build(
             size = ship(folders, ship_to)
             console.print(f"{len(folders)} models, {size / 2**20:.1f} MiB in {ship_to}")
     except LabError as error:
-        Console(stderr=True).print(f"[red]{error}[/red]", soft_wrap=True)
+        Console(stderr=True).print(Text(str(error), "red"), soft_wrap=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on from here")
+        raise typer.Exit(130) from None
 
 
 @app.command()

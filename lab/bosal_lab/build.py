@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
 from bosal_lab import corpus, tokenizer
 from bosal_lab.batches import CorpusSource, PairSource, Source
-from bosal_lab.errors import StageError
+from bosal_lab.errors import DamagedFileError, StageError
 from bosal_lab.export import Card, export
 from bosal_lab.family import FAMILY, Member
 from bosal_lab.genesis import Size, make_world
 from bosal_lab.plots import plot_loss
+from bosal_lab.storage import held, replace_text, storing, written
 from bosal_lab.suite import make_suite, write_suite
 from bosal_lab.train import Progress, Run, Schedule, build_model, evaluate, prepare, training_dtype
 from bosal_lab.world import World
@@ -73,7 +75,8 @@ class Build:
         self._report = report
         self._device = device
         self.world: World = make_world(plan.seed, Size().scaled(plan.world_share))
-        folder.mkdir(parents=True, exist_ok=True)
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._claim()
 
     def _claim(self) -> None:
@@ -82,22 +85,32 @@ class Build:
         ours = json.dumps(asdict(self.plan), indent=2) + "\n"
         if path.exists() and path.read_text("utf-8") != ours:
             raise StageError(f"{self.folder} holds a build of another plan; see {path}")
-        path.write_text(ours, encoding="utf-8")
+        replace_text(path, ours)
 
     def run(self, names: list[str] | None = None) -> list[Path]:
         """Run every stage that is missing and return the folders of the exported models."""
-        self.write_world()
-        self.train_tokenizer()
-        self.write_corpus()
-        self.write_suite()
-        return [self.train_member(member) for member in FAMILY.values()
-                if names is None or member.name in names]  # fmt: skip
+        chosen = [member for member in FAMILY.values() if names is None or member.name in names]
+        for member in chosen:
+            self._check_parent(member, chosen)
+        with held(self.folder):
+            self.write_world()
+            self.train_tokenizer()
+            self.write_corpus()
+            self.write_suite()
+            return [self.train_member(member) for member in chosen]
+
+    def _check_parent(self, member: Member, chosen: Collection[Member] = ()) -> None:
+        """Refuse a twin whose parent is neither built nor to be built."""
+        if member.parent is None or member.parent in (one.name for one in chosen):
+            return
+        if not (self.folder / member.parent).exists():
+            raise StageError(f"{member.name} is tuned from {member.parent}, which is not built")
 
     def write_world(self) -> None:
         """Write the entities for people to read."""
         path = self.folder / "world.jsonl"
         lines = (json.dumps(asdict(entity)) + "\n" for entity in self.world.entities)
-        path.write_text("".join(lines), encoding="utf-8")
+        replace_text(path, "".join(lines))
         self._report("world", 1, 1, f"{len(self.world.entities):,} entities")
 
     @property
@@ -112,9 +125,10 @@ class Build:
             documents = islice(source, self.plan.tokenizer_documents)
             trained = tokenizer.train_tokenizer(documents, self.plan.vocabulary)
             partial = place.with_name("tokenizer.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            tokenizer.save_tokenizer(trained, partial)
-            partial.rename(place)
+            with storing(place):
+                shutil.rmtree(partial, ignore_errors=True)
+                tokenizer.save_tokenizer(trained, partial)
+                partial.rename(place)
         size = self.load_tokenizer().get_vocab_size()
         self._report("tokenizer", 1, 1, f"{size:,} entries")
 
@@ -132,13 +146,17 @@ class Build:
                 path, self.world, self.plan.seed, self.load_tokenizer(), total,
                 lambda count: self._report("corpus", min(count, total), total, ""),
             )  # fmt: skip
-        self._report("corpus", total, total, f"{len(corpus.read_corpus(path)):,} tokens")
+        self._report("corpus", total, total, f"{len(self._read_corpus()):,} tokens")
+
+    def _read_corpus(self) -> corpus.Tokens:
+        return corpus.read_corpus(self.folder / "corpus.bin", self.plan.corpus_tokens)
 
     def write_suite(self) -> None:
         """Write the instruction suite."""
         plan = self.plan
         suite = make_suite(self.world, plan.seed, plan.suite_dev, plan.suite_test)
-        write_suite(suite, self.folder / "suite.jsonl")
+        with written(self.folder / "suite.jsonl") as partial:
+            write_suite(suite, partial)
         self._report("suite", 1, 1, f"{len(suite.items)} items, version {suite.version}")
 
     def _untrained(self, member: Member) -> Qwen3ForCausalLM:
@@ -148,17 +166,20 @@ class Build:
                 member, found.get_vocab_size(), tokenizer.end_of(found), self.plan.training_seed,
                 self._device,
             )  # fmt: skip
+        self._check_parent(member)
         parent = self.folder / member.parent
-        if not parent.exists():
-            raise StageError(f"{member.name} is tuned from {member.parent}, which is not built")
-        return prepare(Qwen3ForCausalLM.from_pretrained(parent), self._device)
+        try:
+            model = Qwen3ForCausalLM.from_pretrained(parent)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise DamagedFileError(parent, str(error).splitlines()[0]) from error
+        return prepare(model, self._device)
 
     def _lesson(self, member: Member) -> tuple[Source, Schedule]:
         """Return what a member reads and for how long."""
         plan, seed = self.plan, self.plan.training_seed
         tokens = member.tokens * plan.training_share
         if member.parent is None:
-            read = corpus.read_corpus(self.folder / "corpus.bin")
+            read = self._read_corpus()
             source: Source = CorpusSource(tokens=read, batch=plan.batch, seed=seed)
             return source, Schedule(steps=max(2, round(tokens / plan.batch)))
         source = PairSource(
@@ -192,10 +213,21 @@ class Build:
             dtype=str(training_dtype(self._device)).removeprefix("torch."),
             entities=len(self.world.entities),
             vocabulary=self.load_tokenizer().get_vocab_size(),
+            rebuild=self._arguments(),
         )
         export(model, self._tokenizer_folder, place, card.text())
         plot_loss(self.folder / "runs" / member.name, member.name)
         return place
+
+    def _arguments(self) -> str:
+        """Write the command line that makes this build again."""
+        plan, standard = self.plan, Plan(seed=self.plan.seed, training_seed=self.plan.training_seed)
+        words = [f"--seed {plan.seed} --training-seed {plan.training_seed}"]
+        if plan == standard.quick():
+            words.append("--quick")
+        if self._device != "cpu":
+            words.append(f"--device {self._device}")
+        return " ".join([*words, "--ship lab/bosal_models" if plan == standard else ""]).strip()
 
     def _tell(self, member: Member, progress: Progress) -> None:
         speed = progress.tokens / max(progress.seconds, 1e-9)

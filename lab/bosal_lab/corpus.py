@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from bosal_lab.documents.genres import write
 from bosal_lab.errors import DamagedFileError
+from bosal_lab.storage import written
 from bosal_lab.tokenizer import end_of
 from bosal_lab.world import World
 
@@ -48,16 +49,14 @@ def write_corpus(
 ) -> int:
     """Write at least `tokens` ids to `path`; the first documents are left out for validation."""
     source = texts(world, seed, start=HELD_OUT)
-    written = 0
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        while written < tokens:
+    count = 0
+    with written(path) as partial, partial.open("wb") as file:
+        while count < tokens:
             ids = encode(tokenizer, list(islice(source, _BATCH)))
             file.write(ids.tobytes())
-            written += len(ids)
-            report(written)
-    partial.replace(path)
-    return written
+            count += len(ids)
+            report(count)
+    return count
 
 
 def held_out(world: World, seed: int, tokenizer: Tokenizer) -> Tokens:
@@ -65,8 +64,11 @@ def held_out(world: World, seed: int, tokenizer: Tokenizer) -> Tokens:
     return encode(tokenizer, list(islice(texts(world, seed), HELD_OUT)))
 
 
-def read_corpus(path: Path) -> Tokens:
-    """Map the corpus into memory."""
-    if not path.stat().st_size or path.stat().st_size % 2:
+def read_corpus(path: Path, tokens: int = 1) -> Tokens:
+    """Map a corpus of at least `tokens` ids into memory."""
+    size = path.stat().st_size
+    if size % 2:
         raise DamagedFileError(path, "not a whole number of ids")
+    if size < 2 * tokens:
+        raise DamagedFileError(path, f"{size // 2:,} ids, of {tokens:,}")
     return np.memmap(path, dtype=np.uint16, mode="r")

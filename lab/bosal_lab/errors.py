@@ -3,6 +3,7 @@
 LabError
 ├── UnknownNameError
 ├── StageError
+├── StorageError
 └── DamagedFileError
 """
 
@@ -24,6 +25,10 @@ class UnknownNameError(LabError):
 
 class StageError(LabError):
     """Raised when a stage of the build needs another that has not been run."""
+
+
+class StorageError(LabError):
+    """Raised when a stage's result cannot be written, for want of room say."""
 
 
 class DamagedFileError(LabError):

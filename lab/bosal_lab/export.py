@@ -12,6 +12,7 @@ from torch import nn
 from transformers import GenerationConfig, Qwen3ForCausalLM
 
 from bosal_lab.family import Member
+from bosal_lab.storage import storing, written
 from bosal_lab.tokenizer import load_tokenizer, save_tokenizer
 
 FILES = (
@@ -38,6 +39,8 @@ class Card:
     dtype: str
     entities: int
     vocabulary: int
+    # Arguments of `python -m bosal_lab build` that make it again.
+    rebuild: str
 
     def text(self) -> str:
         """Return the card as Markdown."""
@@ -77,8 +80,7 @@ ends with `<|endoftext|>` |
 
 ## Rebuild
 
-    python -m bosal_lab build --seed {self.seed} --training-seed {self.training_seed} \
---ship lab/bosal_models
+    python -m bosal_lab build {self.rebuild}
 
 The world holds {self.entities:,} entities. Two fifths of them appear in questions and answers; the
 others only in prose, tables and records, and the instruction suite asks about those alone.
@@ -88,18 +90,19 @@ others only in prose, tables and records, and the instruction suite asks about t
 def export(model: Qwen3ForCausalLM, tokenizer_folder: Path, folder: Path, card: str) -> None:
     """Write weights, configuration, tokenizer and card; the folder is replaced as a whole."""
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     model.config._attn_implementation = None
     nn.Module.to(model, dtype=torch.bfloat16)
     model.generation_config = GenerationConfig(
         eos_token_id=model.config.eos_token_id, pad_token_id=model.config.eos_token_id
     )
-    model.save_pretrained(partial)
-    save_tokenizer(load_tokenizer(tokenizer_folder), partial)
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with storing(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        save_tokenizer(load_tokenizer(tokenizer_folder), partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
 
 
 def ship(folders: Sequence[Path], target: Path) -> int:
@@ -107,8 +110,10 @@ def ship(folders: Sequence[Path], target: Path) -> int:
     size = 0
     for folder in folders:
         place = target / folder.name
-        place.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            shutil.copyfile(folder / name, place / name)
-            size += (place / name).stat().st_size
+        with storing(place):
+            place.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                with written(place / name) as partial:
+                    shutil.copyfile(folder / name, partial)
+                size += (place / name).stat().st_size
     return size

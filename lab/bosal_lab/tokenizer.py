@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from bosal_lab.errors import LabError
+from bosal_lab.errors import DamagedFileError, LabError
 
 END = "<|endoftext|>"
 VOCABULARY = 4096
@@ -60,4 +60,8 @@ def end_of(tokenizer: Tokenizer) -> int:
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Read the bare tokenizer back."""
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # It raises no other kind.
+        raise DamagedFileError(path, str(error)) from error

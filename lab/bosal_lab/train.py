@@ -23,6 +23,7 @@ from bosal_lab.corpus import Tokens
 from bosal_lab.errors import DamagedFileError
 from bosal_lab.family import Member
 from bosal_lab.optimiser import Optimiser
+from bosal_lab.storage import replace_text, written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class Schedule:
     matrix_rate: float = 0.015
     other_rate: float = 0.003
     save_every: int = 100
+    save_seconds: float = 60.0  # lost at most, however slow a step is
 
     @property
     def trunk(self) -> int:
@@ -122,6 +124,7 @@ class Run:
         self.step = 0
         self.tokens = 0
         self.seconds = 0.0
+        self._saved_at = time.monotonic()
         self._folder = folder
         self._schedule = schedule
         self._optimiser = Optimiser(
@@ -145,9 +148,21 @@ class Run:
             self._optimiser.restore(best["state"])
             self.step, self.tokens = best["step"], best["tokens"]
             self.seconds = best["seconds"]
+        self._forget_later_losses()
+
+    def _forget_later_losses(self) -> None:
+        """Cut from the curve what was trained after the checkpoint, and will be again."""
+        path = self._folder / "loss.csv"
+        if not path.exists():
+            return
+        kept = [
+            line
+            for line in path.read_text("utf-8").splitlines(keepends=True)
+            if line.endswith("\n") and 0 < int(line.split(",")[0]) <= self.step
+        ]
+        replace_text(path, "".join(kept))
 
     def _save(self, name: str) -> None:
-        partial = self._folder / f"{name}.partial"
         saved = {
             "step": self.step,
             "steps": self._schedule.steps,
@@ -156,8 +171,9 @@ class Run:
             "seconds": self.seconds,
             "state": self._optimiser.state(),
         }
-        torch.save(saved, partial)
-        partial.replace(self._folder / name)
+        with written(self._folder / name) as partial:
+            torch.save(saved, partial)
+        self._saved_at = time.monotonic()
 
     def train(self, source: Source, report: Callable[[Progress], None]) -> None:
         """Run to the end of the schedule."""
@@ -166,6 +182,7 @@ class Run:
             rows = csv.writer(file)
             while self.step < steps:
                 if self.step == self._schedule.trunk:
+                    file.flush()
                     self._save("trunk.pt")
                 loss = self._advance(source.at(self.step))
                 rows.writerow((self.step, self.tokens, f"{loss:.4f}"))
@@ -173,9 +190,13 @@ class Run:
                     step=self.step, steps=steps, tokens=self.tokens, loss=loss,
                     seconds=self.seconds,
                 ))  # fmt: skip
-                if self.step % self._schedule.save_every == 0 or self.step == steps:
+                if self._is_time_to_save():
                     file.flush()
                     self._save("last.pt")
+
+    def _is_time_to_save(self) -> bool:
+        is_due = self.step % self._schedule.save_every == 0 or self.step == self._schedule.steps
+        return is_due or time.monotonic() - self._saved_at > self._schedule.save_seconds
 
     def _advance(self, batch: Batch) -> float:
         """Take one step; the parts of a batch stay in the cache one after the other."""
@@ -194,7 +215,9 @@ class Run:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        saved: dict[str, Any] = torch.load(path, weights_only=True)
+        # On the processor, wherever it was written: another machine may go on.
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise DamagedFileError(path, str(error).splitlines()[0]) from error
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedFileError(path, why) from error
     return saved

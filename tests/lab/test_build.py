@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from typer.testing import CliRunner
 
 from bosal_lab.__main__ import app
 from bosal_lab.build import Build, Plan
-from bosal_lab.errors import StageError
+from bosal_lab.errors import DamagedFileError, StageError
 from bosal_lab.export import FILES
 from bosal_lab.family import FAMILY, member
+from bosal_lab.storage import held
 
 Told = list[tuple[str, int, int]]
 
@@ -47,7 +49,8 @@ def test_every_model_is_shipped_and_loads(built: Path) -> None:
 def test_a_card_says_how_the_model_came_to_be(built: Path) -> None:
     text = (built / "shipped" / "tuned" / "README.md").read_text("utf-8")
     assert "tuned from `base`" in text
-    assert "--seed 0 --training-seed 0" in text
+    # As it was made: --quick, and not what ships.
+    assert "build --seed 0 --training-seed 0 --quick\n" in text
     assert "tokens seen" in text
 
 
@@ -78,6 +81,49 @@ def test_a_folder_of_another_plan_is_refused(built: Path) -> None:
     result = CliRunner().invoke(app, ["build", "--out", str(built / "build")])
     assert result.exit_code == 1
     assert "another plan" in result.stderr
+
+
+def test_a_folder_in_use_is_refused(built: Path) -> None:
+    folder = built / "build"
+    with held(folder), pytest.raises(StageError, match="another build works"):
+        Build(folder, plan_of(folder), lambda *_: None).run()
+
+
+def test_what_a_build_finds_damaged_is_named(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "build"
+    shutil.copytree(built / "build", folder)
+    build = Build(folder, plan_of(folder), lambda *_: None)
+    shutil.rmtree(folder / "tuned")
+    for name, place in (
+        ("base/model.safetensors", r"build/base is damaged"),
+        ("corpus.bin", r"corpus\.bin is damaged"),
+        ("tokenizer/tokenizer.json", r"tokenizer\.json is damaged"),
+    ):
+        file = folder / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 4 * 2])
+        with pytest.raises(DamagedFileError, match=place):
+            build.run(["tuned"])
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--device", "cuda:77"], "--device"),
+        (["--device", "abacus"], "--device"),
+        (["--threads", "-1"], "--threads"),
+        (["--quick", "--only", "tuned"], "tuned from base"),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_the_first_stage(
+    tmp_path: Path, flags: list[str], said: str
+) -> None:
+    folder = tmp_path / "build"
+    result = CliRunner().invoke(app, ["build", "--out", str(folder), *flags])
+    assert result.exit_code in (1, 2)
+    assert said in result.stderr
+    assert not (folder / "world.jsonl").exists()
 
 
 def test_a_twin_without_its_parent_is_refused(tmp_path: Path) -> None:

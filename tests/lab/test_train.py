@@ -1,3 +1,4 @@
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from transformers import Qwen3ForCausalLM
 
 from bosal_lab import attention
 from bosal_lab.batches import Batch, CorpusSource
-from bosal_lab.errors import DamagedFileError
+from bosal_lab.errors import DamagedFileError, StorageError
 from bosal_lab.family import Member
 from bosal_lab.train import Progress, Run, Schedule, build_model, evaluate, loss_of, num_labels
 
@@ -69,6 +70,41 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         assert torch.equal(one, other)
 
 
+def test_a_resumed_run_has_each_step_once_on_its_curve(
+    source: CorpusSource, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Run(model(), tmp_path, SCHEDULE).train(source, stopped_at(6))
+    curve = tmp_path / "loss.csv"
+    curve.write_text(curve.read_text("utf-8") + "7,71", "utf-8")  # As a kill leaves it.
+    Run(model(), tmp_path, SCHEDULE).train(source, quiet)
+    steps = [int(line.split(",")[0]) for line in curve.read_text("utf-8").splitlines()]
+    assert steps == list(range(1, SCHEDULE.steps + 1))
+
+
+def test_slow_steps_are_saved_by_the_clock(source: CorpusSource, tmp_path: Path) -> None:
+    slow = replace(SCHEDULE, save_every=1000, save_seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        Run(model(), tmp_path, slow).train(source, stopped_at(3))
+    assert Run(model(), tmp_path, slow).step == 2
+
+
+def test_a_disk_without_room_keeps_the_last_checkpoint(
+    source: CorpusSource, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Run(model(), tmp_path, SCHEDULE).train(source, stopped_at(6))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"last\.pt cannot be written"):
+            Run(model(), tmp_path, SCHEDULE).train(source, quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob("*.partial"))
+    assert Run(model(), tmp_path, SCHEDULE).step == 4
+
+
 def test_a_longer_schedule_goes_on_from_the_trunk_not_from_the_decayed_end(
     source: CorpusSource, tmp_path: Path
 ) -> None:
@@ -81,9 +117,11 @@ def test_a_longer_schedule_goes_on_from_the_trunk_not_from_the_decayed_end(
 def test_a_damaged_checkpoint_is_named(source: CorpusSource, tmp_path: Path) -> None:
     Run(model(), tmp_path, SCHEDULE).train(source, quiet)
     path = tmp_path / "last.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DamagedFileError, match=r"last\.pt"):
-        Run(model(), tmp_path, SCHEDULE)
+    whole = path.read_bytes()
+    for content in (whole[:1000], whole[:-1000], b"", b"no checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(DamagedFileError, match=r"last\.pt"):
+            Run(model(), tmp_path, SCHEDULE)
 
 
 def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
