@@ -95,8 +95,10 @@ class DeliveryFilter:
             if question.answer.set_running_or_notify_cancel():
                 try:
                     question.answer.set_result(self._judge(question.text, question.is_whole))
-                except Exception as error:
-                    question.answer.set_exception(error)
+                except BaseException as error:
+                    # One that would end its thread, by sys.exit say, ends the request alone.
+                    fault = error if isinstance(error, Exception) else RuntimeError(repr(error))
+                    question.answer.set_exception(fault)
 
 
 @dataclass(frozen=True, slots=True)

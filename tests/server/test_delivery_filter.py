@@ -1,6 +1,7 @@
 """The operator's judge: asked before text leaves; refusing and failing both keep it in."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -56,6 +57,23 @@ def test_a_judge_that_fails_lets_nothing_leave() -> None:
 
     with pytest.raises(InternalFault):
         check(judge, "hello")
+
+
+def test_a_judge_that_would_end_its_thread_fails_its_request_alone() -> None:
+    def judge(text: str, is_whole: bool) -> bool:
+        if text == "bad":
+            sys.exit(1)
+        return True
+
+    async def run() -> None:
+        with closing(DeliveryFilter(judge, seconds=60)) as owner:
+            # One more than there are threads.
+            for _ in range(3):
+                with pytest.raises(InternalFault):
+                    await owner.ask("bad", False)
+            await owner.ask("good", True)
+
+    asyncio.run(run())
 
 
 def test_a_judge_that_does_not_return_lets_nothing_leave_and_holds_up_no_end(
