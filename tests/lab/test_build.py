@@ -101,7 +101,7 @@ def test_what_a_build_finds_damaged_is_named(built: Path, tmp_path: Path) -> Non
     ):
         file = folder / name
         whole = file.read_bytes()
-        file.write_bytes(whole[: len(whole) // 4 * 2])
+        file.write_bytes(whole[:1000])
         with pytest.raises(DamagedFileError, match=place):
             build.run(["tuned"])
         file.write_bytes(whole)
