@@ -14,6 +14,7 @@ from typing import Self
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
+from tests import nursery
 
 READY = re.compile(r"ready at (?P<address>[^,]+),.* metrics (?P<metrics>\S+)$")
 
@@ -42,14 +43,19 @@ class LiveServer:
         **variables: str,
     ) -> None:
         self._stderr = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
-        command = [sys.executable, "-m", module, "serve", "--port=0", "--metrics-port=0"]
-        self.process = subprocess.Popen(
-            [*command, f"--runner={runner}", *options],
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            env=environment(OMP_NUM_THREADS="1", **variables),
-        )
+        arguments = ["serve", "--port=0", "--metrics-port=0", f"--runner={runner}", *options]
+        variables = {**nursery.SHARED, **variables}
+        self.process: nursery.Forked | subprocess.Popen[str]
+        if sys.platform == "linux" and "PYTHONPATH" not in variables:
+            self.process = nursery.Forked(module, arguments, environment(**variables), self._stderr)
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                text=True,
+                env=environment(**variables),
+            )
         assert self.process.stdout is not None
         ready = READY.match(self.process.stdout.readline())
         assert ready is not None, self.errors()
