@@ -16,7 +16,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from google.rpc.error_details_pb2 import RetryInfo
-from tests.clients.test_cli import bosal
+from tests.clients.command import bosal
 from tests.live_server import LiveServer, environment
 
 from bosal.v1 import generation_pb2, generation_pb2_grpc

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.clients.command import bosal, bosal_process
 from tests.live_server import LiveServer, environment, eventually
 from typer.testing import CliRunner
 
@@ -20,24 +21,9 @@ from bosal_client.replay import Difference, InvalidRecord, Record, Replay
 ENDLESS = ("--set", 'logit_bias.ids={"0":-1000}')
 
 
-def bosal(
-    server: LiveServer, *arguments: str, stdin: bytes = b""
-) -> subprocess.CompletedProcess[str]:
-    ended = subprocess.run(
-        [sys.executable, "-m", "bosal_client", *arguments],
-        input=stdin,
-        capture_output=True,
-        timeout=120,
-        env=environment(BOSAL_SERVER=server.address, COLUMNS="100"),
-    )
-    return subprocess.CompletedProcess(
-        ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode()
-    )
-
-
 def test_generate_prints_the_text(server: LiveServer) -> None:
     options = ("Hello", "--max-tokens=12", "--seed=5")
-    shown = bosal(server, "generate", *options)
+    shown = bosal_process(server, "generate", *options)
     recorded = json.loads(bosal(server, "generate", *options, "--json").stdout)
     assert shown.returncode == 0
     assert shown.stderr == ""
@@ -47,7 +33,7 @@ def test_generate_prints_the_text(server: LiveServer) -> None:
 def test_generate_reads_standard_input(server: LiveServer) -> None:
     options = ("--max-tokens=8", "--seed=5", "--json")
     argument = bosal(server, "generate", "Grüße 🙂", *options)
-    piped = bosal(server, "generate", *options, stdin="Grüße 🙂\n".encode())
+    piped = bosal_process(server, "generate", *options, stdin="Grüße 🙂\n".encode())
     dashed = bosal(server, "generate", "-", *options, stdin="Grüße 🙂".encode())
     expected = json.loads(argument.stdout)["choices"]
     assert json.loads(piped.stdout)["choices"] == expected
@@ -159,7 +145,7 @@ def test_a_mistake_is_one_friendly_message_and_an_exit_code(
 
 
 def test_input_that_is_not_utf8_is_refused(server: LiveServer) -> None:
-    ended = bosal(server, "generate", stdin=b"ab\xff")
+    ended = bosal_process(server, "generate", stdin=b"ab\xff")
     assert ended.returncode == 2
     assert "not UTF-8 (byte 2)" in ended.stderr
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.clients.test_cli import bosal
+from tests.clients.command import bosal
 from tests.live_server import LiveServer
 
 from bosal_client.spelled import quoted, texts

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 from tests.clients import registered_types
-from tests.clients.test_cli import bosal
+from tests.clients.command import bosal
 from tests.live_server import LiveServer
 
 from bosal_client import Client

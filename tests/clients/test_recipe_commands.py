@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import struct_pb2
-from tests.clients.test_cli import bosal
+from tests.clients.command import bosal
 from tests.live_server import LiveServer
 
 from bosal_client.documents import plain
