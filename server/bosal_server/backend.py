@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from bosal_decoding.constraints import Constraint
@@ -15,6 +16,7 @@ from bosal_decoding.constraints.fair_thread import Allowance
 from bosal_decoding.constraints.frontend import load_types
 from bosal_decoding.rules import installed
 from bosal_server.config import InvalidConfig, ServerConfig
+from bosal_server.configuration_metrics import Source
 from bosal_server.core import GenerationCore
 from bosal_server.database import Database
 from bosal_server.delivery_filter import DeliveryFilter
@@ -123,7 +125,11 @@ class Backend:
         core = self._core(engine)
         try:
             core.recipe_desk.check_capacity()
-            with RecipeWatch(self._recipes, self.metrics.count_reload) as watch:
+            reloads = self.metrics.configuration
+            if self._config.recipes is not None:
+                reloads.note_loaded(Source.RECIPES)
+            observe = partial(reloads.note_reload, Source.RECIPES)
+            with RecipeWatch(self._recipes, observe) as watch:
                 self.metrics.watch_store(self._experiments.store_counts)
                 engine.start()
                 await self._experiments.start()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bosal_server import check_server, show_config
+from bosal_server import show_config
 from bosal_server.options import Resolved, with_settings
 
 config = typer.Typer(help="The settings of a server.", no_args_is_help=True)
@@ -31,11 +31,13 @@ def serve(
       bosal serve --model small=./small --model large=./large --recipes ./recipes\n
       bosal serve --config /etc/bosal/bosal.toml --check
     """
-    if check:
-        raise typer.Exit(check_server.report(resolved))
     # Read by torch when it is imported: threads that spin for work starve the model's.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        if check:
+            from bosal_server import check_server
+
+            raise typer.Exit(check_server.report(resolved))
         from bosal_server import main
     except ModuleNotFoundError as error:
         raise _missing_extra(error) from None

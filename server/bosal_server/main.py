@@ -23,7 +23,7 @@ from bosal_server.reloading import Reloading, hold_hangups
 from bosal_server.rpc.server import RpcServer
 from bosal_server.security import exposure
 from bosal_server.security.access import Access
-from bosal_server.security.tls import TlsCredentials, TlsFiles
+from bosal_server.security.tls import TlsCredentials
 from bosal_server.shutdown import Shutdown
 from bosal_server.warm_up import warm_up
 
@@ -35,7 +35,7 @@ def serve(config: ServerConfig) -> int:
     try:
         exposure.check(config)
         raise_limit(connections(config.max_connections))
-        access, tls = Access(config.key_file), _tls(config)
+        access, tls = Access(config.key_file), TlsCredentials.of(config)
         _check_port(config.host, config.port)
         with (
             Backend.open(config) as backend,
@@ -61,7 +61,7 @@ async def _serve(
     async with backend.running(shutdown.tell_crash) as running:
         rpc = RpcServer(running.core, config, metrics, access, tls, backend.trace_refusal)
         with exported(metrics, config) as metrics_address:
-            Reloading(access, tls, running.watch)
+            Reloading(access, tls, running.watch, metrics.configuration)
             try:
                 await warm_up(running.core, running.engine)
                 with _frozen_heap():
@@ -99,15 +99,6 @@ def _announce(address: str, metrics_address: str | None, core: GenerationCore) -
         parts.append(f"metrics http://{metrics_address}/metrics")
     sys.stdout.write(", ".join(parts) + "\n")
     sys.stdout.flush()
-
-
-def _tls(config: ServerConfig) -> TlsCredentials | None:
-    if config.tls_certificate is None or config.tls_key is None:
-        return None
-    files = TlsFiles(
-        certificate=config.tls_certificate, key=config.tls_key, client_ca=config.tls_client_ca
-    )
-    return TlsCredentials(files)
 
 
 def _check_port(host: str, port: int) -> None:

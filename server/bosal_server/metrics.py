@@ -7,6 +7,7 @@ from typing import Final
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from bosal_server.configuration_metrics import ConfigurationMetrics
 from bosal_server.engine.observer import StepReport
 from bosal_server.engine.request import EngineRequest, FailedEvent, FinishedEvent
 from bosal_server.engine_metrics import EngineMetrics
@@ -15,7 +16,6 @@ from bosal_server.store_metrics import StoreCounts, StoreMetrics
 
 _LAG: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _COMPILE: Final = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 2.5, 5, 10)
-_RELOAD_OUTCOMES: Final = ("read", "refused")
 
 # When a series began: nobody here asks, and it makes every scrape a third longer.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -39,6 +39,7 @@ class Metrics:
         self.registry = registry or CollectorRegistry(auto_describe=True)
         self._requests = RequestMetrics(self.registry)
         self._engine = EngineMetrics(self.registry)
+        self.configuration = ConfigurationMetrics(self.registry)
         self.bind = self._requests.bind
         self.watch = self._engine.watch
         self._model = self._gauge(
@@ -64,16 +65,6 @@ class Metrics:
         self._held = self._counter(
             "held_refusals_total", "Refusals answered later because their key has had many."
         )
-        self._reloads = self._counter(
-            "recipe_reloads_total", "Times the folder of recipes was read again.", "outcome"
-        )
-        for outcome in _RELOAD_OUTCOMES:
-            self._reloads.labels(outcome)
-        self._folder = self._gauge(
-            "recipe_folder_current",
-            "1 if recipes are served as the folder holds them; 0 if a file in it is wrong.",
-        )
-        self._folder.set(1)
         self._compile = Histogram(
             "bosal_constraint_compile_seconds",
             "What a request waits for its constraint's program; next to nothing if it is cached.",
@@ -121,11 +112,6 @@ class Metrics:
     def count_held(self) -> None:
         """Count a refusal that is held back because its key has had many."""
         self._held.inc()
-
-    def count_reload(self, is_read: bool) -> None:
-        """Count that the folder of recipes was read again, or refused because a file is wrong."""
-        self._reloads.labels(_RELOAD_OUTCOMES[not is_read]).inc()
-        self._folder.set(is_read)
 
     def observe_compile(self, seconds: float) -> None:
         """Note how long a request waited for its constraint."""

@@ -2,13 +2,16 @@
 
 import re
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from bosal_decoding.explanation import ExplanationSummary, Shift
+from bosal_server.configuration_metrics import Source
 from bosal_server.engine.observer import BlockStats, EngineStats, StepReport
 from bosal_server.metrics import Metrics
+from bosal_server.security.certificates import Certificate
 from bosal_server.store_metrics import StoreCounts
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -62,7 +65,10 @@ def exported() -> set[tuple[str, str, frozenset[str]]]:
     metrics.count_error("Generate", "INTERNAL")
     metrics.count_refusal("QUEUE_FULL")
     metrics.count_refused_call("KEY_MISSING")
-    metrics.count_reload(is_read=True)
+    metrics.configuration.note_loaded(Source.KEYS)
+    moment = datetime(2026, 12, 1, tzinfo=UTC)
+    ending = Certificate(file=Path("x"), begins=moment, ends=moment)
+    metrics.configuration.watch_certificates(lambda: {"server": ending})
     metrics.describe("m", runner="torch", dtype="float32", device="cpu", is_fallback=False)
     metrics.watch(lambda: stats(1), ["m"])
     metrics.watch_store(lambda: StoreCounts(1, 0, 0, {"exp": True}))

@@ -132,7 +132,7 @@ def test_a_sighup_while_models_load_waits(tiny_model: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, rest = process.communicate(timeout=60)
         assert process.returncode == 0, rest
-        assert "reloaded keys" in rest
+        assert "SIGHUP: reading recipes again" in rest
 
 
 def test_sighup_reads_recipes_too(tiny_model: Path, tmp_path: Path) -> None:
@@ -145,14 +145,15 @@ def test_sighup_reads_recipes_too(tiny_model: Path, tmp_path: Path) -> None:
         assert eventually(lambda: _top_k(client) == 7)
         recipe.write_text("rules: [{rule: top_k, k: -7}]\n")
         live.process.send_signal(signal.SIGHUP)
-        reloads = "bosal_recipe_reloads_total"
-        assert eventually(lambda: live.metric(reloads, outcome="refused") >= 1)
-        assert live.metric(reloads, outcome="read") >= 1
+        reloads = "bosal_config_reloads_total"
+        assert eventually(lambda: live.metric(reloads, source="recipes", outcome="refused") >= 1)
+        assert live.metric(reloads, source="recipes", outcome="read") >= 1
+        assert live.metric("bosal_config_last_reload_successful", source="recipes") == 0
         assert _top_k(client) == 7
         assert live.stop() == 0
         records = [json.loads(line) for line in live.errors().splitlines()]
     messages = {record["message"] for record in records}
-    assert "reloaded keys" in messages
+    assert "SIGHUP: reading recipes again" in messages
     assert any("read the folder's recipes again" in message for message in messages)
     assert any("mine.yaml" in message and "rules[0].k" in message for message in messages)
     assert all({"time", "level", "logger"} <= record.keys() for record in records)

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from cryptography import x509
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.live_server import LiveServer, eventually, serving
@@ -237,7 +238,14 @@ def test_keys_and_certificates_are_read_again_on_sighup(secured: Secured) -> Non
     # What cannot be read changes nothing.
     secured.key_file.write_text("{")
     secured.server.process.send_signal(signal.SIGHUP)
-    assert eventually(lambda: "the old ones stay" in secured.server.errors())
+    current = "bosal_config_last_reload_successful"
+    assert eventually(lambda: secured.server.metric(current, source="keys") == 0)
+    assert "the old ones stay" in secured.server.errors()
+    assert secured.server.metric(current, source="certificates") == 1
+    reloaded = "bosal_config_last_reload_success_timestamp_seconds"
+    assert 0 < secured.server.metric(reloaded, source="keys") < time.time()
+    ends = "bosal_certificate_expiry_timestamp_seconds"
+    assert secured.server.metric(ends, certificate="server") == _end(secured.folder)
     authority.cert_pem.write_to_path(str(secured.ca))
     with secured.client(text) as client:
         assert client.generate("Hi", max_tokens=1).choices
@@ -276,6 +284,11 @@ def _issue(authority: trustme.CA, folder: Path) -> None:
     pair = authority.issue_cert("localhost")
     pair.private_key_pem.write_to_path(str(folder / "server.key"))
     pair.cert_chain_pems[0].write_to_path(str(folder / "server.pem"))
+
+
+def _end(folder: Path) -> float:
+    pem = (folder / "server.pem").read_bytes()
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
 
 
 def _certificate(address: str) -> str:

@@ -1,5 +1,6 @@
-"""Certificates: what is no pair is refused before gRPC would fail every handshake."""
+"""Certificates: what is no pair, or not good now, is refused: gRPC would fail each handshake."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,14 @@ def files(tmp_path: Path) -> TlsFiles:
     return found
 
 
-def _issue(files: TlsFiles) -> None:
-    pair = trustme.CA().issue_cert("localhost")
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+
+
+def _issue(
+    files: TlsFiles, *, begins: datetime = NOW - DAY, ends: datetime = NOW + 90 * DAY
+) -> None:
+    pair = trustme.CA().issue_cert("localhost", not_before=begins, not_after=ends)
     pair.private_key_pem.write_to_path(str(files.key))
     pair.cert_chain_pems[0].write_to_path(str(files.certificate))
 
@@ -80,3 +87,62 @@ def test_an_authority_without_certificates_is_named(files: TlsFiles, tmp_path: P
     authority.write_text("nothing")
     with pytest.raises(InvalidConfig, match=r"ca\.pem: no certificates"):
         TlsCredentials(TlsFiles(certificate=files.certificate, key=files.key, client_ca=authority))
+
+
+def test_a_certificate_that_is_over_or_not_yet_good_is_refused(files: TlsFiles) -> None:
+    _issue(files, ends=NOW - timedelta(minutes=1))
+    with pytest.raises(InvalidConfig, match=r"server\.pem: the certificate expired at .* UTC"):
+        TlsCredentials(files)
+    _issue(files, begins=NOW + DAY)
+    with pytest.raises(InvalidConfig, match="is good from .*clock says"):
+        TlsCredentials(files)
+
+
+def test_a_renewal_that_is_over_leaves_what_is_in_force(files: TlsFiles) -> None:
+    credentials = TlsCredentials(files)
+    before = credentials.certificates["server"].ends
+    _issue(files, ends=NOW - DAY)
+    with pytest.raises(InvalidConfig, match="expired"):
+        credentials.reload()
+    assert credentials.certificates["server"].ends == before
+    _issue(files, ends=NOW + 365 * DAY)
+    credentials.reload()
+    assert credentials.certificates["server"].ends > before
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (15 * DAY, None),
+        (13.5 * DAY, "expires in 13 days"),
+        (30.5 * DAY / 24, "expires in 30 hours"),
+    ],
+)
+def test_an_end_that_is_near_is_warned_of(
+    files: TlsFiles, left: timedelta, said: str | None
+) -> None:
+    _issue(files, ends=NOW + left)
+    warnings = TlsCredentials(files, clock=lambda: NOW).warnings()
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]
+
+
+def test_a_chain_ends_with_its_first_and_authorities_with_their_last(
+    files: TlsFiles, tmp_path: Path
+) -> None:
+    """A root of yesterday behind a good certificate is superfluous, not the end."""
+    good, old = (
+        files.certificate.read_bytes(),
+        TlsFiles(certificate=tmp_path / "old.pem", key=tmp_path / "old.key"),
+    )
+    _issue(old, ends=NOW - DAY)
+    files.certificate.write_bytes(good + old.certificate.read_bytes())
+    authorities = TlsFiles(certificate=files.certificate, key=files.key, client_ca=old.certificate)
+    with pytest.raises(InvalidConfig, match=r"old\.pem: the certificate expired"):
+        TlsCredentials(authorities)
+    old.certificate.write_bytes(old.certificate.read_bytes() + good)
+    credentials = TlsCredentials(authorities)
+    found = credentials.certificates
+    assert found["server"].ends < NOW < found["client_ca"].ends
+    (warning,) = credentials.warnings()
+    assert "server.pem holds one that expired" in warning
