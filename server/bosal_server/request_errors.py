@@ -8,7 +8,11 @@ ServerError
 │   ├── ResponseTooLarge
 │   ├── PromptTooLarge
 │   ├── MalformedMessage
-│   └── MessageTooLarge
+│   ├── MessageTooLarge
+│   └── MessageMissing
+├── MessageLate
+├── TooManyUnsent
+├── ReaderStalled
 └── ShuttingDown
 """
 
@@ -108,6 +112,39 @@ class MessageTooLarge(InvalidRequest):
             f"the request has {size} bytes; this server reads at most {limit}",
             metadata={"size": str(size), "limit": str(limit)},
         )
+
+
+class MessageMissing(InvalidRequest):
+    """Raised when a call ends its side without having asked anything."""
+
+    reason = "MESSAGE_MISSING"
+
+    def __init__(self) -> None:
+        super().__init__("the call has no message")
+
+
+class MessageLate(ServerError):
+    """Raised when a call's message does not come."""
+
+    reason = "MESSAGE_LATE"
+    code = "DEADLINE_EXCEEDED"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the call's message did not come within {seconds:g} s")
+
+
+class TooManyUnsent(ServerError):
+    """Raised when a key has as many calls open without a message as it may."""
+
+    reason = "TOO_MANY_UNSENT"
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} calls of this key are open and have not sent their message",
+            metadata={"limit": str(limit)},
+        )
+        self.retry_after = 1.0
 
 
 class ShuttingDown(ServerError):

@@ -14,7 +14,7 @@ from bosal_decoding.errors import DecodingError
 from bosal_server.call import Call, current_call
 from bosal_server.errors import InternalFault, ServerError
 from bosal_server.metrics import Metrics
-from bosal_server.request_errors import InvalidRequest, ReaderStalled, ShuttingDown
+from bosal_server.request_errors import ReaderStalled, ShuttingDown
 from bosal_server.rpc.bouts import Bouts
 from bosal_server.rpc.open_calls import OpenCalls
 from bosal_server.rpc.reader import reader
@@ -146,7 +146,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self, method: str, behavior: Callable[..., Awaitable[Message]], door: Door | None
     ) -> Any:
         async def answer(
-            request: Message | InvalidRequest, context: grpc.aio.ServicerContext[Any, Any]
+            request: Message | ServerError, context: grpc.aio.ServicerContext[Any, Any]
         ) -> Message:
             self._enter()
             call = _begin(request)
@@ -167,7 +167,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         door: Door | None,
     ) -> Any:
         async def answer(
-            request: Message | InvalidRequest, context: grpc.aio.ServicerContext[Any, Any]
+            request: Message | ServerError, context: grpc.aio.ServicerContext[Any, Any]
         ) -> None:
             self._enter()
             call = _begin(request)
@@ -187,14 +187,14 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def _accepted(
         self,
-        request: Message | InvalidRequest,
+        request: Message | ServerError,
         door: Door | None,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> Message:
         """Let a request in, or raise why not."""
         if self._is_draining:
             raise ShuttingDown
-        if isinstance(request, InvalidRequest):
+        if isinstance(request, ServerError):
             raise request
         if door is not None:
             door(request, context.time_remaining())
@@ -247,7 +247,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             self._idle.set()
 
 
-def _begin(request: Message | InvalidRequest | None) -> Call:
+def _begin(request: Message | ServerError | None) -> Call:
     """Make what whoever works at a call finds in its context."""
     given = getattr(getattr(request, "spec", None), "request_id", "")
     call = Call(given[:_MAX_LOGGED_ID])

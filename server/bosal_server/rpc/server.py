@@ -10,6 +10,7 @@ from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.file_limit import connections
 from bosal_server.metrics import Metrics
+from bosal_server.rpc.arrivals import Arrivals
 from bosal_server.rpc.bouts import Bouts
 from bosal_server.rpc.generation_service import doors
 from bosal_server.rpc.health import HealthService
@@ -26,9 +27,37 @@ _TRANSPORT_FACTOR = 16
 _MAX_METADATA_BYTES = 8192
 # From a connection's first byte to the end of its greetings, TLS's too.
 _HANDSHAKE_MS = 20_000
+# Finds clients that vanished without closing their connection.
+_PING_MS = 60_000
+_PING_TIMEOUT_MS = 20_000
 _SHORTEST_PING_MS = 30_000
+# More of one key than can wait and run come in a burst, and are turned away by their number.
+_FEWEST_ARRIVALS = 256
 # Time for the last statuses to leave after every call is done.
 _FLUSH_SECONDS = 1.0
+
+
+def transport_options(config: ServerConfig) -> list[tuple[str, int]]:
+    """Return what gRPC is told of the connections it takes."""
+    idle_ms = round(config.max_connection_idle_seconds * 1000)
+    return [
+        ("grpc.max_receive_message_length", config.limits.max_request_bytes * _TRANSPORT_FACTOR),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+        # Two servers on one port would each get some of the connections.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", _PING_MS),
+        # Which of the two counts depends on grpc's version; told the first alone, 1.76 waits a
+        # minute for a ping's answer.
+        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
+        # Clients look for a vanished server as often, also while a stream says nothing.
+        ("grpc.http2.min_ping_interval_without_data_ms", _SHORTEST_PING_MS),
+        ("grpc.max_allowed_incoming_connections", connections(config.max_connections)),
+        ("grpc.max_connection_idle_ms", idle_ms),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+    ]
 
 
 class RpcServer:
@@ -43,12 +72,11 @@ class RpcServer:
         tls: TlsCredentials | None,
         trace_refusal: TraceRefusal | None = None,
     ) -> None:
-        max_bytes = config.limits.max_request_bytes
         self._config = config
         self._tls = tls
         self._boundary = Boundary(
             metrics,
-            max_request_bytes=max_bytes,
+            max_request_bytes=config.limits.max_request_bytes,
             access=access,
             stall_seconds=config.write_stall_seconds,
             trace_refusal=trace_refusal,
@@ -57,24 +85,12 @@ class RpcServer:
             bouts=Bouts(lambda: core.is_crowded),
         )
         self._health = HealthService(SERVICES)
+        arrivals = Arrivals(
+            max_calls=max(_FEWEST_ARRIVALS, config.max_waiting + config.max_running),
+            max_request_bytes=config.limits.max_request_bytes,
+        )
         self._server = grpc.aio.server(
-            interceptors=[self._boundary],
-            options=[
-                ("grpc.max_receive_message_length", max_bytes * _TRANSPORT_FACTOR),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
-                ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
-                # Two servers on one port would each get some of the connections.
-                ("grpc.so_reuseport", 0),
-                # Finds clients that vanished without closing their connection.
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-                # Clients look for a vanished server as often, also while a stream says nothing.
-                ("grpc.http2.min_ping_interval_without_data_ms", _SHORTEST_PING_MS),
-                ("grpc.max_allowed_incoming_connections", connections(config.max_connections)),
-                ("grpc.max_connection_idle_ms", round(config.max_connection_idle_seconds * 1000)),
-                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-            ],
+            interceptors=[arrivals, self._boundary], options=transport_options(config)
         )
         self._experiments = add_services(core, config, self._server, access)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
