@@ -26,7 +26,7 @@ from bosal_server.metrics import MeteredRequest, Metrics
 from bosal_server.preparation import Preparation
 from bosal_server.recipe_desk import RecipeDesk
 from bosal_server.recipe_store import RecipeStore
-from bosal_server.security.caller import Caller, Priority
+from bosal_server.security.caller import ANYBODY, Caller, Priority
 from bosal_server.security.errors import PriorityTooHigh
 from bosal_server.security.quota import QuotaLedger
 from bosal_server.served_models import ServedModel, ServedModels
@@ -78,19 +78,20 @@ class GenerationCore:
             preparation=self._preparation,
             log_prompts=log_prompts,
         )
+        self._quotas = QuotaLedger()
         self.recipe_desk = RecipeDesk(
             models=self.models,
             recipes=recipes,
             default_recipe=default_recipe,
             constraints=self.constraints,
             preparation=self._preparation,
+            quotas=self._quotas,
         )
         # Recipes whose scaffold's cache different callers share.
         self._shared_scaffolds = frozenset(shared_scaffolds)
         self._engine = engine
         self._metrics = metrics
         self._explain_share = explain_share
-        self._quotas = QuotaLedger()
         self._filter = delivery_filter
         # Told of every request that ran, with its end; None: it was cancelled.
         self._trace = trace
@@ -141,6 +142,7 @@ class GenerationCore:
         Tokens that became ready together come as one event per choice. Closing the iterator
         early cancels the request.
         """
+        self._quotas.check(command.caller)
         started, trial = await self._enrolment.begin(command)
         with trial.watching():
             async with aclosing(self.run(started, command)) as events:
@@ -152,6 +154,7 @@ class GenerationCore:
         self, command: GenerateCommand, assignment: Assignment | None = None
     ) -> Started:
         """Resolve, check, compile and tokenise a request; nothing runs yet."""
+        self._quotas.check(command.caller)
         return await self._acceptance.accept(command, assignment)
 
     async def run(
@@ -232,15 +235,23 @@ class GenerationCore:
             if self._trace is not None:
                 self._trace(started, outcome)
 
-    async def tokenize_text(self, text: str, model: ServedModel) -> list[int]:
+    async def tokenize_text(
+        self, text: str, model: ServedModel, caller: Caller = ANYBODY
+    ) -> list[int]:
         """Tokenise a text as it stands."""
-        return await self._acceptance.tokenize_text(text, model)
+        self._quotas.check(caller)
+        token_ids = await self._acceptance.tokenize_text(text, model)
+        self._quotas.spend(caller, len(token_ids))
+        return token_ids
 
     async def tokenize_prompt(
-        self, command: PromptCommand, model: ServedModel
+        self, command: PromptCommand, model: ServedModel, caller: Caller = ANYBODY
     ) -> tuple[Prompt, ...]:
         """Render and tokenise the prompts a recipe makes."""
-        return await self._acceptance.tokenize_prompt(command, model)
+        self._quotas.check(caller)
+        prompts = await self._acceptance.tokenize_prompt(command, model)
+        self._quotas.spend(caller, sum(len(prompt.token_ids) for prompt in prompts))
+        return prompts
 
     def _sampled(self, started: Started) -> Counterfactuals | None:
         """Explain a request for the metrics now and then; who did not ask is never refused."""

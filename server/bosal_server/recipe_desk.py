@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bosal_decoding.errors import DecodingError
 from bosal_decoding.plan import Plan
@@ -14,7 +14,12 @@ from bosal_server.preparation import Preparation
 from bosal_server.recipe_entry import RecipeEntry
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.rule_cost import control_seconds
+from bosal_server.security.caller import ANYBODY, Caller
+from bosal_server.security.quota import QuotaLedger
 from bosal_server.served_models import ServedModel, ServedModels
+
+# Of a key's quota: what compiling a recipe counts for beside the tokens of its scaffold.
+COMPILE_TOKENS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,37 +42,46 @@ class RecipeDesk:
         default_recipe: str,
         constraints: ConstraintDesk,
         preparation: Preparation,
+        quotas: QuotaLedger,
     ) -> None:
         self._models = models
         self._recipes = recipes
         self._default_recipe = default_recipe
         self._constraints = constraints
         self._preparation = preparation
+        self._quotas = quotas
 
-    async def create(self, document: Mapping[str, Any] | str) -> tuple[RecipeEntry, bool]:
+    async def create(
+        self, document: Mapping[str, Any] | str, *, caller: Caller = ANYBODY
+    ) -> tuple[RecipeEntry, bool]:
         """Keep a recipe; the second value tells if that changed what its name stands for.
 
         One that no served model could run is refused as that model refuses it.
         """
 
-        def create() -> tuple[RecipeEntry, bool]:
+        def create() -> tuple[tuple[RecipeEntry, bool], Plan]:
             recipe = Recipe.parse(document)
-            self._check_usable(recipe)
-            return self._recipes.create(recipe)
+            plan = self._usable(recipe)
+            return self._recipes.create(recipe), plan
 
-        return await self._preparation.run(create)
+        self._charge(caller)
+        created, plan = await self._preparation.run(create)
+        self._quotas.spend(caller, plan.scaffold_tokens)
+        return created
 
     async def validate(
-        self, document: Mapping[str, Any] | str, model: ServedModel, *, owner: str = ""
+        self, document: Mapping[str, Any] | str, model: ServedModel, *, caller: Caller = ANYBODY
     ) -> Validation:
         """Compile a recipe document for a model, and measure what its rules cost there.
 
-        Owners take turns.
+        Keys take turns.
         """
+        self._charge(caller)
         plan = await self._preparation.run(
             lambda: self._models.compile(model, Recipe.parse(document))
         )
-        program = await self._constraints.program(plan, "constraint", owner=owner)
+        self._quotas.spend(caller, plan.scaffold_tokens)
+        program = await self._constraints.program(plan, "constraint", owner=caller.key_id)
         if not model.device.startswith("cpu"):
             return Validation(plan, None)
         seconds = await self._preparation.run(lambda: control_seconds(plan, program))
@@ -107,15 +121,25 @@ class RecipeDesk:
                     "raise cache_tokens"
                 )
 
-    def _check_usable(self, recipe: Recipe) -> None:
-        """Raise what the default model says, unless another served model can run the recipe."""
-        failure: DecodingError | None = None
+    def _charge(self, caller: Caller) -> None:
+        """Count a recipe that is compiled, right or wrong, for so many tokens.
+
+        Raises:
+            QuotaExceeded: the key has none left.
+        """
+        self._quotas.check(caller)
+        self._quotas.spend(caller, COMPILE_TOKENS)
+
+    def _usable(self, recipe: Recipe) -> Plan:
+        """Compile a recipe for the first model that can run it.
+
+        Raises:
+            DecodingError: none can; what the default model says.
+        """
+        failures: list[DecodingError] = []
         for served in self._models:
             try:
-                self._models.compile(served, recipe)
+                return self._models.compile(served, recipe)
             except DecodingError as error:
-                failure = failure or error
-            else:
-                return
-        if failure is not None:
-            raise failure
+                failures.append(error)
+        raise failures[0]

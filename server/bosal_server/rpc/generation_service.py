@@ -107,14 +107,15 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         model = self._core.models.find(request.model)
         vocabulary = model.vocabulary
+        caller = current_caller.get()
         match request.WhichOneof("source"):
             case "text":
-                ids = await self._core.tokenize_text(request.text, model)
+                ids = await self._core.tokenize_text(request.text, model, caller)
                 sequences = [convert.token_sequence(ids, request.text, vocabulary)]
             case "prompt":
                 with located("prompt"):
                     command = convert.prompt_command(request.prompt, self._core.limits)
-                    prompts = await self._core.tokenize_prompt(command, model)
+                    prompts = await self._core.tokenize_prompt(command, model, caller)
                 sequences = [
                     convert.token_sequence(prompt.token_ids, prompt.text, vocabulary)
                     for prompt in prompts

@@ -37,7 +37,8 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
     ) -> pb.CreateRecipeResponse:
         with located(_source(request)):
             document = given_document(request)
-            entry, has_changed = await self._desk.create(document)
+            caller = current_caller.get()
+            entry, has_changed = await self._desk.create(document, caller=caller)
         return pb.CreateRecipeResponse(recipe=self._version(entry), has_changed=has_changed)
 
     async def GetRecipe(
@@ -82,8 +83,8 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
     ) -> pb.ValidateRecipeResponse:
         model = self._models.find(request.model)
         with located(_source(request)):
-            owner = current_caller.get().key_id
-            validation = await self._desk.validate(given_document(request), model, owner=owner)
+            caller = current_caller.get()
+            validation = await self._desk.validate(given_document(request), model, caller=caller)
         return descriptions.validation(validation)
 
     async def ListRules(

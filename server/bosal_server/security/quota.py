@@ -52,6 +52,24 @@ class QuotaLedger:
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
 
+    def check(self, caller: Caller) -> None:
+        """Refuse a key that has nothing left, before any work.
+
+        Raises:
+            QuotaExceeded: says when it will have.
+        """
+        rate = caller.tokens_per_minute
+        if rate is not None:
+            self._need(self._account(caller), 1, rate)
+
+    def spend(self, caller: Caller, tokens: int) -> None:
+        """Take what a call has used, as is known only afterwards.
+
+        It may be more than the key had: then time has to make up for it before the next call.
+        """
+        if caller.tokens_per_minute is not None:
+            self._account(caller).tokens -= tokens
+
     def lease(self, caller: Caller, *, choices: int, tokens: int) -> Lease:
         """Set aside the most a request can use.
 
@@ -66,19 +84,28 @@ class QuotaLedger:
             raise QuotaTooSmall("choices at once", most, choices, "num_choices")
         if rate is not None and tokens > rate:
             raise QuotaTooSmall("tokens per minute", rate, tokens, "max_tokens")
-        now = self._clock()
-        account = self._accounts.get(caller.key_id)
-        if account is None:
-            account = self._accounts[caller.key_id] = _Account(rate or 0, now)
+        account = self._account(caller)
         if most is not None and account.choices + choices > most:
             raise QuotaExceeded("choices at once", most, _RETRY_CHOICES_SECONDS)
         if rate is not None:
-            gained = (now - account.updated) * rate / _MINUTE
-            account.tokens = min(account.tokens + gained, rate)
-            account.updated = now
-            if tokens > account.tokens:
-                missing = tokens - account.tokens
-                raise QuotaExceeded("tokens per minute", rate, missing * _MINUTE / rate)
+            self._need(account, tokens, rate)
             account.tokens -= tokens
         account.choices += choices
         return Lease(account, choices, tokens, rate)
+
+    def _account(self, caller: Caller) -> _Account:
+        """Return a key's account as it is now."""
+        rate, now = caller.tokens_per_minute, self._clock()
+        account = self._accounts.get(caller.key_id)
+        if account is None:
+            account = self._accounts[caller.key_id] = _Account(rate or 0, now)
+        elif rate is not None:
+            gained = (now - account.updated) * rate / _MINUTE
+            account.tokens = min(account.tokens + gained, rate)
+            account.updated = now
+        return account
+
+    def _need(self, account: _Account, tokens: int, rate: int) -> None:
+        if tokens > account.tokens:
+            missing = tokens - account.tokens
+            raise QuotaExceeded("tokens per minute", rate, missing * _MINUTE / rate)

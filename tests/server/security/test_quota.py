@@ -65,10 +65,39 @@ def test_what_can_never_be_had_is_no_matter_of_time() -> None:
         ledger.lease(Caller(key_id="a", tokens_per_minute=9), choices=1, tokens=10)
 
 
+def test_what_is_known_afterwards_is_paid_by_time() -> None:
+    clock = Clock()
+    ledger = QuotaLedger(clock)
+    caller = Caller(key_id="a", tokens_per_minute=600)
+    ledger.check(caller)
+    ledger.spend(caller, 800)
+    for ask in (ledger.check, lambda one: ledger.lease(one, choices=1, tokens=1)):
+        with pytest.raises(QuotaExceeded) as failure:
+            ask(caller)
+        assert failure.value.retry_after == pytest.approx(20.1)
+    clock.now = 20.2
+    ledger.check(caller)
+    ledger.lease(caller, choices=1, tokens=1)
+
+
+def test_a_key_that_has_spent_nothing_for_long_has_a_minutes_tokens() -> None:
+    clock = Clock()
+    ledger = QuotaLedger(clock)
+    caller = Caller(key_id="a", tokens_per_minute=600)
+    ledger.spend(caller, 300)
+    clock.now = 3600
+    ledger.lease(caller, choices=1, tokens=600)
+    with pytest.raises(QuotaExceeded):
+        ledger.check(caller)
+
+
 def test_nobodys_quota_is_kept_where_there_is_none() -> None:
     ledger = QuotaLedger(Clock())
     for _ in range(1000):
         ledger.lease(ANYBODY, choices=1000, tokens=10**9)
+        ledger.check(ANYBODY)
+        ledger.spend(ANYBODY, 10**9)
+    assert not ledger._accounts
 
 
 @given(

@@ -5,6 +5,7 @@ import signal
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ from bosal_server.security.keys import ApiKey, make_key, save_keys
 
 PROMPT = "one two three four five six seven eight nine ten eleven twelve " * 6
 ENDLESS = [{"rule": "logit_bias", "ids": {"0": -1000}}]
+LONG = "one two three four " * 40
+# Calls that take a processor's time without generating anything.
+COUNTED: dict[str, Callable[[Client], object]] = {
+    "tokenized text": lambda client: client.tokenize(LONG),
+    "tokenized prompt": lambda client: client.tokenize(prompt=LONG),
+    "validated recipe": lambda client: client.validate({"rules": []}),
+    "wrong recipe": lambda client: client.validate({"rules": [{"rule": "nothing"}]}),
+    "created recipe": lambda client: client.create_recipe({"name": "counted", "rules": []}),
+}
 STREAMED = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -72,6 +82,10 @@ def secured(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     keys["rival"], rival = make_key("rival", [Scope.GENERATE])
     keys["poor"], poor = make_key("poor", [Scope.GENERATE], tokens_per_minute=60, max_choices=2)
     entries += [rival, poor]
+    # One for each call that is counted: minutes until it has a token again.
+    for name in COUNTED:
+        keys[name], entry = make_key(name, [Scope.GENERATE, Scope.RECIPES], tokens_per_minute=20)
+        entries.append(entry)
     save_keys(folder / "keys.json", entries)
     options = (
         f"--key-file={folder / 'keys.json'}",
@@ -179,6 +193,25 @@ def test_a_quota_refuses_with_the_time_to_try_again(secured: Secured) -> None:
             "QUOTA_TOO_SMALL",
             "spec.num_choices",
         )
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_generates_nothing_is_counted_too(secured: Secured, name: str) -> None:
+    with secured.client(secured.keys[name]) as client:
+        with suppress(InvalidRequest):
+            COUNTED[name](client)
+        for refused in (COUNTED[name], lambda client: client.generate("Hi", max_tokens=1)):
+            with pytest.raises(Overloaded) as failure:
+                refused(client)
+            assert failure.value.reason == "QUOTA_EXCEEDED"
+            assert failure.value.retry_after is not None
+            assert failure.value.retry_after > 0
+
+
+def test_a_score_counts_the_prompt_and_the_answer(secured: Secured) -> None:
+    with secured.client(secured.keys["poor"]) as client, pytest.raises(InvalidRequest) as failure:
+        client.score("Hi", "word " * 70)
+    assert failure.value.reason == "QUOTA_TOO_SMALL"
 
 
 def test_an_asyncio_client_brings_its_key_too(secured: Secured) -> None:
