@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from tests.clients.command import bosal, bosal_process
 from tests.live_server import LiveServer, environment, eventually
 from typer.testing import CliRunner
 
+from bosal_client import Client, render
 from bosal_client.cli import application
 from bosal_client.command_help import flowing
 from bosal_client.replay import Difference, InvalidRecord, Record, Replay
@@ -266,3 +268,53 @@ def test_a_record_with_fewer_choices_differs_where_they_end() -> None:
     assert Replay(record=record, generation=generation).difference() == Difference(
         choice=1, position=0, recorded=None, replayed=3
     )
+
+
+def test_the_version_is_told() -> None:
+    told = CliRunner().invoke(application(), ["--version"])
+    assert told.exit_code == 0
+    assert told.output == f"bosal {version('bosal')}\n"
+
+
+def test_an_experiment_serves_a_unit_its_variant_and_says_which(
+    server: LiveServer,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    variants = [
+        {"key": "control", "recipe": "plain", "weight": 0.5, "control": True},
+        {"key": "ruled", "recipe": "rules", "weight": 0.5},
+    ]
+    liked = {"name": "liked", "kind": "proportion", "direction": "increase", "role": "primary"}
+    client.experiments.create({"name": "asked", "variants": variants, "metrics": [liked]})
+    client.experiments.start("asked")
+    served = client.experiments.assign("asked", "user-17").variant
+    options = ["--experiment=asked", "--unit=user-17", "--max-tokens=2", "--json"]
+    shown = CliRunner().invoke(
+        application(), ["generate", "Hi", *options], env={"BOSAL_SERVER": server.address}
+    )
+    assert shown.exit_code == 0, shown.output
+    assignment = json.loads(shown.stdout)["started"]["assignment"]
+    assert (assignment["variant"], assignment["reason"]) == (served, "assigned")
+    assert assignment["exposure_id"]
+    client.experiments.pause("asked")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    render.footer(client.generate("Hi", experiment="asked", unit="user-17", max_tokens=2))
+    assert "asked: control (paused)" in " ".join(capsys.readouterr().err.split())
+    client.experiments.stop("asked")
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--unit=u"], "--unit"),
+        (["--experiment=e"], "--unit"),
+        (["--experiment=e", "--unit=u", "--recipe=plain"], "--recipe"),
+        (["--experiment=e", "--unit=u", "--set=top_k.k=1"], "--set"),
+    ],
+)
+def test_half_an_experiment_is_refused(options: list[str], hint: str) -> None:
+    refused = CliRunner().invoke(application(), ["generate", "Hi", *options])
+    assert refused.exit_code == 2
+    assert hint in refused.output

@@ -113,6 +113,9 @@ def footer(generation: results.Generation) -> None:
         rate = (usage.output_tokens - len(generation.choices)) / timings.decode
         parts.append(f"{rate:.0f} tokens/s")
     parts += [f"{started.recipe_name}@{started.recipe_version}", f"seed {started.seed}"]
+    if (assigned := started.assignment) is not None:
+        why = "" if assigned.reason == "assigned" else f" ({assigned.reason})"
+        parts.append(f"{assigned.experiment}: {assigned.variant}{why}")
     if started.dropped_messages or started.dropped_examples:
         dropped = f"{started.dropped_messages} messages and {started.dropped_examples} examples"
         parts.append(f"left out {dropped} for room")
