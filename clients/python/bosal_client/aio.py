@@ -3,7 +3,7 @@
 # ruff: noqa: ASYNC109  `timeout` goes to the server as the call's deadline.
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakSet
@@ -20,6 +20,7 @@ from bosal_client.connection import DEFAULT_SERVER, channel_options, checked_tim
 from bosal_client.constraints import Answer, constraint_of, parsed
 from bosal_client.errors import Cancelled, client_closed, from_rpc_error
 from bosal_client.experiment_calls import StreamCall
+from bosal_client.patience import AsyncTriedCall, Waits, checked_patience
 from bosal_client.requests import GenerationOptions, Prompt
 
 __all__ = ["AsyncClient", "AsyncComparisonStream", "AsyncStream"]
@@ -33,7 +34,9 @@ class AsyncClient:
 
     It may be made before there is an event loop, and connects in the loop of its first call; in
     another loop, once that one has ended, it connects anew. Every call takes `timeout` in seconds;
-    None waits as long as it takes.
+    None waits as long as it takes. What the server has no room or quota for it refuses at once, and
+    says when to try again: with `retry_seconds` a call does so by itself, for so long at most and
+    within its timeout.
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class AsyncClient:
         *,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str = "",
+        retry_seconds: float = 0.0,
     ) -> None:
+        self._patience = checked_patience(retry_seconds)
         self._server = server
         self._credentials = credentials
         self._options = channel_options(server)
@@ -83,11 +88,7 @@ class AsyncClient:
         spec = requests.generation_spec(prompt, options)
         stub: generation_pb2_grpc.GenerationServiceAsyncStub
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel())
-        call = stub.GenerateStream(
-            pb.GenerateStreamRequest(spec=spec),
-            timeout=checked_timeout(timeout),
-            metadata=self._metadata,
-        )
+        call = self._begin(stub.GenerateStream, pb.GenerateStreamRequest(spec=spec), timeout)
         return self._kept(AsyncStream(call, spec.request_id))
 
     def compare(
@@ -102,7 +103,7 @@ class AsyncClient:
         request = comparisons.request(prompt, recipes, options)
         stub: generation_pb2_grpc.GenerationServiceAsyncStub
         stub = generation_pb2_grpc.GenerationServiceStub(self._channel())
-        call = stub.Compare(request, timeout=checked_timeout(timeout), metadata=self._metadata)
+        call = self._begin(stub.Compare, request, timeout)
         return self._kept(AsyncComparisonStream(call, len(request.recipes)))
 
     async def score(
@@ -232,21 +233,29 @@ class AsyncClient:
         method = self._channel().unary_unary(
             call.method, type(call.request).SerializeToString, call.response.FromString
         )
-        seconds = checked_timeout(timeout)
-        try:
-            return call.read(await method(call.request, timeout=seconds, metadata=self._metadata))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        except asyncio.CancelledError:
-            if is_task_cancelled():
-                raise
-            raise Cancelled("the call was cancelled") from None
+        waits = Waits(self._patience, checked_timeout(timeout))
+        while True:
+            try:
+                asked = method(call.request, timeout=waits.timeout, metadata=self._metadata)
+                return call.read(await asked)
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+                pause = waits.pause(failure)
+                if pause is None:
+                    raise failure from None
+            except asyncio.CancelledError:
+                if is_task_cancelled():
+                    raise
+                raise Cancelled("the call was cancelled") from None
+            await asyncio.sleep(pause)
+            if self._is_closed:
+                raise client_closed()
 
     async def _run_stream(self, asked: StreamCall, timeout: float | None) -> AsyncIterator[Any]:
         method = self._channel().unary_stream(
             asked.method, type(asked.request).SerializeToString, asked.response.FromString
         )
-        call = method(asked.request, timeout=checked_timeout(timeout), metadata=self._metadata)
+        call = self._begin(method, asked.request, timeout)
         try:
             async for message in call:
                 yield message
@@ -258,3 +267,15 @@ class AsyncClient:
             raise Cancelled("the call was cancelled") from None
         finally:
             call.cancel()
+
+    def _begin(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+        seconds = checked_timeout(timeout)
+
+        def begin(left: float | None) -> Any:
+            if self._is_closed:
+                raise client_closed()
+            return method(request, timeout=left, metadata=self._metadata)
+
+        if not self._patience:
+            return begin(seconds)
+        return AsyncTriedCall(begin, Waits(self._patience, seconds))

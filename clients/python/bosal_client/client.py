@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, Self, TypeVar, Unpack
+from weakref import WeakSet
 
 import grpc
 
@@ -15,6 +16,7 @@ from bosal_client.constraints import Answer, constraint_of, parsed
 from bosal_client.errors import client_closed, from_rpc_error
 from bosal_client.experiment_calls import StreamCall
 from bosal_client.experiments import Experiments
+from bosal_client.patience import TriedCall, Waits, checked_patience
 from bosal_client.requests import GenerationOptions, Prompt
 from bosal_client.streams import ComparisonStream, Stream
 
@@ -27,14 +29,21 @@ class ChannelClient:
     """Every call, over a channel to whatever answers it; safe to share between threads.
 
     Close it, or use it in `with`. Every call takes `timeout` in seconds; None waits as long as it
-    takes.
+    takes. What the server has no room or quota for it refuses at once, and says when to try again:
+    with `retry_seconds` a call does so by itself, for so long at most and within its timeout.
     """
 
-    def __init__(self, channel: grpc.Channel, *, api_key: str = "") -> None:
+    def __init__(
+        self, channel: grpc.Channel, *, api_key: str = "", retry_seconds: float = 0.0
+    ) -> None:
+        self._patience = checked_patience(retry_seconds)
         self._channel = channel
         self._stub = generation_pb2_grpc.GenerationServiceStub(channel)
         self._metadata = metadata(api_key)
         self._is_closed = False
+        # End the pauses between tries.
+        self._closed = Event()
+        self._tried: WeakSet[TriedCall] = WeakSet()
         # A stream that is begun on a closed channel takes the process down (grpcio 1.76).
         self._closing = Lock()
 
@@ -174,6 +183,9 @@ class ChannelClient:
         """Close the connection; running calls are cancelled."""
         with self._closing:
             self._is_closed = True
+            self._closed.set()
+            for call in list(self._tried):
+                call.cancel()
             self._channel.close()
 
     def __enter__(self) -> Self:
@@ -186,15 +198,22 @@ class ChannelClient:
         method = self._channel.unary_unary(
             call.method, type(call.request).SerializeToString, call.response.FromString
         )
-        seconds = checked_timeout(timeout)
-        try:
-            return call.read(method(call.request, timeout=seconds, metadata=self._metadata))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        except ValueError:
-            if self._is_closed:
-                raise client_closed() from None
-            raise
+        waits = Waits(self._patience, checked_timeout(timeout))
+        while True:
+            try:
+                response = method(call.request, timeout=waits.timeout, metadata=self._metadata)
+                return call.read(response)
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+                pause = waits.pause(failure)
+                if pause is None:
+                    raise failure from None
+            except ValueError:
+                if self._is_closed:
+                    raise client_closed() from None
+                raise
+            if self._closed.wait(pause):
+                raise client_closed()
 
     def _run_stream(self, asked: StreamCall, timeout: float | None) -> Iterator[Any]:
         method = self._channel.unary_stream(
@@ -210,10 +229,19 @@ class ChannelClient:
 
     def _begin(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         seconds = checked_timeout(timeout)
+
+        def begin(left: float | None) -> Any:
+            with self._closing:
+                if self._is_closed:
+                    raise client_closed()
+                return method(request, timeout=left, metadata=self._metadata)
+
+        if not self._patience:
+            return begin(seconds)
+        call = TriedCall(begin, Waits(self._patience, seconds))
         with self._closing:
-            if self._is_closed:
-                raise client_closed()
-            return method(request, timeout=seconds, metadata=self._metadata)
+            self._tried.add(call)
+        return call
 
 
 class Client(ChannelClient):
@@ -225,10 +253,11 @@ class Client(ChannelClient):
         *,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str = "",
+        retry_seconds: float = 0.0,
     ) -> None:
         options = channel_options(server)
         if credentials is None:
             channel = grpc.insecure_channel(server, options)
         else:
             channel = grpc.secure_channel(server, credentials, options)
-        super().__init__(channel, api_key=api_key)
+        super().__init__(channel, api_key=api_key, retry_seconds=retry_seconds)
