@@ -18,12 +18,12 @@ from bosal_decoding.scaffolds import Message
 from bosal_decoding.schema import join_field
 from bosal_server import call
 from bosal_server.chosen_plan import ChosenPlan, PlanDesk, recipe_field
-from bosal_server.config import Limits
 from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.held_draws import Held
 from bosal_server.experiments.trial import instruction_text
 from bosal_server.generate_command import GenerateCommand, PromptCommand
+from bosal_server.limits import Limits
 from bosal_server.opposition import oppose
 from bosal_server.preparation import Preparation
 from bosal_server.prompt_log import log_prompt

@@ -11,7 +11,6 @@ from bosal_decoding.errors import DecodingError
 from bosal_decoding.prompt import Prompt
 from bosal_server.acceptance import Acceptance
 from bosal_server.call import current_call
-from bosal_server.config import Limits
 from bosal_server.constraint_desk import ConstraintDesk
 from bosal_server.delivery_filter import DeliveryFilter
 from bosal_server.engine.loop import EngineLoop
@@ -20,6 +19,7 @@ from bosal_server.enrolment_desk import EnrolmentDesk
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.manager import ExperimentManager
 from bosal_server.generate_command import GenerateCommand, PromptCommand
+from bosal_server.limits import Limits
 from bosal_server.live_traffic import LiveTraffic
 from bosal_server.mailbox import Mailbox
 from bosal_server.metrics import MeteredRequest, Metrics

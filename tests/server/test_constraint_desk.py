@@ -16,7 +16,6 @@ from bosal_decoding.constraints import Constraint
 from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.errors import DecodingError
 from bosal_decoding.plan import Plan
-from bosal_server.config import Limits
 from bosal_server.core import GenerationCore
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
@@ -25,6 +24,7 @@ from bosal_server.engine.request import (
     TokensEvent,
 )
 from bosal_server.generate_command import GenerateCommand, PromptCommand
+from bosal_server.limits import Limits
 from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel

@@ -10,13 +10,13 @@ import pytest
 from tests.server.experiments.managers import idle_manager
 
 from bosal_decoding.errors import DecodingError
-from bosal_server.config import Limits
 from bosal_server.core import GenerationCore
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.errors import DeadlineExceeded, QueueFull, ServerError
 from bosal_server.generate_command import GenerateCommand, PromptCommand
+from bosal_server.limits import Limits
 from bosal_server.mailbox import Delivery
 from bosal_server.metrics import Metrics
 from bosal_server.model import LoadedModel

@@ -10,9 +10,9 @@ from bosal_server.comparison import (
     RecipeEvent,
     check_recipes,
 )
-from bosal_server.config import Limits
 from bosal_server.divergence import Divergence, DivergenceCause
 from bosal_server.engine.request import FinishedEvent, TokensEvent
+from bosal_server.limits import Limits
 from bosal_server.request_errors import InvalidRequest, located
 from bosal_server.rpc import convert
 from bosal_server.rpc.documents import recipe_document, rule_documents

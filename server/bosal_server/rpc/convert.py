@@ -8,7 +8,6 @@ from google.protobuf import duration_pb2
 from bosal.v1 import generation_pb2 as pb
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_server.config import Limits
 from bosal_server.engine.request import (
     ChoiceEnding,
     FinishedEvent,
@@ -20,6 +19,7 @@ from bosal_server.engine.request import (
     Usage,
 )
 from bosal_server.generate_command import ExperimentCommand, GenerateCommand, PromptCommand
+from bosal_server.limits import Limits
 from bosal_server.request_errors import InvalidRequest, OutOfRange, located
 from bosal_server.rpc import experiments, explanations
 from bosal_server.rpc.constraints import compiled_constraint, constraint_document

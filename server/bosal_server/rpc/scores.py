@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 from bosal.v1 import generation_pb2 as pb
 from bosal_decoding.errors import DecodingError
-from bosal_server.config import Limits
 from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.errors import ServerError
 from bosal_server.generate_command import GenerateCommand
+from bosal_server.limits import Limits
 from bosal_server.request_errors import MissingField, located
 from bosal_server.rpc import convert
 from bosal_server.rpc.constraints import constraint_document

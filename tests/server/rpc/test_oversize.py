@@ -14,8 +14,8 @@ from bosal.v1 import experiment_pb2, generation_pb2
 from bosal_client import Client, InvalidRequest
 from bosal_client.errors import from_rpc_error
 from bosal_decoding.vocabulary import Vocabulary
-from bosal_server.config import Limits
 from bosal_server.experiments.errors import InvalidExperiment
+from bosal_server.limits import Limits
 from bosal_server.request_errors import OutOfRange
 from bosal_server.rpc import comparisons, records
 

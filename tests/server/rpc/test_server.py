@@ -7,7 +7,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.live_server import LiveServer
 
 from bosal_client import Client
-from bosal_server.config import Limits
+from bosal_server.limits import Limits
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 SERVICES = (
