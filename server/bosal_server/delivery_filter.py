@@ -124,6 +124,10 @@ class FilteredRequest:
         if isinstance(event, FinishedEvent):
             for ending in event.endings:
                 await self._owner.ask(self._texts[ending.choice], True)
-        elif event.text:
-            self._texts[event.choice] += event.text
-            await self._owner.ask(self._texts[event.choice], False)
+            return
+        text = self._texts[event.choice] = self._texts[event.choice] + event.text
+        if event.text:
+            await self._owner.ask(text, False)
+        if event.behind:
+            # Readers see it in the tokens, and in what is said of the stop.
+            await self._owner.ask(text + event.behind, False)

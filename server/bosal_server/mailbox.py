@@ -103,6 +103,7 @@ def _joined(parts: list[TokensEvent]) -> TokensEvent:
         logprobs=_joined_logprobs(logprobs) if logprobs else None,
         explanations=[one for part in explanations for one in part] if explanations else None,
         forced_positions=tuple(place for part in parts for place in part.forced_positions),
+        behind=parts[-1].behind,
     )
 
 

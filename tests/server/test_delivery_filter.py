@@ -46,6 +46,24 @@ def test_the_judge_sees_a_text_grow_and_end() -> None:
     assert seen == [("a se", False), ("a secret", False), ("a secret", True)]
 
 
+def test_it_is_asked_about_what_the_tokens_spell_behind_a_stop() -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def judge(text: str, is_whole: bool) -> bool:
+        seen.append((text, is_whole))
+        return "secret" not in text
+
+    async def run() -> None:
+        with closing(DeliveryFilter(judge)) as owner:
+            request = owner.watch()
+            await request.check(TokensEvent(0, 0, [5], "all"))
+            await request.check(TokensEvent(0, 1, [6], "", behind="\nQ: secret"))
+
+    with pytest.raises(Withheld):
+        asyncio.run(run())
+    assert seen == [("all", False), ("all\nQ: secret", False)]
+
+
 def test_what_it_refuses_is_withheld_across_deliveries() -> None:
     with pytest.raises(Withheld):
         check(lambda text, is_whole: "secret" not in text, "a se", "cret")

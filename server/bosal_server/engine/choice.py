@@ -60,6 +60,7 @@ class ChoiceOutput:
         self._held_ids: list[int] = []
         self._held_ends: list[int] = []  # byte offset in the text behind each held token
         self._num_bytes = 0
+        self._num_given = 0  # of these, as text
         self._num_hidden = len(hidden.encode())
         self._num_spelled = 0  # bytes of all tokens, hidden ones included
         self._text = ""
@@ -149,6 +150,7 @@ class ChoiceOutput:
         count = self._count_final()
         if not count and not text:
             return None
+        behind = self._behind()
         ids = self._held_ids[:count]
         del self._held_ids[:count]
         del self._held_ends[:count]
@@ -160,18 +162,27 @@ class ChoiceOutput:
         forced = tuple(self._forced[:num_forced])
         del self._forced[:num_forced]
         if self._summary is None:
-            return TokensEvent(self.choice, first, ids, text, logprobs, None, forced)
+            return TokensEvent(self.choice, first, ids, text, logprobs, None, forced, behind)
         self._summary.add(one for one in explanations if one is not None)
-        return TokensEvent(self.choice, first, ids, text, logprobs, explanations, forced)
+        return TokensEvent(self.choice, first, ids, text, logprobs, explanations, forced, behind)
 
     def _take_text(self) -> str:
         if self._stop is not None:
             data = self._stop.take() if self.ending is None else self._stop.flush()
+            self._num_given += len(data)
             self._text += self._detokenizer.feed(data)
         if self.ending is not None:
             self._text += self._detokenizer.flush()
         text, self._text = self._text, ""
         return text
+
+    def _behind(self) -> str:
+        """Return what the last tokens spell behind the end of the text, if it was cut."""
+        count = self._num_bytes - self._num_given if self.ending is not None else 0
+        if self._stop is None or not count:
+            return ""
+        spelled = b"".join(map(self._spelling, self._held_ids))
+        return spelled[-count:].decode(errors="replace")
 
     def _count_final(self) -> int:
         if self._stop is None or self.ending is not None:

@@ -144,6 +144,9 @@ class TokensEvent:
     explanations: list[Explanation | None] | None = None
     # Output positions of tokens that the constraint or a rule dictated.
     forced_positions: tuple[int, ...] = ()
+    # What the tokens spell behind the end of the text: what it was stopped by, and all that came
+    # with that in its last token.
+    behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

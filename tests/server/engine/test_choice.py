@@ -50,6 +50,17 @@ def ended(output: ChoiceOutput) -> ChoiceEnding:
     return output.ending
 
 
+def test_what_a_stop_cuts_off_is_told_beside_the_tokens_that_spell_it(
+    make_plan: MakePlan, tiny_llama: LoadedModel
+) -> None:
+    plan = make_plan({"rule": "stop_strings", "values": ["cd"]})
+    events = play(ChoiceOutput(0, plan, 9), letters(tiny_llama, "abcdef"))
+    assert "".join(event.text for event in events) == "ab"
+    assert [event.behind for event in events] == [""] * (len(events) - 1) + ["cd"]
+    whole = play(ChoiceOutput(0, plan, 3), letters(tiny_llama, "abc"))
+    assert [event.behind for event in whole] == [""] * len(whole)
+
+
 def test_without_stop_strings_every_token_comes_at_once(
     make_plan: MakePlan, tiny_llama: LoadedModel
 ) -> None:
