@@ -73,6 +73,12 @@ _BUSY_MS: Final = 5000
 # Held by the one server of several that brings the schema up to date; any fixed number will do.
 _MIGRATION_LOCK: Final = 0x626F73616C
 
+# By itself PostgreSQL shows each statement what was committed before it; SQLite has one view.
+_ONE_VIEW: Final[dict[str, Any]] = {
+    "isolation_level": "REPEATABLE READ",
+    "postgresql_readonly": True,
+}
+
 _logger = logging.getLogger(__name__)
 
 
@@ -200,6 +206,8 @@ class Database:
         try:
             with self._engine.connect() as connection:
                 connection.execution_options(is_writing=is_writing)
+                if not is_writing and not self.is_sqlite:
+                    connection.execution_options(**_ONE_VIEW)
                 with connection.begin():
                     yield connection
         except (IntegrityError, DataError, ProgrammingError):

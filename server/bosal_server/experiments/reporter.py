@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from bosal_server.database import Database
 from bosal_server.experiments import analysis, conclusion, pair_report
 from bosal_server.experiments.bulk import Bulk
@@ -55,15 +57,16 @@ class Reporter:
         """Report on a phase; 0 is the current one."""
         experiment = entry.experiment
         phase = _phase(experiment, phase_number)
-        totals, history = self.read(entry, phase)
+        examples = {}
+        with self._database.read() as connection:
+            totals, history = _read(connection, entry, phase)
+            if with_distributions:
+                examples = pair_report.read_examples(connection, entry, phase.number)
         shares = analysis.check_shares(phase, totals, history)
         requests = sum(arm.requests for arm in totals.arms)
         quantiles = {}
         curves = []
-        examples = {}
         if with_distributions:
-            with self._database.read() as connection:
-                examples = pair_report.read_examples(connection, entry, phase.number)
             quantiles = self._distributions.quantiles(entry, phase.number, requests, now)
             curves = self._distributions.curves(entry, phase.number, requests, now)
         reports = analysis.metric_reports(experiment, totals, quantiles)
@@ -119,16 +122,20 @@ class Reporter:
 
     def read(self, entry: Entry, phase: Phase) -> tuple[Totals, list[Snapshot]]:
         with self._database.read() as connection:
-            return (
-                read_totals(connection, entry, phase.number),
-                read_snapshots(connection, entry, phase.number),
-            )
+            return _read(connection, entry, phase)
 
     def _keep(self, entry: Entry, phase: Phase, totals: Totals, now: float) -> None:
         row = (entry.id, phase.number, totals.units, now, document(totals))
         with self._database.write() as connection:
             # Another server on this database may be here at the same moment.
             Bulk(connection).put(SNAPSHOTS, [row])
+
+
+def _read(connection: Connection, entry: Entry, phase: Phase) -> tuple[Totals, list[Snapshot]]:
+    return (
+        read_totals(connection, entry, phase.number),
+        read_snapshots(connection, entry, phase.number),
+    )
 
 
 def _phase(experiment: Experiment, number: int) -> Phase:
