@@ -15,7 +15,7 @@ from tests.clients.command import bosal, bosal_process
 from tests.live_server import LiveServer, environment, eventually
 from typer.testing import CliRunner
 
-from bosal_client import Client, render
+from bosal_client import Client, InvalidRequest, render
 from bosal_client.cli import application
 from bosal_client.command_help import flowing
 from bosal_client.replay import Difference, InvalidRecord, Record, Replay
@@ -288,6 +288,9 @@ def test_an_experiment_serves_a_unit_its_variant_and_says_which(
     ]
     liked = {"name": "liked", "kind": "proportion", "direction": "increase", "role": "primary"}
     client.experiments.create({"name": "asked", "variants": variants, "metrics": [liked]})
+    with pytest.raises(InvalidRequest) as failure:
+        client.experiments.start("asked", acknowledged_guardrails=["slow"])
+    assert failure.value.field == "acknowledged_guardrails[0]"
     client.experiments.start("asked")
     served = client.experiments.assign("asked", "user-17").variant
     options = ["--experiment=asked", "--unit=user-17", "--max-tokens=2", "--json"]

@@ -40,12 +40,20 @@ class AsyncExperiments:
         return await self._run(calls.create(document, self.actor), timeout)
 
     async def start(
-        self, name: str, *, etag: str = "", reason: str = "", timeout: float | None = None
+        self,
+        name: str,
+        *,
+        acknowledged_guardrails: Sequence[str] = (),
+        etag: str = "",
+        reason: str = "",
+        timeout: float | None = None,
     ) -> results.Experiment:
-        """Begin to enrol units, or go on after a pause."""
-        return await self._run(
-            calls.step("StartExperiment", self._change(name, etag, reason)), timeout
-        )
+        """Begin to enrol units, or go on after a pause.
+
+        While a guardrail is broken it is refused, unless that is acknowledged by its name.
+        """
+        change = self._change(name, etag, reason)
+        return await self._run(calls.start(change, acknowledged_guardrails), timeout)
 
     async def pause(
         self, name: str, *, etag: str = "", reason: str = "", timeout: float | None = None

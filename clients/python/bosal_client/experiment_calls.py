@@ -18,7 +18,6 @@ __all__ = ["Outcome", "StreamCall"]
 
 _SERVICE = "/bosal.v1.ExperimentService/"
 _STEPS: Mapping[str, tuple[type[Any], type[Message]]] = {
-    "StartExperiment": (pb.StartExperimentRequest, pb.StartExperimentResponse),
     "PauseExperiment": (pb.PauseExperimentRequest, pb.PauseExperimentResponse),
     "StopExperiment": (pb.StopExperimentRequest, pb.StopExperimentResponse),
 }
@@ -81,6 +80,13 @@ def create(document: Mapping[str, Any], actor: str) -> Call[results.Experiment]:
         experiment=experiment_message(document), request_id=uuid.uuid4().hex, actor=actor
     )
     return _experiment("CreateExperiment", request, pb.CreateExperimentResponse)
+
+
+def start(change: Change, acknowledged_guardrails: Sequence[str]) -> Call[results.Experiment]:
+    request = pb.StartExperimentRequest(
+        change=change.message(), acknowledged_guardrails=acknowledged_guardrails
+    )
+    return _experiment("StartExperiment", request, pb.StartExperimentResponse)
 
 
 def step(method: str, change: Change) -> Call[results.Experiment]:

@@ -64,11 +64,26 @@ def list_(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
 
 @app.command()
 def start(
-    name: Name, reason: Reason = "", etag: Etag = "", server: Server = DEFAULT_SERVER
+    name: Name,
+    acknowledged: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--acknowledge",
+            metavar="GUARDRAIL",
+            help="Go on although it is broken: it pauses this phase no more. May be repeated.",
+        ),
+    ] = None,
+    reason: Reason = "",
+    etag: Etag = "",
+    server: Server = DEFAULT_SERVER,
 ) -> None:
     """Begin to enrol units, or go on after a pause."""
     with signed_experiments(server) as experiments:
-        _say(experiments.start(name, reason=reason, etag=etag))
+        _say(
+            experiments.start(
+                name, acknowledged_guardrails=acknowledged or (), reason=reason, etag=etag
+            )
+        )
 
 
 @app.command()

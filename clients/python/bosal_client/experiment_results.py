@@ -95,6 +95,8 @@ class Experiment:
     phases: tuple[Phase, ...]
     promoted_variant: str
     state_reason: str
+    # They pause the current phase no more.
+    acknowledged_guardrails: tuple[str, ...]
     create_time: datetime | None
 
     def weights(self, phase: int = 0) -> dict[str, int]:

@@ -38,10 +38,20 @@ class Experiments:
         return self._run(calls.create(document, self.actor), timeout)
 
     def start(
-        self, name: str, *, etag: str = "", reason: str = "", timeout: float | None = None
+        self,
+        name: str,
+        *,
+        acknowledged_guardrails: Sequence[str] = (),
+        etag: str = "",
+        reason: str = "",
+        timeout: float | None = None,
     ) -> results.Experiment:
-        """Begin to enrol units, or go on after a pause."""
-        return self._run(calls.step("StartExperiment", self._change(name, etag, reason)), timeout)
+        """Begin to enrol units, or go on after a pause.
+
+        While a guardrail is broken it is refused, unless that is acknowledged by its name.
+        """
+        change = self._change(name, etag, reason)
+        return self._run(calls.start(change, acknowledged_guardrails), timeout)
 
     def pause(
         self, name: str, *, etag: str = "", reason: str = "", timeout: float | None = None

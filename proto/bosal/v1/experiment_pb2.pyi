@@ -435,6 +435,7 @@ class Experiment(_message.Message):
     PROMOTED_VARIANT_FIELD_NUMBER: _builtins.int
     STATE_REASON_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_GUARDRAILS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Letters, digits, '-', '_' and '.'; at most 64."""
     description: _builtins.str
@@ -489,6 +490,10 @@ class Experiment(_message.Message):
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Phase]: ...
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def acknowledged_guardrails(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Guardrails that pause the current phase no more: it was started in spite of them."""
+
     def __init__(
         self,
         *,
@@ -515,10 +520,11 @@ class Experiment(_message.Message):
         promoted_variant: _builtins.str = ...,
         state_reason: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        acknowledged_guardrails: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_coverage_ppm", b"_coverage_ppm", "_min_units", b"_min_units", "_planned_units", b"_planned_units", "alpha", b"alpha", "coverage_ppm", b"coverage_ppm", "create_time", b"create_time", "min_units", b"min_units", "namespace", b"namespace", "planned_units", b"planned_units", "retention", b"retention", "text_retention", b"text_retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_coverage_ppm", b"_coverage_ppm", "_min_units", b"_min_units", "_planned_units", b"_planned_units", "alpha", b"alpha", "compare_draws", b"compare_draws", "coverage_ppm", b"coverage_ppm", "create_time", b"create_time", "description", b"description", "etag", b"etag", "max_failures_per_minute", b"max_failures_per_minute", "method", b"method", "metrics", b"metrics", "min_units", b"min_units", "name", b"name", "namespace", b"namespace", "phases", b"phases", "planned_units", b"planned_units", "promoted_variant", b"promoted_variant", "retention", b"retention", "shadow_share_ppm", b"shadow_share_ppm", "shadows", b"shadows", "state", b"state", "state_reason", b"state_reason", "text_retention", b"text_retention", "unit_kind", b"unit_kind", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_coverage_ppm", b"_coverage_ppm", "_min_units", b"_min_units", "_planned_units", b"_planned_units", "acknowledged_guardrails", b"acknowledged_guardrails", "alpha", b"alpha", "compare_draws", b"compare_draws", "coverage_ppm", b"coverage_ppm", "create_time", b"create_time", "description", b"description", "etag", b"etag", "max_failures_per_minute", b"max_failures_per_minute", "method", b"method", "metrics", b"metrics", "min_units", b"min_units", "name", b"name", "namespace", b"namespace", "phases", b"phases", "planned_units", b"planned_units", "promoted_variant", b"promoted_variant", "retention", b"retention", "shadow_share_ppm", b"shadow_share_ppm", "shadows", b"shadows", "state", b"state", "state_reason", b"state_reason", "text_retention", b"text_retention", "unit_kind", b"unit_kind", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -662,16 +668,22 @@ class StartExperimentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANGE_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_GUARDRAILS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def change(self) -> Global___Change: ...
+    @_builtins.property
+    def acknowledged_guardrails(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Metrics whose harm is known and borne: as guardrails they pause this phase no more."""
+
     def __init__(
         self,
         *,
         change: Global___Change | None = ...,
+        acknowledged_guardrails: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_guardrails", b"acknowledged_guardrails", "change", b"change"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

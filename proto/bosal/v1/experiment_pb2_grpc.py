@@ -141,7 +141,8 @@ class ExperimentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def StartExperiment(self, request, context):
-        """StartExperiment begins to enrol units, or goes on after a pause.
+        """StartExperiment begins to enrol units, or goes on after a pause. While what the phase has shown
+        breaks a guardrail it is refused, unless the guardrail is acknowledged; a new phase begins anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,9 @@ class ExperimentServiceStub:
     returns what was made.
     """
     StartExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.StartExperimentRequest, _experiment_pb2.StartExperimentResponse]
-    """StartExperiment begins to enrol units, or goes on after a pause."""
+    """StartExperiment begins to enrol units, or goes on after a pause. While what the phase has shown
+    breaks a guardrail it is refused, unless the guardrail is acknowledged; a new phase begins anew.
+    """
     PauseExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.PauseExperimentRequest, _experiment_pb2.PauseExperimentResponse]
     """PauseExperiment serves the control to everybody; nobody is enrolled."""
     StopExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.StopExperimentRequest, _experiment_pb2.StopExperimentResponse]
@@ -90,7 +92,9 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     returns what was made.
     """
     StartExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.StartExperimentRequest, _experiment_pb2.StartExperimentResponse]  # type: ignore[assignment]
-    """StartExperiment begins to enrol units, or goes on after a pause."""
+    """StartExperiment begins to enrol units, or goes on after a pause. While what the phase has shown
+    breaks a guardrail it is refused, unless the guardrail is acknowledged; a new phase begins anew.
+    """
     PauseExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.PauseExperimentRequest, _experiment_pb2.PauseExperimentResponse]  # type: ignore[assignment]
     """PauseExperiment serves the control to everybody; nobody is enrolled."""
     StopExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.StopExperimentRequest, _experiment_pb2.StopExperimentResponse]  # type: ignore[assignment]
@@ -147,7 +151,9 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experiment_pb2.StartExperimentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_experiment_pb2.StartExperimentResponse, _abc.Awaitable[_experiment_pb2.StartExperimentResponse]]:
-        """StartExperiment begins to enrol units, or goes on after a pause."""
+        """StartExperiment begins to enrol units, or goes on after a pause. While what the phase has shown
+        breaks a guardrail it is refused, unless the guardrail is acknowledged; a new phase begins anew.
+        """
 
     @_abc_1.abstractmethod
     def PauseExperiment(

@@ -39,6 +39,9 @@ def warnings(
         share = mixed / (totals.units + mixed)
         alarm = ", more than 1 %: something assigns them otherwise" * (share > _MIXED_SHARE)
         found.append(f"{mixed} units were seen in two variants and are left out{alarm}")
+    if experiment.acknowledged_guardrails and phase.number == experiment.phase.number:
+        names = ", ".join(experiment.acknowledged_guardrails)
+        found.append(f"it was started in spite of its guardrails: {names} pause this phase no more")
     missing = _missing_p(experiment, totals)
     if missing < _MISSING_ALPHA:
         found.append(

@@ -6,6 +6,7 @@ ServerError
 ├── ExperimentExists
 ├── WrongState              the experiment's state does not allow it
 ├── StaleEtag               it has changed since it was read
+├── GuardrailBroken         it would be paused again at once
 └── PromotionBlocked        the report warns, and no reason is given why it should not count
 """
 
@@ -83,6 +84,22 @@ class StaleEtag(ServerError):
             "read it again",
             field="change.etag",
             metadata={"experiment": name, "etag": current},
+        )
+
+
+class GuardrailBroken(ServerError):
+    """Raised when an experiment may only go on if the harm that is shown is acknowledged."""
+
+    reason = "GUARDRAIL_BROKEN"
+    code = "FAILED_PRECONDITION"
+
+    def __init__(self, name: str, harms: Iterable[object], guardrails: Iterable[str]) -> None:
+        names = ", ".join(guardrails)
+        super().__init__(
+            f"experiment '{name}': {'; '.join(map(str, harms))}; it would be paused again at once. "
+            f"Acknowledge {names} to go on in spite of that, begin a new phase, or stop it",
+            field="acknowledged_guardrails",
+            metadata={"experiment": name, "guardrails": names},
         )
 
 

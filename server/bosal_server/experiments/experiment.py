@@ -103,6 +103,8 @@ class Experiment(_Value):
     phases: tuple[Phase, ...] = ()
     promoted_variant: str = ""
     state_reason: str = ""
+    # Guardrails that pause the current phase no more: it was started in spite of them.
+    acknowledged_guardrails: tuple[str, ...] = ()
     created: float = 0.0
 
     @property
@@ -135,6 +137,11 @@ class Experiment(_Value):
     @cached_property
     def primary(self) -> Metric:
         return next(metric for metric in self.metrics if metric.role is MetricRole.PRIMARY)
+
+    @cached_property
+    def guardrails(self) -> tuple[str, ...]:
+        """The names of the metrics that pause the experiment."""
+        return tuple(one.name for one in self.metrics if one.role is MetricRole.GUARDRAIL)
 
     @cached_property
     def outcomes(self) -> Mapping[str, tuple[Metric, ...]]:

@@ -1,6 +1,6 @@
 """An experiment's life as pure steps: what may follow what, and what it changes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bosal_server.experiments.assignment import PPM
 from bosal_server.experiments.definition import check_weights
@@ -10,14 +10,24 @@ from bosal_server.experiments.experiment import Experiment, Phase, State
 __all__ = ["new_phase", "paused", "promoted", "started", "stopped", "with_coverage"]
 
 
-def started(experiment: Experiment, now: float) -> Experiment:
-    """Begin, or go on after a pause."""
+def started(experiment: Experiment, now: float, acknowledged: Sequence[str] = ()) -> Experiment:
+    """Begin, or go on after a pause; the guardrails named pause the current phase no more."""
     _require(experiment, "start", State.DRAFT, State.PAUSED)
+    for place, name in enumerate(acknowledged):
+        if name not in experiment.guardrails:
+            field = f"acknowledged_guardrails[{place}]"
+            raise InvalidExperiment.unknown(field, "guardrail", name, experiment.guardrails)
+    borne = sorted({*experiment.acknowledged_guardrails, *acknowledged})
     phases = experiment.phases
     if experiment.state is State.DRAFT:
         phases = (phases[0].model_copy(update={"start": now}), *phases[1:])
     return experiment.model_copy(
-        update={"state": State.RUNNING, "phases": phases, "state_reason": ""}
+        update={
+            "state": State.RUNNING,
+            "phases": phases,
+            "state_reason": "",
+            "acknowledged_guardrails": tuple(borne),
+        }
     )
 
 
@@ -63,7 +73,7 @@ def new_phase(experiment: Experiment, now: float, weights: Mapping[str, int]) ->
         current.model_copy(update={"end": now}),
         Phase(number=current.number + 1, weights_ppm=numbers, start=now),
     )
-    return experiment.model_copy(update={"phases": phases})
+    return experiment.model_copy(update={"phases": phases, "acknowledged_guardrails": ()})
 
 
 def _ended(experiment: Experiment, now: float, state: State, reason: str) -> Experiment:

@@ -3,17 +3,17 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from bosal_server.database import Database
-from bosal_server.experiments import enrolment, export, intake, ledger, lifecycle, planning
-from bosal_server.experiments.assignment import PPM
+from bosal_server.experiments import enrolment, export, intake, ledger, planning
 from bosal_server.experiments.catalogue import AuditEvent, Catalogue, Change
 from bosal_server.experiments.enrolment import Assignment
-from bosal_server.experiments.errors import InvalidExperiment, PromotionBlocked
-from bosal_server.experiments.experiment import Experiment, Phase
+from bosal_server.experiments.errors import (
+    InvalidExperiment,
+)
+from bosal_server.experiments.experiment import Experiment
 from bosal_server.experiments.export import ExportPage
 from bosal_server.experiments.intake import OutcomeCommand, OutcomeResult
 from bosal_server.experiments.planning import Plan, PlanCommand
@@ -31,6 +31,7 @@ from bosal_server.experiments.records import (
 )
 from bosal_server.experiments.report import Report
 from bosal_server.experiments.reporter import Reporter
+from bosal_server.experiments.steps import Steps
 from bosal_server.experiments.watcher import Watcher
 from bosal_server.experiments.writer import Writer
 from bosal_server.recipe_store import RecipeStore
@@ -58,6 +59,10 @@ class ExperimentManager:
         self._writer = Writer(database, ledger.post)
         self._reporter = Reporter(database, self._ties.changed)
         self._watcher = Watcher(database, self._catalogue, self._reporter, self._writer, clock)
+        steps = Steps(self._catalogue, self._reporter, clock)
+        self.create, self.begin, self.pause = steps.create, steps.begin, steps.pause
+        self.stop, self.promote = steps.stop, steps.promote
+        self.update_traffic, self.new_phase = steps.update_traffic, steps.new_phase
         # Deletes what has been kept for as long as it may be; else done once an hour.
         self.expire = self._watcher.expire
 
@@ -165,62 +170,6 @@ class ExperimentManager:
         statuses = iter(await self._writer.submit(Outcomes(entry, accepted)) if accepted else ())
         return [intake.result(next(statuses)) if isinstance(one, Outcome) else one for one in read]
 
-    async def create(self, draft: Experiment, request_id: str, actor: str) -> Experiment:
-        """Keep an experiment as a draft."""
-        now = self._clock()
-        weights = tuple(variant.weight_ppm for variant in draft.variants)
-        experiment = draft.model_copy(
-            update={"phases": (Phase(number=1, weights_ppm=weights),), "created": now}
-        )
-        change = Change(action="CREATE", actor=actor)
-        entry = await asyncio.to_thread(self._catalogue.create, experiment, request_id, change, now)
-        return entry.experiment
-
-    async def begin(self, name: str, change: Change) -> Experiment:
-        """Enrol units, or go on after a pause."""
-        return await self._step(name, lambda e: lifecycle.started(e, self._clock()), change)
-
-    async def pause(self, name: str, change: Change) -> Experiment:
-        return await self._step(name, lambda e: lifecycle.paused(e, change.reason), change)
-
-    async def stop(self, name: str, change: Change) -> Experiment:
-        return await self._step(
-            name, lambda e: lifecycle.stopped(e, self._clock(), change.reason), change
-        )
-
-    async def promote(
-        self, name: str, variant: str, override_reason: str, change: Change
-    ) -> Experiment:
-        """End an experiment and serve one variant to all.
-
-        Raises:
-            PromotionBlocked: the report warns and `override_reason` is empty.
-        """
-        entry = self._catalogue.get(name, field="change.name")
-        # What the state forbids is said first.
-        lifecycle.promoted(entry.experiment, self._clock(), variant, "")
-        warnings = await asyncio.to_thread(self._reporter.blocking, entry)
-        if warnings and not override_reason.strip():
-            raise PromotionBlocked(name, warnings)
-        details: dict[str, object] = {"variant": variant}
-        if warnings:
-            details |= {"warnings": warnings, "override_reason": override_reason}
-        return await self._step(
-            name,
-            lambda e: lifecycle.promoted(e, self._clock(), variant, change.reason),
-            replace(change, details=details),
-        )
-
-    async def update_traffic(self, name: str, coverage_ppm: int, change: Change) -> Experiment:
-        change = replace(change, details={"coverage": coverage_ppm / PPM})
-        return await self._step(name, lambda e: lifecycle.with_coverage(e, coverage_ppm), change)
-
-    async def new_phase(self, name: str, weights: Mapping[str, int], change: Change) -> Experiment:
-        change = replace(change, details={"weights": {k: w / PPM for k, w in weights.items()}})
-        return await self._step(
-            name, lambda e: lifecycle.new_phase(e, self._clock(), weights), change
-        )
-
     async def delete_unit(self, unit: str, name: str, actor: str) -> Removed:
         """Forget a unit, in one experiment or (name "") in all."""
         if not unit:
@@ -239,12 +188,6 @@ class ExperimentManager:
                     self._catalogue.note, entry.experiment.name, change, self._clock()
                 )
         return removed
-
-    async def _step(
-        self, name: str, step: Callable[[Experiment], Experiment], change: Change
-    ) -> Experiment:
-        entry = await asyncio.to_thread(self._catalogue.change, name, step, change, self._clock())
-        return entry.experiment
 
     async def get(self, name: str, *, field: str = "name") -> Experiment:
         await asyncio.to_thread(self._catalogue.refresh)

@@ -100,6 +100,13 @@ class Reporter:
         shares = analysis.check_shares(phase, totals, history)
         return conclusion.blocking(shares, self._changed_recipes(entry.experiment))
 
+    def harms(self, entry: Entry) -> list[analysis.Harm]:
+        """Return what breaks a guardrail now, whether it is acknowledged or not."""
+        experiment = entry.experiment
+        with self._database.read() as connection:
+            totals = read_totals(connection, entry, experiment.phase.number)
+        return analysis.harms(experiment, totals)
+
     def look(self, entry: Entry, now: float) -> Look:
         """Keep a snapshot of what has grown since the last; return what must not wait."""
         phase = entry.experiment.phase
@@ -115,8 +122,10 @@ class Reporter:
         enough = min((arm.units for arm in totals.arms), default=0) >= entry.experiment.min_units
         if enough and totals.units >= max(last + 1, last * _GROWTH):
             self._keep(entry, phase, totals, now)
+        experiment = entry.experiment
+        harms = analysis.harms(experiment, totals)
         return Look(
-            tuple(analysis.harms(entry.experiment, totals)),
+            tuple(one for one in harms if one.metric not in experiment.acknowledged_guardrails),
             min(shares.p_value, least_p) < analysis.SHARE_ALPHA,
         )
 

@@ -53,7 +53,8 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: pb.StartExperimentRequest, context: Context
     ) -> pb.StartExperimentResponse:
         change = experiments.change(request.change, "START")
-        found = await self._experiments.begin(request.change.name, change)
+        acknowledged = tuple(request.acknowledged_guardrails)
+        found = await self._experiments.begin(request.change.name, change, acknowledged)
         return pb.StartExperimentResponse(experiment=experiments.experiment(found))
 
     async def PauseExperiment(

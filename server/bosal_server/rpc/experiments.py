@@ -136,6 +136,7 @@ def experiment(value: Experiment) -> pb.Experiment:
         phases=[_phase(value, one) for one in value.phases],
         promoted_variant=value.promoted_variant,
         state_reason=value.state_reason,
+        acknowledged_guardrails=value.acknowledged_guardrails,
         create_time=timestamp(value.created),
     )
     message.retention.FromTimedelta(value.retention)

@@ -20,6 +20,8 @@ from bosal_server.database import Database
 from bosal_server.experiments.bulk import Bulk
 from bosal_server.experiments.enrolment import Reason
 from bosal_server.experiments.errors import (
+    GuardrailBroken,
+    InvalidExperiment,
     PromotionBlocked,
 )
 from bosal_server.experiments.experiment import Experiment, State
@@ -28,24 +30,75 @@ from bosal_server.experiments.metric import Direction, MetricKind, MetricRole
 from bosal_server.experiments.tables import TOTALS
 from bosal_server.recipe_store import RecipeStore
 
+GUARD = metric(
+    "slow", MetricKind.ABOVE, MetricRole.GUARDRAIL, outcome="total_ms",
+    threshold=100.0, margin=0.05, direction=Direction.DECREASE,
+)  # fmt: skip
+
+
+async def _paused(manager: ExperimentManager) -> Experiment:
+    """Serve until a variant has broken its guardrail."""
+    await begun(manager, metrics=(metric("score", role=MetricRole.PRIMARY), GUARD))
+    for index in range(400):
+        unit = f"u{index}"
+        slow = manager.assign("exp", unit).variant.key == "steered" and index % 2
+        serve(manager, unit, ms=500.0 if slow else 50.0)
+    return await _eventually(manager, lambda e: e.state is State.PAUSED)
+
 
 def test_a_broken_guardrail_pauses_by_itself(database: Database) -> None:
     async def check(manager: ExperimentManager) -> None:
-        guard = metric(
-            "slow", MetricKind.ABOVE, MetricRole.GUARDRAIL, outcome="total_ms",
-            threshold=100.0, margin=0.05, direction=Direction.DECREASE,
-        )  # fmt: skip
-        await begun(manager, metrics=(metric("score", role=MetricRole.PRIMARY), guard))
-        for index in range(400):
-            unit = f"u{index}"
-            slow = manager.assign("exp", unit).variant.key == "steered" and index % 2
-            serve(manager, unit, ms=500.0 if slow else 50.0)
-        found = await _eventually(manager, lambda e: e.state is State.PAUSED)
+        found = await _paused(manager)
         assert "'steered' is worse by at least" in found.state_reason
         event, *_ = await manager.events("exp", before=0, limit=10)
         assert (event.actor, event.action) == ("server", "PAUSE")
         served = manager.assign("exp", "anyone")
         assert (served.variant.key, served.reason) == ("plain", Reason.PAUSED)
+
+    run(database, check)
+
+
+def test_an_experiment_goes_on_in_spite_of_a_guardrail_only_if_it_is_named(
+    database: Database,
+) -> None:
+    """Or it would be paused again a second after somebody started it."""
+
+    async def check(manager: ExperimentManager) -> None:
+        await _paused(manager)
+        with pytest.raises(
+            GuardrailBroken, match="'steered' is worse.*Acknowledge slow"
+        ) as failure:
+            await manager.begin("exp", WHY)
+        assert failure.value.metadata["guardrails"] == "slow"
+        for wrong in ("slwo", "score"):
+            with pytest.raises(InvalidExperiment, match="no guardrail is called.*slow"):
+                await manager.begin("exp", WHY, [wrong])
+        found = await manager.begin("exp", WHY, ["slow"])
+        assert found.acknowledged_guardrails == ("slow",)
+        event, *_ = await manager.events("exp", before=0, limit=1)
+        assert "slow" in event.details
+        await manager._watcher.look()
+        assert (await manager.get("exp")).state is State.RUNNING
+        report = await manager.report("exp", 0)
+        assert any("in spite of its guardrails: slow" in one for one in report.warnings)
+        # What is acknowledged stays so for as long as its evidence counts.
+        await manager.pause("exp", WHY)
+        await manager.begin("exp", WHY)
+        found = await manager.new_phase("exp", {"plain": 500_000, "steered": 500_000}, WHY)
+        assert found.acknowledged_guardrails == ()
+        await manager._watcher.look()
+        assert (await manager.get("exp")).state is State.RUNNING
+
+    run(database, check)
+
+
+def test_a_new_phase_begins_without_the_old_evidence(database: Database) -> None:
+    async def check(manager: ExperimentManager) -> None:
+        await _paused(manager)
+        await manager.new_phase("exp", {"plain": 900_000, "steered": 100_000}, WHY)
+        await manager.begin("exp", WHY)
+        await manager._watcher.look()
+        assert (await manager.get("exp")).state is State.RUNNING
 
     run(database, check)
 
