@@ -17,8 +17,8 @@ def report(resolved: Resolved) -> int:
     console = Console(highlight=False)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     table = Table("port", Column("address", no_wrap=True), "reached from", "transport", "open to")
-    for one in exposure.listeners(config):
-        table.add_row(one.what, one.address, one.reach, one.transport, one.access)
+    for port in exposure.listeners(config):
+        table.add_row(port.what, port.address, port.reach, port.transport, port.access)
     console.print(table)
     try:
         exposure.check(config)

@@ -77,7 +77,8 @@ def test_the_calls_of_a_client_that_vanished_end_when_a_ping_stays_unanswered() 
         hole = BlackHole(server.add_insecure_port("127.0.0.1:0"))
         await server.start()
         async with hole.open() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call: Any = channel.unary_stream("/any/method")(b"")
+            method: Any = channel.unary_stream("/any/method")
+            call = method(b"")
             await begun.wait()
             hole.swallow()
             # Half of the minute that gRPC would wait by itself.
