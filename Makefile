@@ -1,6 +1,8 @@
 # Every target makes what it needs; a second run re-uses .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+TYPESCRIPT := clients/typescript
+INSTALL_TYPESCRIPT = $(MAKE) --no-print-directory $(TYPESCRIPT)/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: demo demo-ab test gpu gpu-wheels check serve stubs docs notices wheel clean
@@ -12,9 +14,9 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make gpu     tests and timings on a CUDA device, into device-report/; no .venv needed"
 	@echo "make gpu-wheels  what make gpu needs on a machine without a network, into .wheels/"
-	@echo "make check   ruff, mypy, buf lint, buf breaking, promtool"
+	@echo "make check   ruff, mypy, buf lint, buf breaking, promtool, tsc"
 	@echo "make serve   the server on the embedded model, until Ctrl-C"
-	@echo "make stubs   regenerate proto/bosal/v1/*_pb2*"
+	@echo "make stubs   regenerate proto/bosal/v1/*_pb2* and clients/typescript/src/gen"
 	@echo "make docs    regenerate docs/rules.md and docs/configuration.md"
 	@echo "make notices regenerate THIRD_PARTY_NOTICES.md"
 	@echo "make wheel   build the wheel into dist/"
@@ -29,6 +31,11 @@ $(BIN)/python:
 .venv/dev: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	@touch $@ .venv/server
+
+# What the TypeScript client depends on.
+$(TYPESCRIPT)/node_modules/.package-lock.json: $(TYPESCRIPT)/package-lock.json
+	cd $(TYPESCRIPT) && npm ci
+	@touch $@
 
 demo: .venv/server
 	$(BIN)/bosal demo
@@ -65,11 +72,17 @@ check: .venv/dev
 	@if command -v promtool >/dev/null; then \
 		promtool check rules deploy/alerts.yml && promtool test rules deploy/alerts.test.yml; \
 	else echo "promtool is not installed: deploy/alerts.yml was not checked (Debian: prometheus)"; fi
+	@if command -v npm >/dev/null && $(INSTALL_TYPESCRIPT); then \
+		cd $(TYPESCRIPT) && npm run --silent check; \
+	else echo "npm or what it installs is missing: $(TYPESCRIPT) was not checked (Debian: nodejs npm)"; fi
 
 stubs: .venv/dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
 		--python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto \
 		proto/bosal/v1/*.proto
+	@if command -v npm >/dev/null && $(INSTALL_TYPESCRIPT); then \
+		$(BIN)/python $(TYPESCRIPT)/stubs.py; \
+	else echo "npm or what it installs is missing: $(TYPESCRIPT)/src/gen is as it was"; fi
 
 docs: .venv/server
 	$(BIN)/python -m bosal_decoding.reference > docs/rules.md
@@ -82,4 +95,4 @@ wheel: .venv/dev
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf .venv dist build
+	rm -rf .venv dist build $(addprefix $(TYPESCRIPT)/,node_modules dist build)
