@@ -83,10 +83,12 @@ class Stepper:
     def step(self) -> None:
         """Schedule, run, sample, emit."""
         started = perf_counter()
-        self._start(self._scheduler.admit())
+        admitted = self._scheduler.admit()
+        self._start(admitted)
         step = self._scheduler.plan()
         if not step.plans:
-            if self._scheduler.has_work:
+            # Those admitted may be over at once, and others wait for their slots.
+            if self._scheduler.has_work and not admitted:
                 raise RuntimeError("requests are waiting but nothing can be scheduled")
             return
         self._start_masks(step)

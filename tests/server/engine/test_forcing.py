@@ -106,6 +106,24 @@ def test_a_prefill_goes_through_the_model_with_its_prompt(
     assert bench.held_blocks == 0
 
 
+def test_answers_that_are_over_at_once_make_room_for_those_that_wait(
+    make_bench: MakeBench, make_plan: MakePlan
+) -> None:
+    """They take every slot, and nothing of them is left to compute."""
+    plan = make_plan(PREFILL)
+    (prompt,) = plan.prompts([Message(role="user", text=ASKED)])
+    bench = make_bench(max_groups=2)
+    length = len(prompt.opening.token_ids)
+    full = [ask(bench, plan, max_tokens=length, num_choices=2) for _ in range(3)]
+    last = ask(bench, plan, max_tokens=length + 1)
+    bench.run()
+    for answer in full:
+        assert answer.tokens() == list(prompt.opening.token_ids)
+        assert answer.finished.endings[1].reason is FinishReason.MAX_TOKENS
+    assert last.finished.endings[0].output_tokens == length + 1
+    assert bench.held_blocks == 0
+
+
 @pytest.mark.parametrize("end", range(2, len(ASKED)))
 def test_a_healed_prompt_draws_what_goes_on_with_its_end(
     end: int, tiny_llama: LoadedModel, row: Any, make_bench: MakeBench, make_plan: MakePlan
