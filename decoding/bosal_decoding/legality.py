@@ -93,6 +93,10 @@ class Legality:
         """The tokens that must come at a slot's position, dictated or by its constraint."""
         return self.pending(slot, position) or self._constraints.forced(slot)
 
+    def is_dictated(self, slot: int, output: Sequence[int]) -> bool:
+        """Whether a rule or the constraint says what comes behind a slot's output."""
+        return self._dictation.binds(slot, output) or bool(self._constraints.forced(slot))
+
     def was_forced(self, slot: int, last: int) -> bool:
         """Whether the token at a slot's last position was not the model's choice."""
         return bool(self._dictation.pending(slot, last)) or self._constraints.was_forced(slot)

@@ -3,6 +3,9 @@
 A round begins where the base's best token is less likely than the threshold. The guide's next word
 is taken; further words only while the base stays unsure and its best token does not begin the
 word. The two need not share a tokenizer: each reads the answer in tokens of its own.
+
+A guide that gives no word, or ends where the answer may not end, leaves that token to the base, so
+that every turn of the base brings the answer on.
 """
 
 import re
@@ -17,7 +20,7 @@ from bosal_decoding.vocabulary import Vocabulary
 
 # A word of more tokens of the guide is taken as far as it goes.
 _MAX_WORD_TOKENS: Final = 24
-# The same word so often in a row is a loop.
+# The same word, said or offered again, so often in a row is a loop.
 _MAX_REPEATS: Final = 3
 _WORD: Final = re.compile(r"\s*\S+(?=\s)")
 
@@ -69,7 +72,9 @@ class Nudger:
         self._num_reserved = num_reserved
         self._num_hidden = len(hidden.encode())
         self._forced: deque[int] = deque()
+        # "" is no word: the base goes on by itself.
         self._offered: str | None = None
+        self._word = ""
         # Whether a word has been taken since the base was last sure.
         self._is_in_round = False
         self._begins_answer = True
@@ -104,7 +109,8 @@ class Nudger:
         if self._offered is not None:
             word, self._offered = self._offered, None
             if not (self._is_in_round and (is_sure or self._begins(best, word))):
-                self._forced.extend(self._spelled(word) or ())
+                self._forced.extend(self._base.spell(word) or ())
+                self._word = word
             if not self._forced:
                 self._is_in_round = False
                 return Move.DRAW
@@ -117,8 +123,14 @@ class Nudger:
 
     def taken(self, token: int) -> None:
         """Note the token that a step of the base ended with; another than forced drops the word."""
-        if self._forced and self._forced.popleft() != token:
+        if not self._forced:
+            return
+        if self._forced.popleft() != token:
             self.reset()
+        elif not self._forced:
+            is_same = self._word == self._last_word
+            self._num_repeats = self._num_repeats + 1 if is_same else 1
+            self._last_word = self._word
 
     def reset(self) -> None:
         """Forget the word at hand."""
@@ -142,16 +154,20 @@ class Nudger:
             self._offer(text)
         elif is_end:
             self.end = End.GUIDE
+        else:
+            self._offered = ""
         return True
+
+    def go_on(self) -> None:
+        """Let the base go on by itself where nudging would end an answer that may not end here."""
+        self.end, self._offered = None, ""
 
     def _offer(self, word: str) -> None:
         if self._begins_answer:
             word = word.removeprefix(self._plan.guide_lead)
             if not word[:1].isspace():
                 word = self._plan.lead + word
-        self._num_repeats = self._num_repeats + 1 if word == self._last_word else 1
-        self._last_word = word
-        if self._num_repeats >= _MAX_REPEATS:
+        if word == self._last_word and self._num_repeats + 1 >= _MAX_REPEATS:
             self.end = End.LOOP
         else:
             self._offered = word
@@ -175,6 +191,3 @@ class Nudger:
         self.guide_ids = ids
         self._heard, self._num_heard = b"", 0
         return True
-
-    def _spelled(self, word: str) -> list[int] | None:
-        return self._base.spell(word)

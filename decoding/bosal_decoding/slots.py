@@ -66,9 +66,7 @@ class Slots:
         self._scopes = HostScopes(self.state) if packs_touched else None
         self.surprise = SurpriseSlots(self.state)
         self._sentences = SentenceSlots(self.state)
-        if legality is None:
-            legality = Legality(num_slots, vocabulary_size, device)
-        self._legality = legality
+        self._legality = legality or Legality(num_slots, vocabulary_size, device)
         self._follower = follower
 
     def add(
@@ -206,6 +204,10 @@ class Slots:
         if tokens:
             self.commit([slot], [tokens])
         return tokens
+
+    def is_dictated(self, slot: int) -> bool:
+        """Whether what comes next in a slot is not the model's choice, or not its alone."""
+        return self._legality.is_dictated(slot, self._outputs[slot])
 
     def was_forced(self, slot: int) -> bool:
         """Whether the last token of a slot was not the model's choice."""

@@ -262,8 +262,12 @@ def _is_fused(pipeline: ExplainingPipeline, group: StreamGroup) -> bool:
 def _moves(
     pipeline: ExplainingPipeline, combined: Combined, groups: Sequence[StreamGroup]
 ) -> dict[int, Move]:
-    """Ask the nudged groups what they do at this step, by their place."""
-    nudged = [(i, group.nudger) for i, group in enumerate(groups) if group.nudger is not None]
+    """Ask the nudged groups what they do at this step, by their place; not where it is dictated."""
+    nudged = [
+        (i, group.nudger)
+        for i, group in enumerate(groups)
+        if group.nudger is not None and not pipeline.slots.is_dictated(group.slot)
+    ]
     if not nudged:
         return {}
     sure = pipeline.certainty(combined, [i for i, _ in nudged])

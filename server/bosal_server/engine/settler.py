@@ -1,7 +1,7 @@
 """What a step's outcome means for each choice: its token, its text, its end."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import monotonic
 
 import torch
@@ -65,9 +65,8 @@ class Settler:
             assert nudger is not None
             group.ask(nudger.guide_ids)
             return
-        if drawn.yielded:
-            output.note_yielded(drawn.yielded)
         if drawn.token < 0:
+            output.note_yielded(drawn.yielded)
             slots = self._slots_of(group)
             reason = _NO_TOKEN[slots.blocked(group.slot)]
             is_conflict = reason is FinishReason.RULE_CONFLICT
@@ -92,6 +91,9 @@ class Settler:
         if not nudger.hear(token):
             guide.own.append(token)
         elif nudger.end is None:
+            group.resume()
+        elif not self._may_end(active, group):
+            nudger.go_on()
             group.resume()
         else:
             reason = FinishReason.LOOP if nudger.end is End.LOOP else FinishReason.STOP_RULE
@@ -155,21 +157,36 @@ class Settler:
                 output.end_without_token(FinishReason.CONSTRAINT_CLOSED)
             return
         self._roster.note_token(active, output, now)
+        is_forced = is_bound and slots.was_forced(group.slot)
+        if is_forced:
+            # Whether a row was read for it hangs on what else was asked for: it counts for nothing.
+            in_force: Collection[int] = self._in_force(active, group, output.num_tokens)
+        else:
+            in_force = slots.in_force(group.slot, active.request.plan.text_scopes)
+            output.note_yielded(drawn.yielded)
         rollback = output.accept(
             drawn.token,
             drawn.logprobs,
             drawn.explanation,
-            is_intervention=drawn.is_intervention,
-            is_forced=is_bound and slots.was_forced(group.slot),
-            in_force=slots.in_force(group.slot, active.request.plan.text_scopes),
+            is_intervention=drawn.is_intervention and not is_forced,
+            is_forced=is_forced,
+            in_force=in_force,
             reason=_ENDS.get(verdict) if is_bound else None,
         )
-        if nudger is not None:
+        if nudger is not None and is_forced:
+            nudger.reset()
+        elif nudger is not None:
             nudger.taken(drawn.token)
         if rollback is not None:
             self._roll_back(group, rollback)
         elif is_bound or group.phrases is not None:
             self._take_forced(active, group)
+
+    def _may_end(self, active: ActiveRequest, group: StreamGroup) -> bool:
+        """Whether the guide may end a choice here: as the end of the text may be drawn."""
+        slots = self._slots_of(group)
+        is_whole = active.request.program is None or slots.is_whole(group.slot)
+        return is_whole and len(group.output) >= int(slots.state.min_tokens[group.slot])
 
     def _conflicting(self, active: ActiveRequest, group: StreamGroup) -> list[str]:
         """The rules in force that never yield."""

@@ -1,7 +1,8 @@
 """Nudging in the engine against a naive one: two models, strings between them, no cache."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.plan import Plan
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.scaffolds import Message
 from bosal_decoding.streams import StreamModel
+from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.request import FinishReason
 from bosal_server.model import LoadedModel, load_model
 
@@ -133,14 +136,18 @@ class Naive:
 
 
 def plan_of(loaded: Loaded, rule: Mapping[str, Any], *rules: Mapping[str, Any]) -> Plan:
-    served = tuple(
-        StreamModel(name=name, vocabulary=one.vocabulary, context_tokens=one.context_tokens)
-        for name, one in loaded.items()
-    )
     document = {
         "scaffold": {"kind": "plain"},
         "rules": [{"rule": "nudging", **rule}, *rules, *GREEDY],
     }
+    return compiled(loaded, document)
+
+
+def compiled(loaded: Loaded, document: Mapping[str, Any]) -> Plan:
+    served = tuple(
+        StreamModel(name=name, vocabulary=one.vocabulary, context_tokens=one.context_tokens)
+        for name, one in loaded.items()
+    )
     base = loaded["base"]
     return compile_recipe(
         Recipe.parse(document),
@@ -235,16 +242,10 @@ def test_masks_hold_against_the_guide(loaded: Loaded, bench_of: MakeBench) -> No
     assert banned not in held.text()
 
 
-@pytest.mark.parametrize("reason", [FinishReason.STOP_RULE, FinishReason.LOOP])
-def test_the_guide_ends_the_answer(
-    reason: FinishReason, loaded: Loaded, monkeypatch: pytest.MonkeyPatch, engine_model: MakeModel
+def let_say(
+    models: Mapping[str, EngineModel], monkeypatch: pytest.MonkeyPatch, script: Iterable[int]
 ) -> None:
-    """With its end of text, or with the same word three times."""
-    vocabulary = loaded["guide"].vocabulary
-    (word,) = vocabulary.ids_of("x")
-    (space,) = vocabulary.ids_of(" ")
-    script = [1] if reason is FinishReason.STOP_RULE else [space, word, space] * 9
-    models = {name: engine_model(one) for name, one in loaded.items()}
+    """Let the guide say these tokens, whatever it reads."""
     forward = models["guide"].runner.forward
     said = iter(script)
 
@@ -255,6 +256,19 @@ def test_the_guide_ends_the_answer(
         return logits
 
     monkeypatch.setattr(models["guide"].runner, "forward", scripted)
+
+
+@pytest.mark.parametrize("reason", [FinishReason.STOP_RULE, FinishReason.LOOP])
+def test_the_guide_ends_the_answer(
+    reason: FinishReason, loaded: Loaded, monkeypatch: pytest.MonkeyPatch, engine_model: MakeModel
+) -> None:
+    """With its end of text, or with the same word three times."""
+    vocabulary = loaded["guide"].vocabulary
+    (word,) = vocabulary.ids_of("x")
+    (space,) = vocabulary.ids_of(" ")
+    script = [1] if reason is FinishReason.STOP_RULE else [space, word, space] * 9
+    models = {name: engine_model(one) for name, one in loaded.items()}
+    let_say(models, monkeypatch, script)
     bench = Bench(models)
     plan = plan_of(loaded, {"guide": "guide", "top1_below": 1.0})
     answer = submit(bench, plan, ASKED, max_tokens=40)
@@ -288,3 +302,88 @@ def test_behind_its_reserve_the_guide_is_not_asked(loaded: Loaded, bench_of: Mak
     ending = answer.finished.endings[0]
     assert ending.reason is FinishReason.MAX_TOKENS
     assert 0 < (ending.interventions or 0) < 90
+
+
+@pytest.mark.parametrize("said", ["\n", "<pad>", "\ufffd"])
+def test_a_guide_that_never_says_a_word_leaves_the_answer_to_the_base(
+    said: str, loaded: Loaded, monkeypatch: pytest.MonkeyPatch, engine_model: MakeModel
+) -> None:
+    """White space, tokens that spell nothing, or bytes that are no text, for ever."""
+    vocabulary = loaded["guide"].vocabulary
+    tokens = {
+        "\n": vocabulary.ids_of("\n"),
+        "<pad>": (0,),
+        "\ufffd": vocabulary.ids_spelling(b"\xff"),
+    }
+    models = {name: engine_model(one) for name, one in loaded.items()}
+    let_say(models, monkeypatch, repeat(tokens[said][0]))
+    bench = Bench(models)
+    nudged = submit(bench, plan_of(loaded, {"guide": "guide", "top1_below": 1.0}), ASKED)
+    alone = submit(bench, plan_of(loaded, {"guide": "guide", "top1_below": 1e-9}), ASKED)
+    bench.run()
+    assert nudged.tokens() == alone.tokens()
+    assert nudged.finished.endings[0].interventions == 0
+
+
+@pytest.fixture(scope="module")
+def compiler() -> Iterator[ConstraintCompiler]:
+    compiler = ConstraintCompiler()
+    yield compiler
+    compiler.close()
+
+
+@pytest.mark.parametrize("is_loop", [False, True])
+def test_nudging_ends_no_answer_that_may_not_end(
+    is_loop: bool,
+    loaded: Loaded,
+    monkeypatch: pytest.MonkeyPatch,
+    engine_model: MakeModel,
+    compiler: ConstraintCompiler,
+) -> None:
+    """Not before `min_tokens`, nor while the text is none of the constraint's."""
+    vocabulary = loaded["guide"].vocabulary
+    (word,), (space,) = vocabulary.ids_of("x"), vocabulary.ids_of(" ")
+    script = [space, word, space] if is_loop else [1]
+    models = {name: engine_model(one) for name, one in loaded.items()}
+    let_say(models, monkeypatch, script * 999)
+    rule = {"guide": "guide", "top1_below": 1.0}
+    bench = Bench(models)
+    # Whole characters, or the guide is not asked; the base never ends by itself.
+    words = {"rule": "allowed_scripts", "scripts": ["Latin"]}
+    onward = {"rule": "logit_bias", "ids": {"0": -1000}}
+    plan = plan_of(loaded, rule, {"rule": "min_tokens", "value": 7}, words, onward)
+    held = submit(bench, plan, ASKED, max_tokens=40)
+    bench.run()
+    ending = held.finished.endings[0]
+    assert ending.reason is (FinishReason.LOOP if is_loop else FinishReason.STOP_RULE)
+    assert ending.output_tokens >= 7
+    document = {**plan_of(loaded, rule).recipe.document(), "constraint": {"regex": "[0-9]{9}"}}
+    plan = compiled(loaded, document)
+    assert plan.recipe.constraint is not None
+    program = compiler.compile(plan.recipe.constraint, plan.vocabulary)
+    answer = submit(bench, plan, ASKED, max_tokens=40, program=program)
+    bench.run()
+    assert re.fullmatch("[0-9]{9}", answer.text())
+    assert answer.finished.endings[0].reason is FinishReason.CONSTRAINT_COMPLETE
+
+
+@pytest.mark.parametrize("options", [{"logprobs": 0}, {"logprobs": 2, "num_choices": 2}])
+def test_asking_for_log_probabilities_changes_nothing_about_forced_text(
+    options: dict[str, Any], loaded: Loaded, bench_of: MakeBench
+) -> None:
+    """A guide is not asked what comes where that is settled."""
+    phrases = {
+        "rule": "forced_phrases",
+        "phrases": [{"text": " the moon", "at": 2}, {"text": " and the mat", "at": 6}],
+    }
+    prefill = {"rule": "prefill", "text": "The cat sat on", "heal": False}
+    for _, rule, _ in CASES:
+        plan = plan_of(loaded, {**rule, "top1_below": 1.0}, prefill, phrases)
+        bench = bench_of(loaded)
+        quiet = submit(bench, plan, ASKED, max_tokens=30)
+        asked = submit(bench, plan, ASKED, max_tokens=30, **options)
+        bench.run()
+        assert asked.tokens() == quiet.tokens()
+        assert asked.finished.endings[0].interventions == quiet.finished.endings[0].interventions
+        forwards = [one.finished.usage.streams[-1].forwards for one in (quiet, asked)]
+        assert options.get("num_choices") or forwards[0] == forwards[1]
