@@ -2,7 +2,8 @@
 
 Only `true` and `false` are booleans, so a variant may be called `on`, `no` or `12:30`; `1_000` is
 text, `1e5` is a number. A key given twice, an anchor, an alias and a tag are errors. The server
-reads recipes by the same rules.
+reads recipes by the same rules, in `bosal_decoding.document`: the client has a reader of its own
+since it is installed without torch, and a test holds the two against each other.
 """
 
 import re
@@ -66,7 +67,16 @@ class _CoreLoader(yaml.SafeLoader):
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         return int(self.construct_scalar(node))
 
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        text = str(self.construct_scalar(node))
+        # JSON writes a character beyond 16 bits as two escapes; YAML reads each alone.
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            return text
+
 
 _CoreLoader.add_constructor(f"{_TAG}int", _CoreLoader.construct_integer)
+_CoreLoader.add_constructor(f"{_TAG}str", _CoreLoader.construct_text)
 for _name, _pattern, _first in _SCALARS:
     _CoreLoader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(_pattern), _first)
