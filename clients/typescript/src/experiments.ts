@@ -23,6 +23,12 @@ export interface ChangeOptions extends CallOptions {
   readonly reason?: string | undefined;
 }
 
+/** Options of `start`. */
+export interface StartOptions extends ChangeOptions {
+  /** Guardrails that are broken, and are to pause the current phase no more. */
+  readonly acknowledgedGuardrails?: readonly string[] | undefined;
+}
+
 /** Options of `plan`; what is left out is taken from the experiment `name`, if one is given. */
 export interface PlanOptions extends CallOptions {
   readonly name?: string | undefined;
@@ -57,9 +63,15 @@ export class Experiments {
     return read(await this.#channel.unary(service.createExperiment, request, options));
   }
 
-  /** Begin to enrol units, or go on after a pause. */
-  async start(name: string, options: ChangeOptions = {}): Promise<reports.Experiment> {
-    const request = { change: this.#change(name, options) };
+  /**
+   * Begin to enrol units, or go on after a pause. While a guardrail is broken it is refused, unless
+   * that is acknowledged by its name.
+   */
+  async start(name: string, options: StartOptions = {}): Promise<reports.Experiment> {
+    const request = {
+      change: this.#change(name, options),
+      acknowledgedGuardrails: [...(options.acknowledgedGuardrails ?? [])],
+    };
     return read(await this.#channel.unary(service.startExperiment, request, options));
   }
 

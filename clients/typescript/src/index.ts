@@ -41,7 +41,7 @@ export type {
   ShadowDocument,
   VariantDocument,
 } from "./experimentDocuments.js";
-export { Experiments, type ChangeOptions, type PlanOptions } from "./experiments.js";
+export { Experiments, type ChangeOptions, type PlanOptions, type StartOptions } from "./experiments.js";
 export type { Identity } from "./identity.js";
 export type { Outcome } from "./outcomes.js";
 export { assistant, user, type Message, type Prompt } from "./prompts.js";
