@@ -61,7 +61,8 @@ def select(
     are the same bits in any batch. A token of `forced` [B], -1 for none, is taken where legal.
 
     Where mirostat acts, with target tau and rate eta, the next position's limit on surprise becomes
-    limit - eta * (surprise of the token - tau), should the token be committed.
+    limit - eta * (surprise of the token - tau), should the token be committed; it stays where the
+    mask leaves a single token, which was not drawn from anything.
     """
     stages = state.chain_stage[slots]
     values = state.chain_value[slots]
@@ -83,6 +84,7 @@ def select(
             state.last_temperature[here] = 1 / truncation.inverse.double()
         if state.mirostat.is_used:
             _learn(state, here, truncation, stages[sampled], tokens[sampled])
+            state.mirostat.forget(here[_is_settled(control, sampled)])
     if forced is not None:
         place = forced.clamp(min=0)[:, None]
         is_legal = control.logits.gather(1, place)[:, 0] > -torch.inf
@@ -169,6 +171,15 @@ def _learn(
     target, rate = state.chain_value[slots[row], place], state.chain_second[slots[row], place]
     error = truncation.surprise_of(row, tokens[row]) - target
     state.mirostat.following[slots[row]] = truncation.surprise[row] - rate * error
+
+
+def _is_settled(control: Control, places: Tensor) -> Tensor:
+    """Say where rows at `places` [R] have a single token that is legal, [R] bool."""
+    settled = (control.group_max[places] > -torch.inf).sum(1) == 1
+    rows = settled.nonzero().squeeze(1)
+    if len(rows):
+        settled[rows] = (control.logits[places[rows]] > -torch.inf).sum(1) == 1
+    return settled
 
 
 def _logprobs(

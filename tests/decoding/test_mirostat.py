@@ -61,6 +61,32 @@ def test_the_limit_follows_what_is_drawn(vocabulary: Vocabulary) -> None:
     ]
 
 
+def test_a_token_that_alone_is_legal_leaves_the_limit(vocabulary: Vocabulary) -> None:
+    """It is drawn from nothing, be it dictated or committed at once."""
+    allowed = {"rule": "allowed_tokens", "ids": [70], "allow_end": False, "scope": {"first": 4}}
+    plans = [
+        compile(Recipe.parse({"rules": rules}), vocabulary, context_tokens=512)
+        for rules in (RULES, [allowed, *RULES])
+    ]
+    pipeline = Pipeline(vocabulary.size, 2)
+    for slot, plan in enumerate(plans):
+        pipeline.slots.add(slot, plan, history=[], seed=5, choice=0)
+    pipeline.slots.commit([0], [[70] * 4])
+    for at in range(4):
+        logits = random_row(at, vocabulary.size)[None]
+        token = pipeline.sample(pipeline.apply(logits, [1])).tokens.tolist()
+        assert token == [70]
+        pipeline.slots.commit([1], [token])
+    for at in range(12):
+        logits = random_row(at, vocabulary.size)[None].repeat(2, 1)
+        first, second = pipeline.sample(pipeline.apply(logits, [0, 1])).tokens.tolist()
+        assert first == second
+        pipeline.slots.commit([0, 1], [[first], [second]])
+    limits = pipeline.slots.surprise.limits([0, 1])
+    assert limits is not None
+    assert limits[0] == limits[1] != 2 * TAU
+
+
 @pytest.mark.parametrize(
     ("rules", "names"),
     [

@@ -1,6 +1,7 @@
 """Prefilled, healed and forced text in the engine, against transformers' rows."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,3 +304,33 @@ def test_rules_that_never_yield_are_named_where_they_leave_nothing(
     assert ending.output_tokens == 2
     assert ending.conflicting_rules == ("allowed_tokens", "constraint")
     assert ending.yielded_rules == ()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"rule": "mirostat", "tau": 1.0, "eta": 1.0},
+        {"rule": "guidance", "scale": 1.5},
+        {"rule": "stop_strings", "values": ["moon", "e"], "when": {"top1_below": 1.0}},
+        {"rule": "no_repeat_ngram", "n": 2},
+        {"rule": "contrastive", "ignore_prompt": True, "plausibility": 0.9},
+    ],
+    ids=lambda rule: rule["rule"],
+)
+def test_asking_about_forced_tokens_changes_nothing(
+    rule: dict[str, Any], make_bench: MakeBench, make_plan: MakePlan
+) -> None:
+    """Whether a row was read for a token that was not drawn shows in nothing but what was asked."""
+    phrases = [{"text": " the moon", "at": 6}, {"text": " the moon", "at": 12}]
+    forced_text = {"rule": "forced_phrases", "phrases": phrases}
+    plan = make_plan(PREFILL, forced_text, rule, greedy=False)
+    bench = make_bench()
+    ways: list[dict[str, Any]] = [{}, {"logprobs": 1}, {"explain": Counterfactuals.of(plan)}]
+    answers = [ask(bench, plan, max_tokens=20, seed=3, **way) for way in ways]
+    bench.run()
+    plain, *asked = answers
+    ending = plain.finished.endings[0]
+    for answer in asked:
+        assert answer.tokens() == plain.tokens()
+        assert forced(answer) == forced(plain)
+        assert replace(answer.finished.endings[0], explanation=None) == ending
