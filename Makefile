@@ -47,7 +47,7 @@ serve: .venv/server
 	$(BIN)/bosal serve
 
 test: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Of glibc so many releases: pip matches them one by one.
 GLIBC := 5 12 17 24 26 27 28 31 34 35

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,6 +32,23 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, **defaults, **variables}
 
 
+def started(
+    *arguments: str, stderr: IO[str], module: str = "bosal_server", **variables: str
+) -> nursery.Forked | subprocess.Popen[str]:
+    """Start `python -m bosal_server`, or another module; its standard output is a pipe."""
+    whole = environment(**{**nursery.SHARED, **variables})
+    # With another path it may import other modules.
+    if sys.platform == "linux" and "PYTHONPATH" not in variables:
+        return nursery.Forked(module, arguments, whole, stderr)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=whole,
+    )
+
+
 class LiveServer:
     """`python -m bosal_server serve`, or another module's `serve`, ready to be called."""
 
@@ -43,19 +60,16 @@ class LiveServer:
         **variables: str,
     ) -> None:
         self._stderr = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
-        arguments = ["serve", "--port=0", "--metrics-port=0", f"--runner={runner}", *options]
-        variables = {**nursery.SHARED, **variables}
-        self.process: nursery.Forked | subprocess.Popen[str]
-        if sys.platform == "linux" and "PYTHONPATH" not in variables:
-            self.process = nursery.Forked(module, arguments, environment(**variables), self._stderr)
-        else:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                text=True,
-                env=environment(**variables),
-            )
+        self.process = started(
+            "serve",
+            "--port=0",
+            "--metrics-port=0",
+            f"--runner={runner}",
+            *options,
+            stderr=self._stderr,
+            module=module,
+            **variables,
+        )
         assert self.process.stdout is not None
         ready = READY.match(self.process.stdout.readline())
         assert ready is not None, self.errors()

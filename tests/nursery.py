@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO, Final
@@ -27,7 +27,7 @@ class Forked:
     """A server from the nursery, handled like a `subprocess.Popen`."""
 
     def __init__(
-        self, module: str, arguments: list[str], environment: Mapping[str, str], stderr: IO[str]
+        self, module: str, arguments: Sequence[str], environment: Mapping[str, str], stderr: IO[str]
     ) -> None:
         read, write = os.pipe()
         self.stdout = os.fdopen(read)

@@ -92,6 +92,7 @@ def test_a_cpu_draws_by_the_torch_path() -> None:
     assert backend_of("cpu") == "torch"
 
 
+@pytest.mark.long
 def test_a_pipeline_over_the_kernels_draws_as_over_the_torch_path() -> None:
     pytest.importorskip("triton")
     run("../decoding/interpreted_pipeline.py", TRITON_INTERPRET="1")

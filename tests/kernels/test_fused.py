@@ -108,6 +108,7 @@ def test_one_kernel_scans_histories_with_and_without_breakers(
 
 # Forty seconds of a processor, and many times that on a busy one.
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_the_kernels_compile_without_spills_and_read_128_bits_at_a_time(tmp_path: Path) -> None:
     report = tmp_path / "kernels.json"
     command = [sys.executable, "-m", "benchmarks.kernels", "--count-only", "--quick"]

@@ -47,6 +47,7 @@ def check(batch: list[Row]) -> None:
         assert token == wanted(row, z), (row.chain, row.key, row.position)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vocab_size", SIZES)
 def test_any_batch_of_any_chains_gets_the_tokens_of_brute_force(vocab_size: int) -> None:
     @settings(max_examples=SIZES[vocab_size])

@@ -33,6 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_every_model_is_shipped_and_loads(built: Path) -> None:
     for name in FAMILY:
         folder = built / "shipped" / name

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from tests.lab import records
-from tests.server.conftest import TINY_LLAMA, save_model
 
 from bosal_client import user
 from bosal_lab.compare import compare
@@ -46,11 +45,6 @@ REQUEST = Request(
 )
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("tiny"), "llama", **TINY_LLAMA)
-
-
 def answers(path: Path) -> dict[tuple[str, str, int], tuple[int, tuple[int, ...], str]]:
     with Results.open(path) as results:
         found = [record for arm in results.arms for record in results.records(arm)]
@@ -61,12 +55,13 @@ def answers(path: Path) -> dict[tuple[str, str, int], tuple[int, tuple[int, ...]
     }
 
 
+@pytest.mark.long
 def test_a_killed_server_costs_nothing(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole.sqlite", tmp_path / "broken.sqlite"
     add = Results.add
-    with serving({"tiny": model}) as server:
+    with serving({"tiny": tiny_model}) as server:
         asyncio.run(run_evaluation(server.address, whole, SUITE, REQUEST, "whole"))
 
         def add_then_kill(results: Results, record: Record, score: Score | None) -> None:
@@ -80,7 +75,7 @@ def test_a_killed_server_costs_nothing(
         monkeypatch.undo()
     kept = answers(broken)
     assert 7 <= len(kept) < 30
-    with serving({"tiny": model}) as server:
+    with serving({"tiny": tiny_model}) as server:
         asyncio.run(run_evaluation(server.address, broken, SUITE, REQUEST, "second"))
     assert len(answers(whole)) == 30
     assert answers(broken) == answers(whole)

@@ -2,10 +2,12 @@
 
 from argparse import Namespace
 
+import pytest
 from benchmarks.harness import Report
 from benchmarks.soak_parts import chaos
 
 
+@pytest.mark.long
 def test_whatever_happens_all_is_served_or_refused_and_nothing_is_lost() -> None:
     report = Report("chaos", Namespace(quick=True, json=None))
     chaos.run(report.options, report)

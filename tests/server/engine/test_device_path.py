@@ -25,6 +25,7 @@ from .device_requests import WARM, engine, submit
 needs_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
+@pytest.mark.long
 def test_a_step_on_a_simulated_device_draws_as_on_the_cpu_and_waits_once() -> None:
     pytest.importorskip("triton")
     done = subprocess.run(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.live_server import environment
 
 
@@ -27,6 +28,7 @@ def test_ten_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     assert figures["kills_acknowledged"] > 0
 
 
+@pytest.mark.long
 def test_a_killed_server_loses_nothing_that_was_acknowledged(
     tmp_path: Path, tiny_llama_folder: Path
 ) -> None:

@@ -4,14 +4,12 @@ import json
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.live_server import LiveServer, environment, serving
+from tests.live_server import LiveServer, serving, started
 
 from bosal_client import Client, Generation, Overloaded
 from bosal_server.config import ModelConfig, RunnerPreference, ServerConfig
@@ -31,6 +29,7 @@ def small(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield live
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("runner", "options", "dtype"),
     [
@@ -118,19 +117,18 @@ def test_a_corrupt_model_is_named_and_the_exit_code_says_so(
     shutil.copytree(tiny_model, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    ended = subprocess.run(
-        [sys.executable, "-m", "bosal_server", "serve", "--port=0", f"--model={broken}"],
-        capture_output=True,
-        text=True,
-        env=environment(OMP_NUM_THREADS="1"),
-    )
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    message = ended.stderr.splitlines()[-1]
+    with (tmp_path / "errors").open("w+") as stderr:
+        process = started("serve", "--port=0", f"--model={broken}", stderr=stderr)
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.read() == ""
+        assert process.wait(60) == 1
+    errors = (tmp_path / "errors").read_text()
+    message = errors.splitlines()[-1]
     assert message.startswith("error: ")
     assert "'broken'" in message
     assert "model.safetensors" in message
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in errors
 
 
 def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:

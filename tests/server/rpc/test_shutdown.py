@@ -2,15 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.live_server import LiveServer, environment, eventually
+from tests.live_server import LiveServer, eventually, started
 
 from bosal_client import Client, Unavailable
 
@@ -108,31 +106,22 @@ def test_a_crashed_engine_answers_everybody_and_ends_the_process(tiny_model: Pat
         assert "the device is gone" in live.errors()
 
 
-def test_a_sighup_while_models_load_waits(tiny_model: Path) -> None:
+def test_a_sighup_while_models_load_waits(tiny_model: Path, tmp_path: Path) -> None:
     """By itself it would end the process, and no supervisor takes that for a failure."""
     options = (f"--model=tiny={tiny_model}", "--runner=torch", "--port=0", "--metrics-port=0")
-    command = [sys.executable, "-m", "bosal_server", "serve", *options]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(OMP_NUM_THREADS="1"),
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        said = []
+    log = tmp_path / "errors"
+    with log.open("w") as stderr:
+        process = started("serve", *options, stderr=stderr)
+    assert process.stdout is not None
+    with process.stdout:
         # The first line comes once keys were read and before a model was.
-        for line in process.stderr:
-            said.append(line)
-            if "database" in line:
-                process.send_signal(signal.SIGHUP)
-                break
-        assert process.stdout.readline().startswith("ready at"), said
+        while "database" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline().startswith("ready at"), log.read_text()
         process.send_signal(signal.SIGTERM)
-        _, rest = process.communicate(timeout=60)
-        assert process.returncode == 0, rest
-        assert "SIGHUP: reading recipes again" in rest
+        assert process.wait(60) == 0, log.read_text()
+    assert "SIGHUP: reading recipes again" in log.read_text()
 
 
 def test_sighup_reads_recipes_too(tiny_model: Path, tmp_path: Path) -> None:
