@@ -53,7 +53,7 @@ def test_the_help_states_the_defaults() -> None:
 
 def test_a_missing_package_says_what_to_install() -> None:
     program = (
-        "import sys; sys.modules['pydantic'] = None; "
+        "import sys; sys.modules['torch'] = None; "
         "sys.argv = ['bosal', 'serve']; import bosal_server.__main__"
     )
     ended = subprocess.run(
