@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TYPESCRIPT := clients/typescript
-INSTALL_TYPESCRIPT = $(MAKE) --no-print-directory $(TYPESCRIPT)/node_modules/.package-lock.json
+INSTALL_TYPESCRIPT = $(MAKE) --silent $(TYPESCRIPT)/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: demo demo-ab test gpu gpu-wheels check serve stubs docs notices wheel clean

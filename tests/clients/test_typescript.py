@@ -72,6 +72,11 @@ def secured(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     pair.private_key_pem.write_to_path(str(folder / "server.key"))
     pair.cert_chain_pems[0].write_to_path(str(folder / "server.pem"))
     trustme.CA().cert_pem.write_to_path(str(folder / "stranger.pem"))
+    # For a server of the tests' own.
+    for name, owner in (("own", "127.0.0.1"), ("client", "client@example.org")):
+        pair = authority.issue_cert(owner)
+        pair.private_key_pem.write_to_path(str(folder / f"{name}.key"))
+        pair.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
     key, entry = make_key("generate", [Scope.GENERATE])
     save_keys(folder / "keys.json", [entry])
     options = (
@@ -86,6 +91,10 @@ def secured(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "apiKey": key,
             "tlsCa": str(folder / "ca.pem"),
             "stranger": str(folder / "stranger.pem"),
+            "serverCertificate": str(folder / "own.pem"),
+            "serverKey": str(folder / "own.key"),
+            "clientCertificate": str(folder / "client.pem"),
+            "clientKey": str(folder / "client.key"),
         }
 
 

@@ -1,10 +1,13 @@
 /** The servers that whoever runs the tests has started, by environment variables. */
 
+import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Client } from "@bosal/client";
+import { Client, InvalidRequest } from "@bosal/client";
 
 export const ENDLESS = [{ rule: "logit_bias", ids: { "0": -1000 } }];
+/** Takes long, and more than a connection holds unread: it never ends before it is cancelled. */
+export const LONG = { maxTokens: 400, numChoices: 8, logprobs: 5, overrides: ENDLESS };
 
 /** A client of the open server. */
 export function connect(): Client {
@@ -17,7 +20,7 @@ export function told(): Record<string, any> {
 }
 
 /** A server that wants TLS and a key. */
-export function secured(): { server: string; tlsCa: string; apiKey: string; stranger: string } {
+export function secured(): { server: string; tlsCa: string; apiKey: string } & Record<string, string> {
   return JSON.parse(variable("BOSAL_TEST_SECURED"));
 }
 
@@ -37,6 +40,23 @@ export async function eventually(condition: () => Promise<boolean>): Promise<boo
     await sleep(50);
   }
   return false;
+}
+
+/** Whether an error refuses a request for this field. */
+export function refused(field: string): (error: unknown) => boolean {
+  return (error) => {
+    assert.ok(error instanceof InvalidRequest, String(error));
+    assert.equal(error.field, field);
+    return true;
+  };
+}
+
+/** Wait until nothing runs on the open server, or waits to. */
+export async function idle(): Promise<boolean> {
+  return await eventually(
+    async () =>
+      (await metric("bosal_running_groups")) + (await metric("bosal_waiting_groups")) === 0,
+  );
 }
 
 function variable(name: string): string {
