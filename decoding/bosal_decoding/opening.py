@@ -90,11 +90,13 @@ class Opener:
             settled, breaks = _settled(vocabulary, text, ids, floor)
         kept = min(common_prefix(prompt_ids, ids), settled)
         # What is taken back is text: no character is cut.
-        while floor < kept < len(ids) and offsets[kept][0] < offsets[kept - 1][1]:
+        while kept > floor and _is_within(offsets, kept):
             kept -= 1
         tail = vocabulary.bytes_of(ids[kept:])
-        if kept < floor or not text.encode().endswith(tail) or not tail.endswith(wanted):
-            # The prompt's tokens reach into the answer, or the tokenizer rewrites what it reads.
+        is_cut = kept < floor or _is_within(offsets, kept)
+        if is_cut or not text.encode().endswith(tail) or not tail.endswith(wanted):
+            # The prompt's tokens reach into the answer, all of it is a character that its first
+            # token begins, or the tokenizer rewrites what it reads.
             alone = vocabulary.spell(self.answer)
             if alone is None:
                 raise UnfitContinuation
@@ -106,6 +108,11 @@ class Opener:
             breaks=breaks,
             hidden=tail[: len(tail) - len(wanted)].decode(),
         )
+
+
+def _is_within(offsets: Sequence[tuple[int, int]], place: int) -> bool:
+    """Whether a token begins within a character that the one before it has begun."""
+    return 0 < place < len(offsets) and offsets[place][0] < offsets[place - 1][1]
 
 
 def _settled(

@@ -167,8 +167,9 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
                 raise ProcessorMisused("the model's logits are not finite")
             tokens, yielded = selection.tokens.tolist(), selection.yielded.tolist()
             for row, token, bits in zip(live, tokens, yielded, strict=True):
-                self._rows[row].yielded.update(dict.fromkeys(yielded_rules(bits)))
-                in_force = pipeline.slots.in_force(row, self.plan.text_scopes)
+                in_force = self._in_force(pipeline, row, position)
+                if not pipeline.slots.pending(row):
+                    self._rows[row].yielded.update(dict.fromkeys(yielded_rules(bits)))
                 if self._takes(self._rows[row], token, position, in_force):
                     drawn[row] = token
             going = [row for row, token in zip(live, tokens, strict=True) if token >= 0]
@@ -229,6 +230,13 @@ class RecipeProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is
                     opening=row.prompt.opening,
                 )
         return self._pipeline
+
+    def _in_force(self, pipeline: Pipeline, row: int, position: int) -> Collection[int]:
+        """The rules over the text that count at a token; one that is forced passes no gate."""
+        scopes = self.plan.text_scopes
+        if pipeline.slots.pending(row):
+            return [rule for rule, one in scopes.items() if one.holds_at(position, inside=False)]
+        return pipeline.slots.in_force(row, scopes)
 
     def _takes(self, row: _Row, token: int, position: int, in_force: Collection[int]) -> bool:
         """Append a token to its row; False if there is none, and the row ends without."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import bosal_models
 from bosal_decoding.compile import compile as compile_recipe
@@ -29,6 +29,18 @@ TEXT = (
 @pytest.fixture(scope="module")
 def base() -> Vocabulary:
     tokenizer = Tokenizer.from_file(str(bosal_models.path("base") / "tokenizer.json"))
+    return Vocabulary.from_tokenizer(tokenizer, eos_ids=[0])
+
+
+@pytest.fixture(scope="module")
+def joined() -> Vocabulary:
+    """Tokens that reach from within one character into the next."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=275, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["🙂🙃🎉 🙃🙂🙃", "中文é", "e\u0301"] * 4, trainer)
     return Vocabulary.from_tokenizer(tokenizer, eos_ids=[0])
 
 
@@ -96,6 +108,24 @@ def test_only_tokens_that_go_on_with_the_cut_bytes_are_legal(base: Vocabulary) -
 def test_a_prompt_of_one_token_stays(base: Vocabulary) -> None:
     ids = base.encode("T")
     assert Opener(heals_prompt=True).open(base, "T", ids) == (1, Opening())
+
+
+@pytest.mark.parametrize("answer", ["", "🙃🙂 so", "\u0301x"])
+@pytest.mark.parametrize(
+    "prompt", ["🙂", "🙂🙃", "é", "中", "e\u0301", "🙃 a", "\u200d", "\0", "\r\n"]
+)
+def test_a_character_of_several_tokens_at_the_very_beginning_is_not_cut(
+    prompt: str, answer: str, base: Vocabulary, joined: Vocabulary
+) -> None:
+    """The first token always stays, and what is taken back is text."""
+    for one in (base, joined):
+        ids = one.encode(prompt)
+        opener = Opener(answer=answer, heals_prompt=True, heals_answer=True)
+        kept, opening = opener.open(one, prompt, ids) or (0, Opening())
+        assert kept >= 1
+        written = one.bytes_of([*ids[:kept], *opening.token_ids]) + opening.rest
+        assert written.decode() == prompt + answer
+        assert (prompt + answer).endswith(opening.hidden + answer)
 
 
 @pytest.mark.parametrize("heals", [False, True])

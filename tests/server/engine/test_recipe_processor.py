@@ -90,6 +90,12 @@ def told(end: ChoiceEnding) -> str:
         [{"rule": "max_sentences", "n": 1, "when": {"top1_below": 0.02}}],
         [{"rule": "prefill", "text": "The dog ran af"}],
         [{"rule": "token_healing"}, {"rule": "stop_strings", "values": ["one"]}],
+        [
+            {"rule": "prefill", "text": "dog dog dog ran", "heal": False},
+            {"rule": "stop_strings", "values": ["ran", "e"], "when": {"top1_below": 1.0}},
+            {"rule": "no_repeat_ngram", "n": 2},
+            {"rule": "mirostat", "tau": 1.0, "eta": 1.0},
+        ],
     ],
 )
 def test_its_answers_are_those_of_the_engine(
