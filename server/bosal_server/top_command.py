@@ -11,12 +11,13 @@ from urllib.request import urlopen
 
 import typer
 from prometheus_client.parser import text_string_to_metric_families
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 Labels = frozenset[tuple[str, str]]
 _TIMEOUT_SECONDS = 10.0
+_MOST = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Scrape:
         return sum(self.by(name, "").values())
 
 
-def frame(before: Scrape, now: Scrape) -> Group:
+def frame(before: Scrape, now: Scrape) -> Table:
     """Draw what happened between two scrapes."""
     seconds = max(now.at - before.at, 1e-9)
 
@@ -74,17 +75,29 @@ def frame(before: Scrape, now: Scrape) -> Group:
         edges = _difference(now, before, f"{name}_bucket", "le")
         cells = [_milliseconds(quantile(edges, share)) for share in (0.5, 0.95, 0.99)]
         times.add_row(title, *cells)
-    recipes = Table("recipe", "tokens a second", title="recipes", title_justify="left")
-    for recipe, tokens in _difference(
-        now, before, "generated_tokens_total", "recipe"
-    ).most_common():
-        recipes.add_row(recipe, f"{tokens / seconds:.1f}")
-    wrong = Table("", "a second", title="errors and refusals", title_justify="left")
-    for name, label in (("errors_total", "code"), ("refusals_total", "reason")):
-        for key, count in _difference(now, before, name, label).most_common():
-            if count:
-                wrong.add_row(key, f"{count / seconds:.1f}")
-    return Group(load, times, recipes, wrong)
+    served = _difference(now, before, "generated_tokens_total", "recipe")
+    failed = _difference(now, before, "errors_total", "code")
+    failed.update(_difference(now, before, "refusals_total", "reason"))
+    # Side by side, so that a frame fits a terminal of 80 by 24: what is below its end is not shown.
+    whole = Table.grid(padding=(0, 1))
+    whole.add_row(load, times)
+    whole.add_row(
+        _rates("recipe", "tokens a second", served, seconds),
+        _rates("error or refusal", "a second", failed, seconds),
+    )
+    return whole
+
+
+def _rates(what: str, rate: str, counts: Counter[str], seconds: float) -> Table:
+    """Draw what there was most of in an interval, and the rest in one line."""
+    found = [(name, count) for name, count in counts.most_common() if count]
+    if len(found) > _MOST:
+        rest = sum(count for _, count in found[_MOST - 1 :])
+        found = [*found[: _MOST - 1], ("all others", rest)]
+    drawn = Table(what, rate)
+    for name, count in found or [("none", 0)]:
+        drawn.add_row(name, f"{count / seconds:.1f}")
+    return drawn
 
 
 def quantile(edges: Mapping[str, float], share: float) -> float:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.clients.command import run_here
 from tests.live_server import environment
 
 from bosal_server.config import ServerConfig
@@ -32,7 +33,7 @@ def test_help_costs_no_heavy_import() -> None:
 
 
 def test_every_option_has_a_variable() -> None:
-    shown = run("serve", "--help").stdout
+    shown = run_here("serve", "--help", variables={"COLUMNS": "140"}).stdout
     assert "Examples" in shown
     flags = re.findall(r"--([a-z][a-z-]+) ", shown)
     # `--check` ends the command; it configures nothing.
@@ -45,7 +46,7 @@ def test_every_option_has_a_variable() -> None:
 
 
 def test_the_help_states_the_defaults() -> None:
-    shown = run("serve", "--help").stdout
+    shown = run_here("serve", "--help", variables={"COLUMNS": "140"}).stdout
     config = ServerConfig()
     for value in (config.host, config.port, config.metrics_port, config.max_running):
         assert f"[default: {value}]" in shown
@@ -72,13 +73,13 @@ def test_a_wrong_option_is_refused() -> None:
         (("--model=a=x", "--model=a=y"), "'a'"),
         (("--log-level=loud",), "loud"),
     ):
-        ended = run("serve", *arguments)
+        ended = run_here("serve", *arguments, variables={})
         assert ended.returncode == 2, arguments
         assert message in ended.stderr
 
 
 def test_options_come_from_the_environment_too() -> None:
-    ended = run("serve", BOSAL_MODELS="a=x a=y")
+    ended = run_here("serve", variables={"BOSAL_MODELS": "a=x a=y"})
     assert ended.returncode == 2
     assert "two models are called 'a'" in ended.stderr
 

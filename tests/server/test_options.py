@@ -1,12 +1,12 @@
 """One configuration of three sources: which of them counts, and what is refused by name."""
 
 import subprocess
-import sys
 import tomllib
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from tests.live_server import environment
+from tests.clients.command import run_here
 
 from bosal_server import config_reference
 from bosal_server.config import InvalidConfig, ServerConfig
@@ -19,13 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def show(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bosal_server", "config", "show", *options],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment(COLUMNS="300", **variables),
-    )
+    with chdir(folder):
+        return run_here("config", "show", *options, variables={"COLUMNS": "300"} | variables)
 
 
 def test_a_flag_counts_before_a_variable_before_the_file_before_the_default(

@@ -10,6 +10,7 @@ from threading import Thread
 
 import pytest
 import typer
+from grpc import StatusCode
 from prometheus_client import generate_latest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -57,6 +58,30 @@ def test_a_frame_shows_what_happened_between_two_scrapes() -> None:
     assert row("QUEUE_FULL", "2.0")
     # It happened before.
     assert not row("NOT_FOUND")
+
+
+def test_a_frame_fits_a_terminal() -> None:
+    models = ["amateur", "base", "base-small", "tuned-small"]
+    metrics = Metrics()
+    blocks = {model: BlockStats(used=3, free=9, findable=0, total=12) for model in models}
+    stats = EngineStats(running=5, waiting=2, waiting_requests=1, num_steps=1, blocks=blocks)
+    metrics.watch(lambda: stats, models)
+    before = Scrape.parse(generate_latest(metrics.registry).decode(), 1.0)
+    codes = [code.name for code in StatusCode if code is not StatusCode.OK]
+    for number, code in enumerate(codes):
+        for _ in range(number + 1):
+            metrics.count_error("Generate", code)
+    output = StringIO()
+    now = Scrape.parse(generate_latest(metrics.registry).decode(), 2.0)
+    Console(width=80, file=output).print(frame(before, now))
+    shown = output.getvalue()
+    assert len(shown.splitlines()) <= 24
+    assert "key-value blocks of tuned-small │ 25%" in shown
+    # The most frequent by name, and the others' sum.
+    assert codes[-1] in shown
+    assert codes[0] not in shown
+    assert f"{sum(range(len(codes) - 4)):.1f}" in shown
+    assert "none" in shown
 
 
 @pytest.mark.parametrize("url", ["localhost:9464", "http://127.0.0.1:no/metrics"])

@@ -127,7 +127,11 @@ def _every(
 
 def main() -> None:
     """Run the command line."""
-    application()()
+    try:
+        application()()
+    except KeyboardInterrupt:
+        # While the commands of other parts are imported.
+        raise SystemExit(EXIT_CODES[Cancelled]) from None
 
 
 def _add(app: typer.Typer, entry: EntryPoint) -> None:
@@ -138,7 +142,10 @@ def _add(app: typer.Typer, entry: EntryPoint) -> None:
         extra = entry.module.split(".")[0].removeprefix("bosal_")
         missing = error.name or str(error)
 
-        @app.command(entry.name, help=f"Needs bosal\\[{extra}].")
+        # Whatever it is asked for: its options are not known.
+        anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+        @app.command(entry.name, help=f"Needs bosal\\[{extra}].", context_settings=anything)
         def unavailable() -> None:
             message = f"`bosal {entry.name}` needs {missing}: pip install 'bosal[{extra}]'"
             render.error(RuntimeError(message))
