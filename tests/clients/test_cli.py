@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.clients.command import bosal, bosal_process
+from tests.clients.command import bosal, bosal_process, run_here
 from tests.live_server import LiveServer, environment, eventually
 from typer.testing import CliRunner
 
-from bosal_client import Client, InvalidRequest, render
+from bosal_client import Client, InvalidRequest, cli, render
 from bosal_client.cli import application
 from bosal_client.command_help import flowing
 from bosal_client.replay import Difference, InvalidRecord, Record, Replay
@@ -158,6 +158,27 @@ def test_every_command_explains_itself(server: LiveServer) -> None:
         assert shown.returncode == 0
         assert "Examples" in shown.stdout
         assert f"bosal {command}" in shown.stdout
+
+
+def test_a_command_whose_package_is_missing_says_so_whatever_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "bosal_server.top_command", None)
+    ended = run_here("top", "--once", "and more", variables={"COLUMNS": "100"})
+    assert ended.returncode == 1
+    assert "pip install 'bosal[server]'" in ended.stderr
+
+
+def test_an_interrupt_before_the_command_begins_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "application", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
 
 
 def test_paragraphs_of_help_flow() -> None:

@@ -131,7 +131,7 @@ def main() -> None:
         application()()
     except KeyboardInterrupt:
         # While the commands of other parts are imported.
-        raise SystemExit(EXIT_CODES[Cancelled]) from None
+        raise SystemExit(130) from None
 
 
 def _add(app: typer.Typer, entry: EntryPoint) -> None:
