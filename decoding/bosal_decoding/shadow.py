@@ -24,7 +24,8 @@ class Shadow:
     bans: list[tuple[int, int]] = field(default_factory=list)
     is_in_constraint: bool = False
 
-    def begin(self, slots: Slots, output: Sequence[int]) -> None:
+    def begin(self, slots: Slots) -> None:
+        """Take its slot, before the first token."""
         slots.add(
             self.slot,
             self.counterfactual.plan,
@@ -32,7 +33,9 @@ class Shadow:
             seed=self.seed,
             choice=self.choice,
         )
-        slots.commit([self.slot], [output])
+
+    def resume(self, slots: Slots) -> None:
+        """Go on as it was behind the output that its slot has again."""
         for position, token in self.bans:
             slots.ban(self.slot, position, token)
         slots.set_in_constraint([self.slot], [self.is_in_constraint])

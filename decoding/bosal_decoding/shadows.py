@@ -22,6 +22,8 @@ from bosal_decoding.stopping import BanMatch
 from bosal_kernels import Control, LegalTokens, temperature_of
 
 _FIRST_CAPACITY = 16
+# Slots whose memory is kept when nobody is explained.
+_KEPT_CAPACITY = 1024
 
 
 class _GivenMasks(Legality):
@@ -101,7 +103,7 @@ class Shadows:
         self._make_room(len(shadows))
         for one in shadows:
             one.slot = self._free.pop()
-            one.begin(self._slots, ())
+            one.begin(self._slots)
         self._explained[slot] = explained
 
     def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None:
@@ -158,6 +160,8 @@ class Shadows:
         for shadow in self._explained.pop(slot, ()):
             self._slots.free(shadow.slot)
             self._free.append(shadow.slot)
+        if not self._explained and self._capacity > _KEPT_CAPACITY:
+            self._reopen(0)
 
     def control(self, rows: ExplainedRows, asked: Sequence[tuple[int, Shadow]]) -> Control:
         """Combine, shape and mask as shadows do, each on the rows of its choice, 0 to E - 1."""
@@ -233,12 +237,20 @@ class Shadows:
         used = [shadow for explained in self._explained.values() for shadow in explained]
         outputs = [self._slots.output(shadow.slot) for shadow in used]
         learned = [self._slots.surprise.learned(shadow.slot) for shadow in used]
-        self._capacity = max(2 * self._capacity, _FIRST_CAPACITY, len(used) + count)
+        self._reopen(max(2 * self._capacity, _FIRST_CAPACITY, len(used) + count))
+        for shadow in used:
+            shadow.slot = self._free.pop()
+            shadow.begin(self._slots)
+        # Side by side: it takes as long as the longest output, not as all of them.
+        self._slots.commit([shadow.slot for shadow in used], outputs)
+        for shadow, limits in zip(used, learned, strict=True):
+            shadow.resume(self._slots)
+            if limits is not None:
+                self._slots.surprise.restore(shadow.slot, limits)
+
+    def _reopen(self, capacity: int) -> None:
+        """Begin with an empty pipeline of another size."""
         self._pipeline.close()
+        self._capacity = capacity
         self._given, self._pipeline = self._open()
-        self._free = list(range(self._capacity - 1, len(used) - 1, -1))
-        for slot, shadow in enumerate(used):
-            shadow.slot = slot
-            shadow.begin(self._slots, outputs[slot])
-            if (limits := learned[slot]) is not None:
-                self._slots.surprise.restore(slot, limits)
+        self._free = list(range(capacity - 1, -1, -1))

@@ -1,6 +1,9 @@
 """Explanations against the step contract in float64, run again with each rule removed."""
 
+import gc
 import math
+import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +21,7 @@ from bosal_decoding.explaining_pipeline import ExplainingPipeline
 from bosal_decoding.explanation import Explanation, ExplanationSummary, RuleEffect, Shift
 from bosal_decoding.rules import RULES, RuleStage
 from bosal_decoding.vocabulary import Vocabulary
+from bosal_kernels import SlotState
 
 # Not shrunk: every example runs the oracle once per rule.
 SLOW = settings(
@@ -178,6 +182,37 @@ def test_neighbours_that_come_and_go_change_no_explanation(vocabulary: Vocabular
         assert step(crowd, [0], logits) == step(alone, [0], logits)
         if slot % 3 == 0:
             crowd.slots.free(slot)
+
+
+def test_room_for_more_is_made_in_one_pass_over_the_longest_output(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody waits for it; and what it took is given back once nobody is explained."""
+    monkeypatch.setattr("bosal_decoding.shadows._KEPT_CAPACITY", 16)
+    rules = [{"rule": "presence_penalty", "value": 1.0}, {"rule": "top_k", "k": 5}]
+    choice = Choice({"rules": rules}, vocabulary.token_bytes, [0], seed=7, output=[5, 6] * 20)
+    pipeline = ExplainingPipeline(vocabulary.size, 8)
+    passes: list[int] = []
+    advance = SlotState.advance
+
+    def counted(state: SlotState, slots: Sequence[int], tokens: Sequence[int]) -> None:
+        passes.append(len(slots))
+        advance(state, slots, tokens)
+
+    monkeypatch.setattr(SlotState, "advance", counted)
+    for slot in range(8):
+        passes.clear()
+        begin(pipeline, slot, vocabulary, choice)
+        # Once for the choice and its own shadows each, and once for those that move.
+        assert len(passes) <= 3 * len(choice.output)
+    held = weakref.ref(pipeline._shadows._slots.state)
+    assert len(step(pipeline, list(range(8)), rows(1, 8, vocabulary.size))) == 8
+    for slot in range(8):
+        pipeline.slots.free(slot)
+    gc.collect()
+    assert held() is None
+    begin(pipeline, 0, vocabulary, choice)
+    assert len(step(pipeline, [0], rows(1, 1, vocabulary.size))) == 1
 
 
 def test_a_ban_is_explained_by_the_rule_that_banned(vocabulary: Vocabulary) -> None:
