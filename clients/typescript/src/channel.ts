@@ -21,7 +21,7 @@ import {
 import { checkBounds } from "./bounds.js";
 import { deadline } from "./connection.js";
 import { cancelled, clientClosed, fromServiceError } from "./errors.js";
-import { Incoming } from "./incoming.js";
+import { Incoming, giveUp } from "./incoming.js";
 
 /** Options of every call. */
 export interface CallOptions {
@@ -110,7 +110,7 @@ export class Channel {
   /** Close the connection; running calls are cancelled. */
   close(): void {
     this.#isClosed = true;
-    this.#running.forEach((call) => call.cancel());
+    this.#running.forEach(giveUp);
     this.#client.close();
   }
 
@@ -137,7 +137,7 @@ export class Channel {
 
   /** Let a call be cancelled from outside; returns what is to be done at its end. */
   #begun(call: Running, signal: AbortSignal | undefined): () => void {
-    const cancel = () => call.cancel();
+    const cancel = () => giveUp(call);
     this.#running.add(call);
     signal?.addEventListener("abort", cancel, { once: true });
     return () => {

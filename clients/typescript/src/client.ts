@@ -157,7 +157,7 @@ export class Client {
 
   /** Return every recipe in force, by name, or every version of one, the newest first. */
   async recipes(
-    options: CallOptions & { readonly versionsOf?: string } = {},
+    options: CallOptions & { readonly versionsOf?: string | undefined } = {},
   ): Promise<readonly descriptions.Recipe[]> {
     const found: descriptions.Recipe[] = [];
     const name = options.versionsOf ?? "";
@@ -197,7 +197,7 @@ export class Client {
   /** Compile a recipe (a document, or its YAML or JSON text) for a model without running it. */
   async validate(
     document: RecipeDocument | string,
-    options: CallOptions & { readonly model?: string } = {},
+    options: CallOptions & { readonly model?: string | undefined } = {},
   ): Promise<descriptions.Validation> {
     const request = { ...documentOf(document), model: options.model ?? "" };
     const compiled = await this.#channel.unary(recipes.validateRecipe, request, options);

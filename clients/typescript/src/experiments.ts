@@ -1,6 +1,5 @@
 /** Calls about experiments: `client.experiments`. */
 
-import { randomUUID } from "node:crypto";
 import type { CallOptions, Channel } from "./channel.js";
 import { experimentMessage, type ExperimentDocument } from "./experimentDocuments.js";
 import { duration } from "./durations.js";
@@ -12,6 +11,7 @@ import { outcomeMessage, type Outcome } from "./outcomes.js";
 import { paged } from "./pages.js";
 import { shown } from "./params.js";
 import * as reports from "./reports.js";
+import { newRequestId } from "./requests.js";
 
 const service = pb.ExperimentService.method;
 
@@ -57,7 +57,7 @@ export class Experiments {
   ): Promise<reports.Experiment> {
     const request = {
       experiment: experimentMessage(document),
-      requestId: randomUUID().replaceAll("-", ""),
+      requestId: newRequestId(),
       actor: this.actor,
     };
     return read(await this.#channel.unary(service.createExperiment, request, options));
@@ -163,7 +163,10 @@ export class Experiments {
   /** Say what is known of a phase; left out, the current one. */
   async report(
     name: string,
-    options: CallOptions & { readonly phase?: number; readonly withDistributions?: boolean } = {},
+    options: CallOptions & {
+      readonly phase?: number | undefined;
+      readonly withDistributions?: boolean | undefined;
+    } = {},
   ): Promise<reports.Report> {
     const { phase = 0, withDistributions = false } = options;
     const request = { name, phase, withDistributions };
@@ -174,7 +177,7 @@ export class Experiments {
   /** Yield a report at once, then whenever it has changed, `interval` seconds apart at least. */
   async *watch(
     name: string,
-    options: CallOptions & { readonly interval?: number } = {},
+    options: CallOptions & { readonly interval?: number | undefined } = {},
   ): AsyncGenerator<reports.Report, void> {
     const { interval = 2 } = options;
     if (!Number.isFinite(interval) || interval < 0) {
@@ -230,7 +233,7 @@ export class Experiments {
   /** Yield what was recorded, a page at a time. */
   async *export(
     name: string,
-    options: CallOptions & { readonly phase?: number } = {},
+    options: CallOptions & { readonly phase?: number | undefined } = {},
   ): AsyncGenerator<reports.Records, void> {
     const request = { name, phase: options.phase ?? 0 };
     for await (const page of this.#channel.stream(service.exportRecords, request, options)) {

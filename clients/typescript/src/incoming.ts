@@ -1,6 +1,15 @@
 import type { ClientReadableStream, ServiceError } from "@grpc/grpc-js";
 import { cancelled } from "./errors.js";
 
+/**
+ * Cancel a call, on the server too. grpc-js sends a call that is cancelled in the tick in which it
+ * began all the same, and then nobody cancels it: hence once more when it is on its way.
+ */
+export function giveUp(call: { cancel(): void }): void {
+  call.cancel();
+  setImmediate(() => call.cancel());
+}
+
 /** The messages that answer one call, read one by one; unread ones hold the server back. */
 export class Incoming<Item> {
   readonly #call: ClientReadableStream<Item>;
@@ -50,7 +59,7 @@ export class Incoming<Item> {
   /** Give the call up, on the server too; further reads throw Cancelled. */
   cancel(): void {
     this.#isCancelled = !this.#isOver && this.#failure === undefined;
-    this.#call.cancel();
+    giveUp(this.#call);
     this.#wake();
   }
 

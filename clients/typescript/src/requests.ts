@@ -184,7 +184,8 @@ function promptSource(prompt: Prompt, recipe: string | RecipeDocument | undefine
   };
 }
 
-function newRequestId(): string {
+/** Return a request id that nobody else makes. */
+export function newRequestId(): string {
   return randomUUID().replaceAll("-", "");
 }
 

@@ -111,15 +111,24 @@ test("leaving a block cancels, and a finished stream stays as it is", async () =
   assert.ok(await idle());
 });
 
-test("what is aborted before is never sent, and a call is aborted as a stream is", async () => {
+test("what is aborted before is never sent", async () => {
   const signal = AbortSignal.abort("no");
   await assert.rejects(client.generate("Hello", { signal }), Cancelled);
   assert.throws(() => client.stream("Hello", { signal }), Cancelled);
+});
+
+test("what is aborted as it begins does not run on", async () => {
+  const whole = 'reason="MAX_TOKENS"';
+  await client.models(); // The connection stands.
+  const before = await metric("bosal_finished_choices_total", whole);
   const abort = new AbortController();
   const call = client.generate("Hello", { ...LONG, signal: abort.signal });
+  client.stream("Hello", LONG).cancel();
   abort.abort();
   await assert.rejects(call, Cancelled);
+  await client.generate("Hello", { maxTokens: 1, overrides: ENDLESS }); // Comes after them.
   assert.ok(await idle());
+  assert.equal(await metric("bosal_finished_choices_total", whole), before + 1);
 });
 
 test("a seed keeps all its bits", async () => {
