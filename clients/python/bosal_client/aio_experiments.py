@@ -9,7 +9,7 @@ from bosal.v1 import experiment_pb2 as pb
 from bosal_client import experiment_calls as calls
 from bosal_client import experiment_results as results
 from bosal_client.calls import Call
-from bosal_client.experiment_calls import Change, Outcome, StreamCall
+from bosal_client.experiment_calls import Outcome, Signed, StreamCall
 from bosal_client.mirror import read
 
 __all__ = ["AsyncExperiments"]
@@ -17,7 +17,7 @@ __all__ = ["AsyncExperiments"]
 Result = TypeVar("Result")
 
 
-class AsyncExperiments:
+class AsyncExperiments(Signed):
     """Makes, changes, watches and reports experiments; changes are signed with `actor`.
 
     Every call takes `timeout` in seconds; None waits as long as it takes.
@@ -29,9 +29,9 @@ class AsyncExperiments:
         stream: Callable[[StreamCall, float | None], AsyncIterator[Any]],
         actor: str = "",
     ) -> None:
+        super().__init__(actor)
         self._run_call = run
         self._stream = stream
-        self.actor = actor
 
     async def create(
         self, document: Mapping[str, Any], *, timeout: float | None = None
@@ -205,9 +205,6 @@ class AsyncExperiments:
         """Yield what was recorded, a page at a time: exposures, then outcomes, then pairs."""
         async for page in self._stream(calls.export(name, phase), timeout):
             yield page
-
-    def _change(self, name: str, etag: str, reason: str) -> Change:
-        return Change(name=name, actor=self.actor, etag=etag, reason=reason)
 
     async def _run(self, call: Call[Result], timeout: float | None) -> Result:
         found: Result = await self._run_call(call, timeout)

@@ -75,6 +75,16 @@ class Change:
         return pb.Change(name=self.name, etag=self.etag, actor=self.actor, reason=self.reason)
 
 
+class Signed:
+    """Calls whose changes are signed with `actor`, for the audit."""
+
+    def __init__(self, actor: str) -> None:
+        self.actor = actor
+
+    def _change(self, name: str, etag: str, reason: str) -> Change:
+        return Change(name=name, actor=self.actor, etag=etag, reason=reason)
+
+
 def create(document: Mapping[str, Any], actor: str) -> Call[results.Experiment]:
     request = pb.CreateExperimentRequest(
         experiment=experiment_message(document), request_id=uuid.uuid4().hex, actor=actor

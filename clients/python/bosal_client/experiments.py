@@ -7,7 +7,7 @@ from bosal.v1 import experiment_pb2 as pb
 from bosal_client import experiment_calls as calls
 from bosal_client import experiment_results as results
 from bosal_client.calls import Call
-from bosal_client.experiment_calls import Change, Outcome, StreamCall
+from bosal_client.experiment_calls import Outcome, Signed, StreamCall
 from bosal_client.mirror import read
 
 __all__ = ["Experiments", "Outcome"]
@@ -15,7 +15,7 @@ __all__ = ["Experiments", "Outcome"]
 Result = TypeVar("Result")
 
 
-class Experiments:
+class Experiments(Signed):
     """Makes, changes, watches and reports experiments; changes are signed with `actor`.
 
     Every call takes `timeout` in seconds; None waits as long as it takes.
@@ -27,9 +27,9 @@ class Experiments:
         stream: Callable[[StreamCall, float | None], Iterator[Any]],
         actor: str = "",
     ) -> None:
+        super().__init__(actor)
         self._run_call = run
         self._stream = stream
-        self.actor = actor
 
     def create(
         self, document: Mapping[str, Any], *, timeout: float | None = None
@@ -192,9 +192,6 @@ class Experiments:
     ) -> Iterator[pb.ExportRecordsResponse]:
         """Yield what was recorded, a page at a time: exposures, then outcomes, then pairs."""
         yield from self._stream(calls.export(name, phase), timeout)
-
-    def _change(self, name: str, etag: str, reason: str) -> Change:
-        return Change(name=name, actor=self.actor, etag=etag, reason=reason)
 
     def _run(self, call: Call[Result], timeout: float | None) -> Result:
         found: Result = self._run_call(call, timeout)
