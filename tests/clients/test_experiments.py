@@ -65,7 +65,9 @@ def test_an_experiment_is_led_from_the_command_line(
     assert "already" in bosal(server, "create", str(file), code=2)
     assert "running" in bosal(server, "start", "cli", "--reason", "why not")
     for index in range(6):
-        answer = client.generate("Name a river.", experiment="cli", unit=f"u{index}", max_tokens=3)
+        answer = client.generate(
+            "Name a river.", experiment="cli", unit=f"cli{index}", max_tokens=3
+        )
         assigned = answer.started.assignment
         assert assigned is not None
         assert assigned.reason == "assigned"
@@ -89,7 +91,7 @@ def test_an_experiment_is_led_from_the_command_line(
         rows = list(csv.DictReader(opened))
     assert {row["outcome.output_tokens"] for row in rows} == {"3.0"}
     assert parquet.read_table(outcomes).to_pydict()["value"] == [1.0] * 6
-    assert "deleted 1 exposures and 1 outcomes" in bosal(server, "forget", "u1")
+    assert "deleted 1 exposures and 1 outcomes" in bosal(server, "forget", "cli1")
     assert "for 0.5 of the units" in bosal(server, "traffic", "cli", "0.5")
     assert "has changed" in bosal(server, "pause", "cli", "--etag", "0", code=2)
     assert "promoted" in bosal(server, "promote", "cli", "ruled")
