@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,14 @@ def test_every_variable_is_a_setting(file: str) -> None:
     used = set(re.findall(r"\bBOSAL_[A-Z_]+\b", "\n".join(lines)))
     assert used
     assert used <= {one.variable for one in SETTINGS}
+
+
+def test_the_image_holds_what_several_servers_and_traces_need() -> None:
+    (extras,) = re.findall(r"'\.\[([a-z,]+)\]'", (DEPLOY / "Dockerfile").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"postgres", "otel"} <= set(extras.split(","))
+    for extra in extras.split(","):
+        assert "bosal[server]" in project["optional-dependencies"][extra]
 
 
 def test_systemd_believes_the_unit(tmp_path: Path) -> None:
