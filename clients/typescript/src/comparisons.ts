@@ -3,6 +3,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { ruleMessages, type RecipeDocument, type RuleDocument } from "./documents.js";
 import { InternalError, InvalidRequest } from "./errors.js";
+import { Feed } from "./feed.js";
 import {
   DivergenceSchema,
   TokenBatchSchema,
@@ -77,36 +78,41 @@ function isCompared(one: string | RecipeDocument | ComparedRecipe): one is Compa
  * Leaving the loop early cancels it, and so does leaving a block with `using`.
  */
 export class ComparisonStream implements AsyncIterable<RecipeTokens | Divergence> {
-  readonly #incoming: Incoming<CompareResponse>;
+  readonly #feed: Feed<CompareResponse, RecipeTokens | Divergence>;
   readonly #transcripts: readonly Transcript[];
   readonly #divergences = new Map<number, Divergence>();
 
   constructor(incoming: Incoming<CompareResponse>, numRecipes: number) {
-    this.#incoming = incoming;
     this.#transcripts = Array.from({ length: numRecipes }, () => new Transcript());
+    this.#feed = new Feed(
+      incoming,
+      (message) => this.#take(message),
+      () => {
+        const isWhole = this.#transcripts.every((one) => one.isWhole);
+        if (!isWhole || this.#divergences.size < numRecipes - 1) {
+          throw new InternalError("the server ended the comparison early");
+        }
+      },
+    );
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<RecipeTokens | Divergence, void> {
-    for await (const message of this.#incoming) {
-      const event = this.#add(message);
-      if (event !== undefined) {
-        yield event;
-      }
-    }
-    if (this.#comparison() === undefined) {
-      throw new InternalError("the server ended the comparison early");
-    }
+  [Symbol.asyncIterator](): AsyncGenerator<RecipeTokens | Divergence, void> {
+    return this.#feed[Symbol.asyncIterator]();
   }
 
   /** Wait for the end and return everything, what was iterated over included. */
   async result(): Promise<Comparison> {
-    for await (const _ of this);
-    return this.#comparison()!;
+    await this.#feed.end();
+    const places = [...this.#divergences.keys()].sort((a, b) => a - b);
+    return {
+      generations: this.#transcripts.map((one) => one.result()),
+      divergences: places.map((place) => this.#divergences.get(place)!),
+    };
   }
 
   /** Stop generating; further reads throw Cancelled. */
   cancel(): void {
-    this.#incoming.cancel();
+    this.#feed.cancel();
   }
 
   [Symbol.dispose](): void {
@@ -114,7 +120,7 @@ export class ComparisonStream implements AsyncIterable<RecipeTokens | Divergence
   }
 
   /** Take an event; return it if it is one to look at while it runs. */
-  #add({ event }: CompareResponse): RecipeTokens | Divergence | undefined {
+  #take({ event }: CompareResponse): RecipeTokens | Divergence | undefined {
     switch (event.case) {
       case "started":
         this.#of(event.value).started = started(event.value.started!);
@@ -147,15 +153,5 @@ export class ComparisonStream implements AsyncIterable<RecipeTokens | Divergence
       throw new InternalError(`the server tells of recipe ${recipe}, which was not asked for`);
     }
     return found;
-  }
-
-  #comparison(): Comparison | undefined {
-    const generations = this.#transcripts.flatMap((one) => one.result() ?? []);
-    const num = this.#transcripts.length;
-    if (generations.length < num || this.#divergences.size < num - 1) {
-      return undefined;
-    }
-    const places = [...this.#divergences.keys()].sort((a, b) => a - b);
-    return { generations, divergences: places.map((place) => this.#divergences.get(place)!) };
   }
 }

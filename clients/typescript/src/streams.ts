@@ -1,4 +1,5 @@
 import { InternalError } from "./errors.js";
+import { Feed } from "./feed.js";
 import { TokenBatchSchema, type GenerateStreamResponse } from "./gen/bosal/v1/generation_pb.js";
 import type { Incoming } from "./incoming.js";
 import { mirror } from "./mirror.js";
@@ -13,89 +14,65 @@ import { Transcript } from "./transcript.js";
  */
 export class Stream implements AsyncIterable<TokenBatch> {
   readonly requestId: string;
-  readonly #incoming: Incoming<GenerateStreamResponse>;
+  readonly #feed: Feed<GenerateStreamResponse, TokenBatch>;
   readonly #transcript = new Transcript();
-  #numYielded = 0;
-  #isOver = false;
-  #receiving: Promise<void> | undefined;
 
   constructor(incoming: Incoming<GenerateStreamResponse>, requestId: string) {
-    this.#incoming = incoming;
     this.requestId = requestId;
+    this.#feed = new Feed(
+      incoming,
+      (message) => this.#take(message),
+      () => {
+        if (!this.#transcript.isWhole) {
+          throw new InternalError("the server ended the stream early");
+        }
+      },
+    );
   }
 
   /** What the server made of the request; waits for it if need be. */
   async started(): Promise<Started> {
     while (this.#transcript.started === undefined) {
-      await this.#receive();
+      await this.#feed.receive();
     }
     return this.#transcript.started;
   }
 
-  /** Yield each batch once, however many ask. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<TokenBatch, void> {
-    const { batches } = this.#transcript;
-    try {
-      for (;;) {
-        const batch = batches[this.#numYielded];
-        if (batch !== undefined) {
-          this.#numYielded += 1;
-          yield batch;
-        } else if (this.#isOver) {
-          return;
-        } else {
-          await this.#receive();
-        }
-      }
-    } finally {
-      this.cancel();
-    }
+  [Symbol.asyncIterator](): AsyncGenerator<TokenBatch, void> {
+    return this.#feed[Symbol.asyncIterator]();
   }
 
   /** Wait for the end and return everything, what was iterated over included. */
   async result(): Promise<Generation> {
-    while (!this.#isOver) {
-      await this.#receive();
-    }
-    return this.#transcript.result()!;
+    await this.#feed.end();
+    return this.#transcript.result();
   }
 
   /** Stop generating; further reads throw Cancelled. */
   cancel(): void {
-    if (!this.#isOver) {
-      this.#incoming.cancel();
-    }
+    this.#feed.cancel();
   }
 
   [Symbol.dispose](): void {
     this.cancel();
   }
 
-  /** Take one event; all who wait for one wait for the same. */
-  #receive(): Promise<void> {
-    this.#receiving ??= this.#take().finally(() => {
-      this.#receiving = undefined;
-    });
-    return this.#receiving;
-  }
-
-  async #take(): Promise<void> {
-    const message = await this.#incoming.next();
-    switch (message?.event.case) {
+  #take({ event }: GenerateStreamResponse): TokenBatch | undefined {
+    switch (event.case) {
       case "started":
-        this.#transcript.started = started(message.event.value);
-        break;
-      case "tokens":
-        this.#transcript.batches.push(mirror(TokenBatchSchema, message.event.value));
-        break;
+        this.#transcript.started = started(event.value);
+        return undefined;
+      case "tokens": {
+        const tokens = mirror(TokenBatchSchema, event.value);
+        this.#transcript.batches.push(tokens);
+        return tokens;
+      }
       case "finished":
-        this.#transcript.finished = finished(message.event.value);
-        // The status follows at once.
-        while ((await this.#incoming.next()) !== undefined);
-        this.#isOver = true;
-    }
-    if (message === undefined || (this.#isOver && this.#transcript.started === undefined)) {
-      throw new InternalError("the server ended the stream early");
+        this.#transcript.finished = finished(event.value);
+        return undefined;
+      default:
+        // A newer server's.
+        return undefined;
     }
   }
 }

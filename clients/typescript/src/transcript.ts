@@ -7,19 +7,15 @@ export class Transcript {
   finished: Finished | undefined;
   readonly batches: TokenBatch[] = [];
 
-  /** The answer as a whole; undefined until it is. */
-  result(): Generation | undefined {
-    const { started, finished } = this;
-    return (
-      started &&
-      finished &&
-      whole({
-        started,
-        choices: finished.endings.map((ending) => this.#choice(ending)),
-        usage: finished.usage,
-        timings: finished.timings,
-      })
-    );
+  get isWhole(): boolean {
+    return this.started !== undefined && this.finished !== undefined;
+  }
+
+  /** The answer, once it is whole. */
+  result(): Generation {
+    const { endings, usage, timings } = this.finished!;
+    const choices = endings.map((ending) => this.#choice(ending));
+    return whole({ started: this.started!, choices, usage, timings });
   }
 
   #choice({ choice, outputTokens: _, ...ending }: Ending): Choice {

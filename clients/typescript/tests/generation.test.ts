@@ -189,10 +189,12 @@ test("recipes are compared under one seed", async () => {
   const recipes = ["plain", { recipe: "plain", overrides: ENDLESS }, { rules: [] }];
   const stream = client.compare("Hello", recipes, { maxTokens: 10, seed: 1 });
   const kinds = new Set<string>();
-  for await (const event of stream) {
-    kinds.add(event.kind);
-  }
-  const { generations, divergences } = await stream.result();
+  const read = async () => {
+    for await (const event of stream) {
+      kinds.add(event.kind);
+    }
+  };
+  const [{ generations, divergences }] = await Promise.all([stream.result(), read()]);
   assert.deepEqual([...kinds].sort(), ["divergence", "tokens"]);
   assert.equal(generations.length, 3);
   assert.deepEqual(
