@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from itertools import count
+from typing import Final
 
 from bosal_decoding.constraints.compiler import ConstraintCompiler
 from bosal_decoding.counterfactuals import Counterfactuals
@@ -32,6 +33,9 @@ from bosal_server.security.quota import QuotaLedger
 from bosal_server.served_models import ServedModel, ServedModels
 from bosal_server.shadowing import Shadowing
 from bosal_server.started import CoreEvent, Started, unexplained
+
+# Of text that nobody has tokenised yet.
+_CHARACTERS_PER_TOKEN: Final = 4
 
 
 class GenerationCore:
@@ -239,18 +243,19 @@ class GenerationCore:
         self, text: str, model: ServedModel, caller: Caller = ANYBODY
     ) -> list[int]:
         """Tokenise a text as it stands."""
-        self._quotas.check(caller)
-        token_ids = await self._acceptance.tokenize_text(text, model)
-        self._quotas.spend(caller, len(token_ids))
+        with self._quotas.spending(caller, len(text) // _CHARACTERS_PER_TOKEN) as spending:
+            token_ids = await self._acceptance.tokenize_text(text, model)
+            spending.tokens = len(token_ids)
         return token_ids
 
     async def tokenize_prompt(
         self, command: PromptCommand, model: ServedModel, caller: Caller = ANYBODY
     ) -> tuple[Prompt, ...]:
         """Render and tokenise the prompts a recipe makes."""
-        self._quotas.check(caller)
-        prompts = await self._acceptance.tokenize_prompt(command, model)
-        self._quotas.spend(caller, sum(len(prompt.token_ids) for prompt in prompts))
+        guess = command.num_characters // _CHARACTERS_PER_TOKEN
+        with self._quotas.spending(caller, guess) as spending:
+            prompts = await self._acceptance.tokenize_prompt(command, model)
+            spending.tokens = sum(len(prompt.token_ids) for prompt in prompts)
         return prompts
 
     def _sampled(self, started: Started) -> Counterfactuals | None:

@@ -18,6 +18,12 @@ class PromptCommand:
     instruction: str | None = None
     conversation: Sequence[Message] | None = None
 
+    @property
+    def num_characters(self) -> int:
+        """Of what the user said."""
+        texts = [message.text for message in self.conversation or ()]
+        return sum(map(len, (*texts, self.instruction or "")))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentCommand:

@@ -1,6 +1,7 @@
 """What each key has in use and what it has left this minute."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 
 from bosal_server.security.caller import Caller
@@ -45,6 +46,15 @@ class Lease:
             account.tokens = min(account.tokens + self._tokens - used_tokens, self._limit)
 
 
+class Spending:
+    """What a call turns out to use; told before it ends."""
+
+    __slots__ = ("tokens",)
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+
 class QuotaLedger:
     """Belongs to the event loop; needs no lock."""
 
@@ -62,8 +72,28 @@ class QuotaLedger:
         if rate is not None:
             self._need(self._account(caller), 1, rate)
 
+    @contextmanager
+    def spending(self, caller: Caller, guess: int) -> Iterator[Spending]:
+        """Count a call whose tokens are known only afterwards; until then it counts as a guess.
+
+        So it does for good if its caller gives it up; one that is refused counts nothing.
+
+        Raises:
+            QuotaExceeded: the key has nothing left.
+        """
+        self.check(caller)
+        self.spend(caller, guess)
+        spending = Spending(guess)
+        try:
+            yield spending
+        except Exception:
+            spending.tokens = 0
+            raise
+        finally:
+            self.spend(caller, spending.tokens - guess)
+
     def spend(self, caller: Caller, tokens: int) -> None:
-        """Take what a call has used, as is known only afterwards.
+        """Take what a call has used.
 
         It may be more than the key had: then time has to make up for it before the next call.
         """

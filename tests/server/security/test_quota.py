@@ -1,5 +1,6 @@
 """Quotas: a bucket of tokens that fills up in a minute, and choices at once."""
 
+import asyncio
 from contextlib import suppress
 
 import pytest
@@ -78,6 +79,26 @@ def test_what_is_known_afterwards_is_paid_by_time() -> None:
     clock.now = 20.2
     ledger.check(caller)
     ledger.lease(caller, choices=1, tokens=1)
+
+
+def test_a_call_that_is_given_up_counts_as_it_was_guessed_and_a_refused_one_not_at_all() -> None:
+    ledger = QuotaLedger(Clock())
+    caller = Caller(key_id="a", tokens_per_minute=600)
+
+    def left() -> float:
+        return ledger._accounts["a"].tokens
+
+    with ledger.spending(caller, 100) as spending:
+        # Others that come meanwhile find it counted.
+        assert left() == 500
+        spending.tokens = 250
+    assert left() == 350
+    with pytest.raises(ValueError, match="wrong"), ledger.spending(caller, 100):
+        raise ValueError("wrong")
+    assert left() == 350
+    with pytest.raises(asyncio.CancelledError), ledger.spending(caller, 100):
+        raise asyncio.CancelledError
+    assert left() == 250
 
 
 def test_a_key_that_has_spent_nothing_for_long_has_a_minutes_tokens() -> None:
