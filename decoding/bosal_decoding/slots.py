@@ -138,11 +138,8 @@ class Slots:
 
     def commit(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None:
         """Append tokens to the outputs of distinct slots."""
-        pairs = list(zip(slots, token_lists, strict=True))
-        for depth in range(max((len(tokens) for tokens in token_lists), default=0)):
-            deep = [(slot, tokens[depth]) for slot, tokens in pairs if depth < len(tokens)]
-            self.state.advance(*zip(*deep, strict=True))
-        for slot, tokens in pairs:
+        self.state.append(slots, token_lists)
+        for slot, tokens in zip(slots, token_lists, strict=True):
             self._outputs[slot].extend(tokens)
             self._legality.commit(slot, tokens)
         self._sentences.read(slots, self._outputs)

@@ -97,6 +97,11 @@ class HistoryTable:
         if self.breaks.shape[1]:
             self.unbroken[where] *= ~self.breaks[where, new]
 
+    def extend(self, slot: int, tokens: Sequence[int]) -> None:
+        """Append many tokens to a slot, if it keeps its history."""
+        if slot in self._said:
+            self._rewrite(slot, [*self._said[slot], *tokens])
+
     def retract(self, slot: int, count: int) -> None:
         """Forget the last tokens of a slot."""
         if slot in self._said:

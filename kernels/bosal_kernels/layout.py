@@ -4,7 +4,9 @@ A choice's edited tokens form a short touched list, so a step gathers and scatte
 entries; a neutral value means off, so any mix of choices is one batched call.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -25,6 +27,9 @@ from bosal_kernels.params import (
 from bosal_kernels.scope import ScopeTable
 from bosal_kernels.touched_lists import TouchedLists, widened
 from bosal_kernels.transfer import on_device, sent
+
+# Tokens that are appended one by one, side by side with those of other slots.
+_FEW: Final = 4
 
 
 class SlotState(TouchedLists):
@@ -132,6 +137,19 @@ class SlotState(TouchedLists):
             self._users["is_counting"].add(slot)
         self._fill(slot, touched)
 
+    def append(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None:
+        """Append output tokens to distinct slots: a few side by side, many of one slot at once."""
+        pairs = list(zip(slots, token_lists, strict=True))
+        # Where kernels draw, nothing that follows may wait for the device, as many at once would.
+        most = _FEW if self.touched_bits is None else math.inf
+        few = [pair for pair in pairs if len(pair[1]) <= most]
+        for depth in range(max((len(tokens) for _, tokens in few), default=0)):
+            deep = [(slot, tokens[depth]) for slot, tokens in few if depth < len(tokens)]
+            self.advance(*zip(*deep, strict=True))
+        for slot, tokens in pairs:
+            if len(tokens) > most:
+                self._extend(slot, tokens)
+
     def advance(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
         """Append one output token to each of the given, distinct slots."""
         pairs = list(zip(slots, tokens, strict=True))
@@ -178,6 +196,15 @@ class SlotState(TouchedLists):
         """Return the slot to its neutral state."""
         self._empty_tables(slot)
         self.clear_numbers(slot)
+
+    def _extend(self, slot: int, tokens: Sequence[int]) -> None:
+        """Append many output tokens to one slot, as `advance` does one by one, in one go."""
+        if slot in self._users["is_counting"]:
+            self._count_all(slot, tokens)
+        self.history.extend(slot, tokens)
+        if self.mirostat.is_used:
+            self.mirostat.extend(slot, int(self.position[slot]), len(tokens))
+        self.position[slot] += len(tokens)
 
     def _empty_tables(self, slot: int) -> None:
         """Forget what a slot has in tables, where it has anything."""

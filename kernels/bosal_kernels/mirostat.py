@@ -55,6 +55,14 @@ class MirostatTable:
         self.limit[slots, position + 1] = torch.where(following.isnan(), here, following)
         self.following[slots] = torch.nan
 
+    def extend(self, slot: int, position: int, count: int) -> None:
+        """Carry a slot's limit from a position over so many more."""
+        self._reach(position + count)
+        here, following = self.limit[slot, position], self.following[slot]
+        limit = torch.where(following.isnan(), here, following)
+        self.limit[slot, position + 1 : position + count + 1] = limit
+        self.following[slot] = torch.nan
+
     def _reach(self, position: int) -> None:
         """Have room for a position."""
         if position >= self.limit.shape[1]:

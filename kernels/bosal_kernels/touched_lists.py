@@ -3,6 +3,7 @@
 Every edited token has a place in its slot's list, which kernels find by a table and skip by a bit.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -110,6 +111,14 @@ class TouchedLists(SlotNumbers):
         where, said = sent([slots, tokens], self.device)
         index = self._push(slots, where, said)
         self.t_out_count[where, index] += 1
+
+    def _count_all(self, slot: int, tokens: Sequence[int]) -> None:
+        """Count output tokens of one slot."""
+        counts = Counter(tokens)
+        said = on_device(list(counts), self.device)
+        self.touch(torch.full_like(said, slot), said)
+        number = on_device(list(counts.values()), self.device, torch.int32)
+        self.t_out_count[slot, self.t_pos[slot, said].long()] += number
 
     def _discount(self, slot: int, tokens: Sequence[int]) -> None:
         for token in reversed(tokens):

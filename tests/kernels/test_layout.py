@@ -1,6 +1,6 @@
 """The slots' state against a recount from each choice's history."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ from bosal_kernels import (
 from bosal_kernels.resolve import resolve
 
 VOCAB = 60
-ACTIONS = ("admit", "free", "advance", "retract", "ban", "touch")
-SHARES = (0.04, 0.02, 0.5, 0.17, 0.17, 0.1)
+ACTIONS = ("admit", "free", "advance", "append", "retract", "ban", "touch")
+SHARES = (0.04, 0.02, 0.4, 0.1, 0.17, 0.17, 0.1)
 
 
 @dataclass
@@ -113,6 +113,12 @@ def test_state_equals_a_recount_after_any_steps_in_any_slots() -> None:
             state.advance(chosen.tolist(), tokens.tolist())
             for each, token in zip(chosen.tolist(), tokens.tolist(), strict=True):
                 live[each].output.append(token)
+        elif action == "append" and live:
+            chosen = rng.permutation(list(live))[: rng.integers(1, 5)].tolist()
+            lists = [rng.integers(0, VOCAB, rng.integers(0, 9)).tolist() for _ in chosen]
+            state.append(chosen, lists)
+            for each, said in zip(chosen, lists, strict=True):
+                live[each].output += said
         elif action == "retract" and slot in live:
             history = live[slot]
             count = int(rng.integers(0, len(history.output) + 1)) % 6
@@ -281,6 +287,46 @@ def test_an_output_that_no_rule_counts_takes_no_room() -> None:
     assert state.position.tolist() == [VOCAB, VOCAB]
     state.retract(0, [VOCAB - 1])
     assert state.position.tolist() == [VOCAB - 1, VOCAB]
+
+
+def test_many_tokens_at_once_are_as_many_one_by_one() -> None:
+    rng = np.random.default_rng(5)
+    params = replace(
+        full_params(),
+        ngram=3,
+        dry_multiplier=0.8,
+        presence_window=4,
+        chain=((Stage.MIROSTAT, 3.0, 0.1),),
+    )
+    singly, at_once = (SlotState(num_slots=2, vocab_size=VOCAB) for _ in range(2))
+    for state in (singly, at_once):
+        state.admit(1, params, TouchedTokens.of([1, 2], 1.0), instruction=[7, 3], breakers=[9])
+        state.mirostat.following[1] = 4.5
+    for count in (30, 5, 200, 6):
+        tokens = rng.integers(0, 12, count).tolist()
+        for token in tokens:
+            singly.advance([1], [token])
+        at_once.append([1], [tokens])
+        here, there = tensors(singly), tensors(at_once)
+        assert entries(singly, 1) == entries(at_once, 1)
+        assert torch.equal(here["position"], there["position"])
+        length = int(singly.position[1])
+        limits = [state.mirostat.limit[1, : length + 1] for state in (singly, at_once)]
+        assert torch.equal(*limits)
+        assert int(singly.history.length[1]) == int(at_once.history.length[1])
+        for name in ("tokens", "run"):
+            tables = [getattr(state.history, name)[1, : length + 2] for state in (singly, at_once)]
+            assert torch.equal(*tables), name
+        assert torch.equal(singly.history.unbroken, at_once.history.unbroken)
+
+
+def test_a_long_forced_text_takes_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody waits while a choice says what it must."""
+    state = SlotState(num_slots=1, vocab_size=VOCAB)
+    state.admit(0, replace(full_params(), ngram=3), TouchedTokens.of())
+    monkeypatch.setattr(state, "advance", None)
+    state.append([0], [[1, 2, 3] * 100])
+    assert int(state.position[0]) == 300
 
 
 def test_retract_undoes_advance_to_the_bit() -> None:
