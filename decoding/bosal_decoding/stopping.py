@@ -117,8 +117,8 @@ class TextStop:
 
         `in_force` are the rules that count at this token, of those that do not always.
 
-        A banned match asks for a rewind; a caller that cannot go back may keep the text and go on,
-        after a look at `stop`: a stop string may be complete further on in the same token.
+        A banned match asks for a rewind; a caller that cannot go back calls `keep`: a stop string
+        may be complete further on in the same token, and no watcher has looked at it.
         """
         if self._stop is not None:
             return self._stop
@@ -137,7 +137,8 @@ class TextStop:
         self._text += token_bytes
         self._tokens.append(token)
         if self._watches and self._stop is None and ban is None and not is_end:
-            self._stop = self._watch(len(token_bytes), in_force)
+            final = self._finals[-1] if self._finals else 0
+            self._stop = self._watch(len(token_bytes), in_force, final)
         self._ends.append(len(self._text))
         self._states.append((stop_state, ban_state))
         self._finals.append(self._final(stop_state, ban_state))
@@ -145,6 +146,17 @@ class TextStop:
             string, begin = ban
             rule = bans.owner(string, in_force)
             return BanMatch(string=string, position=self._token_at(begin), rule=rule)
+        return self._stop
+
+    def keep(self, in_force: Collection[int] = ()) -> StopMatch | None:
+        """Let the last token stand although a banned string is complete; return what ends the text.
+
+        `in_force` is as for `feed`.
+        """
+        if self._watches and self._stop is None:
+            begin = self._ends[-2] if len(self._ends) > 1 else 0
+            final = self._finals[-2] if len(self._finals) > 1 else 0
+            self._stop = self._watch(self._ends[-1] - begin, in_force, final)
         return self._stop
 
     def rewind(self, num_tokens: int) -> None:
@@ -172,10 +184,9 @@ class TextStop:
         """All bytes not taken before: the choice ends here and nothing is taken back."""
         return self._take(len(self))
 
-    def _watch(self, num_new: int, in_force: Collection[int]) -> StopMatch | None:
-        """Ask the watchers whether the text ends; the earliest cut counts."""
+    def _watch(self, num_new: int, in_force: Collection[int], final: int) -> StopMatch | None:
+        """Ask the watchers whether the text ends; the earliest cut counts, behind what is final."""
         # Who did not look before may find an end in what has been given out.
-        final = self._finals[-1] if self._finals else 0
         found = [
             StopMatch(string=cut.string, start=max(cut.start, final), reason=one.watcher.reason)
             for watch, one in self._watches

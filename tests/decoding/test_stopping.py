@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from bosal_decoding.counted_ends import SentenceWatcher
 from bosal_decoding.stopping import BanMatch, OwnedWatcher, StopMatch, TextStop
 from bosal_decoding.string_automaton import StringAutomaton
+from bosal_decoding.watching import PatternWatcher
 
 # A small alphabet, so that strings overlap and repeat themselves often.
 CHUNK = st.text("ab", max_size=3).map(str.encode)
@@ -190,6 +191,22 @@ def test_text_that_going_back_would_open_again_is_held() -> None:
     stop.rewind(2)
     assert stop.feed(b"!") is None
     assert stop.take() == b"!"
+
+
+def test_watchers_look_at_a_token_whose_banned_string_is_kept() -> None:
+    watcher = OwnedWatcher(PatternWatcher("b.", 2))
+    stop = TextStop(StringAutomaton([]), StringAutomaton([b"ab"]), [watcher])
+    assert stop.feed(b"xa") is None
+    assert isinstance(stop.feed(b"bc"), BanMatch)
+    assert stop.stop is None
+    assert stop.keep() == StopMatch(string=b"bc", start=2, reason="STOP_RULE")
+    assert stop.text == b"xa"
+    scoped = TextStop(
+        StringAutomaton([]), StringAutomaton([b"a"]), [OwnedWatcher(watcher.watcher, 3)]
+    )
+    assert isinstance(scoped.feed(b"abc"), BanMatch)
+    assert scoped.keep() is None
+    assert scoped.keep(in_force=[3]) == StopMatch(string=b"bc", start=1, reason="STOP_RULE")
 
 
 def test_a_banned_string_that_is_kept_leaves_later_matches_right() -> None:

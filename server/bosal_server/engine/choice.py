@@ -116,7 +116,7 @@ class ChoiceOutput:
                 rollback = self._roll_back(match)
                 if rollback is not None:
                     return rollback
-                match = self._stop.stop
+                match = self._stop.keep(in_force)
             if isinstance(match, StopMatch):
                 self._end(FinishReason(match.reason), match.string.decode(errors="replace"))
                 return None
