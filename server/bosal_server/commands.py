@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from bosal_server import show_config
+from bosal_server.config import InvalidConfig
 from bosal_server.options import Resolved, with_settings
+from bosal_server.ports import check_port
+from bosal_server.security import exposure
 
 config = typer.Typer(help="The settings of a server.", no_args_is_help=True)
 
@@ -38,7 +41,13 @@ def serve(
             from bosal_server import check_server
 
             raise typer.Exit(check_server.report(resolved))
+        # Before what takes seconds to import.
+        exposure.check(resolved.config)
+        check_port(resolved.config.host, resolved.config.port)
         from bosal_server import main
+    except InvalidConfig as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
     except ModuleNotFoundError as error:
         raise _missing_extra(error) from None
     raise typer.Exit(main.serve(resolved.config))

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +11,14 @@ from rich.console import Console
 from bosal_decoding.errors import DecodingError
 from bosal_server import logs
 from bosal_server.backend import Backend
-from bosal_server.config import InvalidConfig, ServerConfig
+from bosal_server.config import ServerConfig
 from bosal_server.core import GenerationCore
 from bosal_server.errors import ServerError
 from bosal_server.event_loop import loop_factory
 from bosal_server.file_limit import connections, raise_limit
 from bosal_server.loop_watch import LoopWatch
 from bosal_server.metrics_endpoint import exported
+from bosal_server.ports import check_port
 from bosal_server.reloading import Reloading, hold_hangups
 from bosal_server.rpc.server import RpcServer
 from bosal_server.security import exposure
@@ -36,7 +36,7 @@ def serve(config: ServerConfig) -> int:
         exposure.check(config)
         raise_limit(connections(config.max_connections))
         access, tls = Access(config.key_file), TlsCredentials.of(config)
-        _check_port(config.host, config.port)
+        check_port(config.host, config.port)
         with (
             Backend.open(config) as backend,
             asyncio.Runner(loop_factory=loop_factory()) as runner,
@@ -99,16 +99,3 @@ def _announce(address: str, metrics_address: str | None, core: GenerationCore) -
         parts.append(f"metrics http://{metrics_address}/metrics")
     sys.stdout.write(", ".join(parts) + "\n")
     sys.stdout.flush()
-
-
-def _check_port(host: str, port: int) -> None:
-    """Find out before a model is loaded whether the port is free."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, ValueError) as error:
-            # A ValueError if it could be no host's name.
-            cause = getattr(error, "strerror", None) or error
-            raise InvalidConfig(f"cannot listen at {host}:{port}: {cause}") from None

@@ -1,10 +1,12 @@
 """`serve` and `demo` as an operator runs them."""
 
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.clients.command import run_here
 from tests.live_server import environment
 
@@ -63,6 +65,20 @@ def test_a_missing_package_says_what_to_install() -> None:
     assert ended.returncode == 1
     assert "pip install 'bosal[server]'" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_what_cannot_be_opened_is_said_before_anything_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "bosal_server.main", None)
+    ended = run_here("serve", "--host=0.0.0.0", variables={})
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: 0.0.0.0 can be reached by other machines")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run_here("serve", f"--port={port}", variables={})
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: cannot listen at 127.0.0.1:{port}: ")
 
 
 def test_a_wrong_option_is_refused() -> None:
