@@ -8,10 +8,14 @@ the same on every model: groups that need several models cannot wait for each ot
 """
 
 from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import Final
 
 from bosal_server.engine.group import StreamGroup
+
+# Groups that are gone and may stand in a queue beside as many as wait.
+_MAX_GONE: Final = 64
 
 # Priority, turn and number of arrival; the smallest is first.
 _Place = tuple[int, float, int]
@@ -49,10 +53,18 @@ class WaitingQueues:
         _, turn, _ = self._places.pop(group)
         if was_admitted:
             self._clocks[group.priority] = max(self._clocks.get(group.priority, 0.0), turn)
+        for model in group.models:
+            self._tidy(self._queues[model])
         if not self._places:
             # Nobody is owed anything any more.
             self._clocks.clear()
             self._ends.clear()
+
+    def _tidy(self, queue: list[tuple[_Place, StreamGroup]]) -> None:
+        """Let go of groups that are gone, which else leave from the front alone."""
+        if len(queue) > 2 * len(self._places) + _MAX_GONE:
+            queue[:] = [entry for entry in queue if self._places.get(entry[1]) == entry[0]]
+            heapify(queue)
 
     def heads(self) -> Iterator[StreamGroup]:
         """Yield the groups that are first on all their models, the first of them first."""

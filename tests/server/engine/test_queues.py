@@ -1,5 +1,6 @@
 """Whose turn it is: priority, equal tokens for each key, arrival."""
 
+import gc
 from collections import Counter
 
 import pytest
@@ -37,6 +38,26 @@ def test_a_flood_of_one_key_does_not_delay_another() -> None:
         admit(queues)
     queues.append(group("late"))
     assert "late" in [admit(queues).key_id for _ in range(2)]
+
+
+def test_groups_that_gave_up_behind_one_that_waits_are_let_go() -> None:
+    queues = WaitingQueues(["m"])
+    stays = group("stays")
+    queues.append(stays)
+    order = [stays]
+    for number in range(1000):
+        one = group("goes", priority=number % 2)
+        queues.append(one)
+        if number % 100 == 1:
+            order.append(one)
+        else:
+            queues.remove(one)
+    del one
+    gc.collect()
+    alive = [one for one in gc.get_objects() if type(one) is StreamGroup]
+    assert sum(one.key_id == "goes" for one in alive) < 200
+    assert [admit(queues) for _ in order] == order
+    assert not len(queues)
 
 
 def test_a_higher_priority_goes_first() -> None:
