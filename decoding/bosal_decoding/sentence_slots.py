@@ -38,7 +38,7 @@ class SentenceSlots:
             slot: ends_sentence(
                 self._vocabularies[slot]
                 .bytes_of(outputs[slot][-_TAIL_TOKENS:])
-                .decode(errors="ignore")
+                .decode(errors="replace")
             )
             for slot in slots
             if slot in self._vocabularies

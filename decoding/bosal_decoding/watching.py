@@ -149,7 +149,8 @@ class BudgetWatcher(_TailWatcher):
         if len(tokens) < self.tokens:
             return None
         is_over = len(tokens) >= self.tokens + self.grace
-        if is_over or ends_sentence(text[-64:].decode(errors="ignore")):
+        # Half a character is no end: what follows the sentence has begun.
+        if is_over or ends_sentence(text[-64:].decode(errors="replace")):
             return Cut(len(text))
         return None
 

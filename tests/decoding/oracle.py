@@ -93,7 +93,7 @@ def logit_bias(z: Row, p: Params, c: Choice) -> Row:
 
 def eos_ramp(z: Row, p: Params, c: Choice) -> Row:
     share = min(len(c.output), p["over"]) / p["over"]
-    said = b"".join(c.token_bytes[token] for token in c.output).decode(errors="ignore")
+    said = b"".join(c.token_bytes[token] for token in c.output).decode(errors="replace")
     if p.get("after_sentence") and not re.search(r"[.!?…。！？][\"'”’»›)\]}*_`」』）]*\s*\Z", said):
         share = 0.0
     return z + float(p["weight"] * share) * c.is_eos(len(z))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bosal_decoding.compile import compile
 from bosal_decoding.errors import DecodingError, RuleUnsupported
+from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.stopping import StopMatch, TextStop
 from bosal_decoding.vocabulary import Vocabulary
@@ -145,6 +146,21 @@ def test_the_budget_waits_for_a_sentence_and_then_no_longer(vocabulary: Vocabula
         b"abcde",
         "STOP_RULE",
     )
+
+
+def test_half_a_character_behind_a_sentence_is_no_end_of_it(vocabulary: Vocabulary) -> None:
+    rule = {"rule": "token_budget", "tokens": 2, "grace": 9}
+    pieces = [b"A", b" b.\xe2", b"\x80", b"\x9d", b" c"]
+    assert outcome(text_stop(vocabulary, rule), pieces) == ("A b.”".encode(), "STOP_RULE")
+    ramp = {"rule": "eos_ramp", "weight": 5, "over": 9, "after_sentence": True}
+    plan = compile(Recipe.parse({"rules": [ramp]}), vocabulary, context_tokens=512)
+    pipeline = Pipeline(vocabulary.size, 1)
+    pipeline.slots.add(0, plan, history=[], seed=0, choice=0)
+    seen = []
+    for part in (b".", b"\xe2", b"\x80", b"\x9d"):
+        pipeline.slots.commit([0], [vocabulary.ids_spelling(part)[:1]])
+        seen.append(bool(pipeline.slots.state.at_sentence_end[0]))
+    assert seen == [True, False, False, True]
 
 
 def test_a_scaffolds_own_marks_end_the_answer(vocabulary: Vocabulary) -> None:
