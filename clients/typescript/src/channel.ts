@@ -15,6 +15,7 @@ import {
   type CallOptions as GrpcCallOptions,
   type ChannelCredentials,
   type ChannelOptions,
+  type ClientReadableStream,
   type Metadata,
   type ServiceError,
 } from "@grpc/grpc-js";
@@ -22,6 +23,7 @@ import { checkBounds } from "./bounds.js";
 import { deadline } from "./connection.js";
 import { cancelled, clientClosed, fromServiceError } from "./errors.js";
 import { Incoming, giveUp } from "./incoming.js";
+import { Pause, Waits, checkedPatience } from "./patience.js";
 
 /** Options of every call. */
 export interface CallOptions {
@@ -40,6 +42,7 @@ export class Channel {
   readonly #client: GrpcClient;
   readonly #headers: Metadata;
   readonly #timeout: number | undefined;
+  readonly #patience: number;
   readonly #running = new Set<Running>();
   #isClosed = false;
 
@@ -49,8 +52,10 @@ export class Channel {
     options: ChannelOptions,
     headers: Metadata,
     timeout: number | undefined,
+    retrySeconds = 0,
   ) {
     deadline(timeout);
+    this.#patience = checkedPatience(retrySeconds);
     this.#client = new GrpcClient(server, credentials, options);
     this.#headers = headers;
     this.#timeout = timeout;
@@ -62,9 +67,57 @@ export class Channel {
     request: MessageInitShape<Input>,
     options: CallOptions,
   ): Promise<MessageShape<Output>> {
-    const message = this.#written(method.input, request, options);
+    const message = written(method.input, request);
     const callOptions = this.#callOptions(options);
-    return await new Promise((resolve, reject) => {
+    const waits = this.#waits(options);
+    for (;;) {
+      try {
+        return await this.#asked(method, message, callOptions, options.signal);
+      } catch (failure) {
+        const pause = this.#pause(waits, failure, options.signal);
+        if (pause === undefined) {
+          throw failure;
+        }
+        if (!(await pause.over)) {
+          throw cancelled(options.signal?.reason);
+        }
+      }
+    }
+  }
+
+  /** Send a request and return the messages that answer it. */
+  stream<Input extends DescMessage, Output extends DescMessage>(
+    method: DescMethodServerStreaming<Input, Output>,
+    request: MessageInitShape<Input>,
+    options: CallOptions,
+  ): Incoming<MessageShape<Output>> {
+    const message = written(method.input, request);
+    const callOptions = this.#callOptions(options);
+    const waits = this.#waits(options);
+    const { signal } = options;
+    return new Incoming({
+      begin: () => this.#opened(method, message, callOptions, signal),
+      typed: (error: ServiceError) => fromServiceError(error, signal?.reason),
+      pause: (failure) => this.#pause(waits, failure, signal),
+      cancelled: () => cancelled(signal?.reason),
+    });
+  }
+
+  /** Close the connection; running calls are cancelled. */
+  close(): void {
+    this.#isClosed = true;
+    this.#running.forEach(giveUp);
+    this.#client.close();
+  }
+
+  #asked<Input extends DescMessage, Output extends DescMessage>(
+    method: DescMethodUnary<Input, Output>,
+    message: MessageShape<Input>,
+    callOptions: GrpcCallOptions,
+    signal: AbortSignal | undefined,
+  ): Promise<MessageShape<Output>> {
+    this.#checkOpen(signal);
+    return new Promise((resolve, reject) => {
       const call = this.#client.makeUnaryRequest<MessageShape<Input>, MessageShape<Output>>(
         path(method),
         (value) => Buffer.from(toBinary(method.input, value)),
@@ -75,59 +128,58 @@ export class Channel {
         (error, answer) => {
           ended();
           if (error) {
-            reject(fromServiceError(error, options.signal?.reason));
+            reject(fromServiceError(error, signal?.reason));
           } else {
             resolve(answer!);
           }
         },
       );
-      const ended = this.#begun(call, options.signal);
+      const ended = this.#begun(call, signal);
     });
   }
 
-  /** Send a request and return the messages that answer it. */
-  stream<Input extends DescMessage, Output extends DescMessage>(
+  #opened<Input extends DescMessage, Output extends DescMessage>(
     method: DescMethodServerStreaming<Input, Output>,
-    request: MessageInitShape<Input>,
-    options: CallOptions,
-  ): Incoming<MessageShape<Output>> {
-    const message = this.#written(method.input, request, options);
+    message: MessageShape<Input>,
+    callOptions: GrpcCallOptions,
+    signal: AbortSignal | undefined,
+  ): ClientReadableStream<MessageShape<Output>> {
+    this.#checkOpen(signal);
     const call = this.#client.makeServerStreamRequest<MessageShape<Input>, MessageShape<Output>>(
       path(method),
       (value) => Buffer.from(toBinary(method.input, value)),
       (bytes) => fromBinary(method.output, bytes),
       message,
       this.#headers.clone(),
-      this.#callOptions(options),
+      callOptions,
     );
-    const ended = this.#begun(call, options.signal);
-    call.once("end", ended).once("error", ended);
-    return new Incoming(call, (error: ServiceError) =>
-      fromServiceError(error, options.signal?.reason),
-    );
+    const ended = this.#begun(call, signal);
+    return call.once("end", ended).once("error", ended);
   }
 
-  /** Close the connection; running calls are cancelled. */
-  close(): void {
-    this.#isClosed = true;
-    this.#running.forEach(giveUp);
-    this.#client.close();
-  }
-
-  #written<Desc extends DescMessage>(
-    schema: Desc,
-    request: MessageInitShape<Desc>,
-    options: CallOptions,
-  ): MessageShape<Desc> {
-    const message = create(schema, request);
-    checkBounds(schema, message);
+  #checkOpen(signal: AbortSignal | undefined): void {
     if (this.#isClosed) {
       throw clientClosed();
     }
-    if (options.signal?.aborted) {
-      throw cancelled(options.signal.reason);
+    if (signal?.aborted) {
+      throw cancelled(signal.reason);
     }
-    return message;
+  }
+
+  #waits(options: CallOptions): Waits {
+    return new Waits(this.#patience, options.timeout ?? this.#timeout);
+  }
+
+  /** Begin to wait for a call's next try; undefined: there is none. */
+  #pause(waits: Waits, failure: unknown, signal: AbortSignal | undefined): Pause | undefined {
+    const seconds = waits.pause(failure);
+    if (seconds === undefined) {
+      return undefined;
+    }
+    this.#checkOpen(signal);
+    const pause = new Pause(seconds);
+    void pause.over.then(this.#begun(pause, signal));
+    return pause;
   }
 
   #callOptions(options: CallOptions): GrpcCallOptions {
@@ -145,6 +197,15 @@ export class Channel {
       signal?.removeEventListener("abort", cancel);
     };
   }
+}
+
+function written<Desc extends DescMessage>(
+  schema: Desc,
+  request: MessageInitShape<Desc>,
+): MessageShape<Desc> {
+  const message = create(schema, request);
+  checkBounds(schema, message);
+  return message;
 }
 
 function path(method: DescMethodUnary | DescMethodServerStreaming): string {

@@ -40,6 +40,11 @@ export interface ClientOptions extends Identity {
   readonly server?: string | undefined;
   /** Seconds a call may take unless it says so itself; left out, as long as it takes. */
   readonly timeout?: number | undefined;
+  /**
+   * Seconds for which a call that the server has no room or quota for is tried again, when the
+   * server says so and within its timeout; left out, it is not.
+   */
+  readonly retrySeconds?: number | undefined;
   /** Instead of TLS files. */
   readonly credentials?: ChannelCredentials | undefined;
 }
@@ -60,7 +65,8 @@ const models = ModelService.method;
 /**
  * Talks to one server; many calls may run at once. Close it, or leave its block with `using`.
  *
- * Every call takes `timeout` in seconds and an `AbortSignal`.
+ * Every call takes `timeout` in seconds and an `AbortSignal`. What the server has no room or quota
+ * for it refuses at once, and says when to try again: with `retrySeconds` a call does so by itself.
  */
 export class Client {
   /** A/B tests of recipes. */
@@ -75,6 +81,7 @@ export class Client {
       channelOptions(server),
       headers(apiKey),
       timeout,
+      options.retrySeconds,
     );
     this.experiments = new Experiments(this.#channel);
   }

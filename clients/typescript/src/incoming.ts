@@ -1,5 +1,5 @@
 import type { ClientReadableStream, ServiceError } from "@grpc/grpc-js";
-import { cancelled } from "./errors.js";
+import type { Pause } from "./patience.js";
 
 /**
  * Cancel a call, on the server too. grpc-js sends a call that is cancelled in the tick in which it
@@ -10,42 +10,51 @@ export function giveUp(call: { cancel(): void }): void {
   setImmediate(() => call.cancel());
 }
 
-/** The messages that answer one call, read one by one; unread ones hold the server back. */
+/** One call, as its messages are read. */
+export interface Tries<Item> {
+  /** Send it, for the first time or again. */
+  begin(): ClientReadableStream<Item>;
+  /** Return this package's error for gRPC's. */
+  typed(error: ServiceError): Error;
+  /** Begin to wait for the next try; undefined: there is none. */
+  pause(failure: Error): Pause | undefined;
+  /** Return the error of a call that was given up here. */
+  cancelled(): Error;
+}
+
+/**
+ * The messages that answer one call, read one by one; unread ones hold the server back. Until the
+ * first has come the call may be begun anew.
+ */
 export class Incoming<Item> {
-  readonly #call: ClientReadableStream<Item>;
-  readonly #typed: (error: ServiceError) => Error;
-  #failure: ServiceError | undefined;
+  readonly #tries: Tries<Item>;
+  #call: ClientReadableStream<Item>;
+  #pause: Pause | undefined;
+  #failure: Error | undefined;
+  #mayTryAgain = true;
   #isOver = false;
   #isCancelled = false;
   #wake: () => void = () => {};
 
-  constructor(call: ClientReadableStream<Item>, typed: (error: ServiceError) => Error) {
-    this.#call = call;
-    this.#typed = typed;
-    // From the start: an error nobody listens to would end the process.
-    call.on("readable", () => this.#wake());
-    call.on("end", () => {
-      this.#isOver = true;
-      this.#wake();
-    });
-    call.on("error", (error: ServiceError) => {
-      this.#failure = error;
-      this.#wake();
-    });
+  constructor(tries: Tries<Item>) {
+    this.#tries = tries;
+    this.#call = this.#begun();
   }
 
   /** Return the next message; undefined at the end. One reader at a time. */
   async next(): Promise<Item | undefined> {
     for (;;) {
       if (this.#isCancelled) {
-        throw cancelled();
+        throw this.#tries.cancelled();
       }
       const item = this.#call.read() as Item | null;
       if (item !== null) {
+        this.#mayTryAgain = false;
         return item;
       }
       if (this.#failure) {
-        throw this.#typed(this.#failure);
+        await this.#tryAgain(this.#failure);
+        continue;
       }
       if (this.#isOver) {
         return undefined;
@@ -58,8 +67,10 @@ export class Incoming<Item> {
 
   /** Give the call up, on the server too; further reads throw Cancelled. */
   cancel(): void {
-    this.#isCancelled = !this.#isOver && this.#failure === undefined;
-    giveUp(this.#call);
+    const hasFailed = this.#failure !== undefined && this.#pause === undefined;
+    this.#isCancelled ||= !this.#isOver && !hasFailed;
+    this.#mayTryAgain = false;
+    giveUp(this.#pause ?? this.#call);
     this.#wake();
   }
 
@@ -71,6 +82,40 @@ export class Incoming<Item> {
       }
     } finally {
       this.cancel();
+    }
+  }
+
+  #begun(): ClientReadableStream<Item> {
+    const call = this.#tries.begin();
+    // From the start: an error nobody listens to would end the process.
+    call.on("readable", () => this.#wake());
+    call.on("end", () => {
+      // A call that has failed ends, too, perhaps when it has been begun anew.
+      this.#isOver ||= call === this.#call && this.#failure === undefined;
+      this.#wake();
+    });
+    call.on("error", (error: ServiceError) => {
+      this.#failure = this.#tries.typed(error);
+      this.#wake();
+    });
+    return call;
+  }
+
+  /** Begin the call anew when the server says so, unless it is given up; throws if it does not. */
+  async #tryAgain(failure: Error): Promise<void> {
+    const pause = this.#mayTryAgain ? this.#tries.pause(failure) : undefined;
+    if (pause === undefined) {
+      this.#mayTryAgain = false;
+      throw failure;
+    }
+    this.#pause = pause;
+    const hasPassed = await pause.over;
+    this.#pause = undefined;
+    if (hasPassed && !this.#isCancelled) {
+      this.#call = this.#begun();
+      this.#failure = undefined;
+    } else {
+      this.#isCancelled = true;
     }
   }
 }

@@ -4,6 +4,7 @@ import "./connection.test.js";
 import "./experiments.test.js";
 import "./generation.test.js";
 import "./identity.test.js";
+import "./patience.test.js";
 import "./recipes.test.js";
 import "./requests.test.js";
 import "./retries.test.js";

@@ -79,7 +79,11 @@ test("every error is a BosalError with its own name", () => {
 
 test("a failure behind the last event is an error as any other", async () => {
   const toy = new ToyServer();
-  toy.stream(STREAM, [STARTED, FINISHED], { code: status.UNAVAILABLE, details: "gone" });
+  toy.stream(STREAM, function* () {
+    yield STARTED;
+    yield FINISHED;
+    throw { code: status.UNAVAILABLE, details: "gone" };
+  });
   using client = new Client({ server: await toy.address() });
   await assert.rejects(client.stream("Hi").result(), isGone);
   await assert.rejects(async () => {
@@ -90,7 +94,7 @@ test("a failure behind the last event is an error as any other", async () => {
 
 test("a stream that ends early says so", async () => {
   const toy = new ToyServer();
-  toy.stream(STREAM, [STARTED]);
+  toy.stream(STREAM, () => [STARTED]);
   using client = new Client({ server: await toy.address() });
   await assert.rejects(client.stream("Hi").result(), InternalError);
   toy.close();

@@ -42,7 +42,7 @@ test("an unavailable server is tried again, four times in all", async () => {
   assert.equal(error.message, "not now");
 });
 
-test("a server that is too busy is not tried again", async () => {
+test("a server that is too busy is not tried again without being told to", async () => {
   const { numCalls, error } = await asked(1, status.RESOURCE_EXHAUSTED, SOON);
   assert.equal(numCalls, 1);
   assert.ok(error instanceof BosalError);

@@ -15,15 +15,18 @@ const RAW = {
   responseDeserialize: (bytes: Buffer) => bytes,
 };
 
+/** What a call asks for, and until when. */
+export type ToyCall = ServerUnaryCall<Buffer, Buffer> | ServerWritableStream<Buffer, Buffer>;
+
 /** A gRPC server in this process that answers with bytes, for what no real one does on demand. */
 export class ToyServer {
   readonly #server = new Server();
 
   /** Answer a method with what `make` returns, or with the status that it throws. */
-  answer(path: string, make: () => Uint8Array): void {
-    const call = (_: ServerUnaryCall<Buffer, Buffer>, done: sendUnaryData<Buffer>) => {
+  answer(path: string, make: (call: ToyCall) => Uint8Array): void {
+    const call = (call: ServerUnaryCall<Buffer, Buffer>, done: sendUnaryData<Buffer>) => {
       try {
-        done(null, Buffer.from(make()));
+        done(null, Buffer.from(make(call)));
       } catch (error) {
         done(error as ServiceError);
       }
@@ -31,14 +34,16 @@ export class ToyServer {
     this.#server.addService({ call: { ...RAW, path, responseStream: false } }, { call });
   }
 
-  /** Answer a method with these messages, and then with an error if there is one. */
-  stream(path: string, messages: readonly Uint8Array[], error?: Partial<ServiceError>): void {
+  /** Answer a method with the messages that `make` yields, and then with the status it throws. */
+  stream(path: string, make: (call: ToyCall) => Iterable<Uint8Array>): void {
     const call = (stream: ServerWritableStream<Buffer, Buffer>) => {
-      messages.forEach((message) => stream.write(Buffer.from(message)));
-      if (error) {
-        stream.emit("error", error);
-      } else {
+      try {
+        for (const message of make(stream)) {
+          stream.write(Buffer.from(message));
+        }
         stream.end();
+      } catch (error) {
+        stream.emit("error", error);
       }
     };
     this.#server.addService({ call: { ...RAW, path, responseStream: true } }, { call });
