@@ -270,8 +270,10 @@ class Plan:
             for token in self.eos_ids:
                 entries[token] = entries.get(token, 0) | TokenFlag.EOS
         if self.instruction_flags:
-            for token in history:
-                entries[token] = entries.get(token, 0) | self.instruction_flags
+            # As a plain number, and each token once: an instruction may have tens of thousands.
+            flags = int(self.instruction_flags)
+            for token in dict.fromkeys(history):
+                entries[token] = entries.get(token, 0) | flags
         deltas = dict(self.deltas)
         return TouchedTokens.of(
             ids=list(entries),
