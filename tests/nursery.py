@@ -6,6 +6,7 @@ seconds of imports that it shares with the others are behind it.
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -128,6 +129,8 @@ def _fork_all(requests: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         os.chdir(request["cwd"])
+        # It ends as any other: nanobind takes for leaked what no collection has seen by then.
+        atexit.register(gc.unfreeze)
         sys.argv = [request["module"], *request["arguments"]]
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
@@ -137,4 +140,9 @@ if __name__ == "__main__":
 
     import bosal_server.main  # noqa: F401
 
+    # What is imported stays: no server need walk through it as it starts.
+    gc.collect()
+    gc.freeze()
     _fork_all(socket.socket(fileno=int(sys.argv[1])))
+    # Not two seconds of taking apart what the kernel takes at once.
+    os._exit(0)
