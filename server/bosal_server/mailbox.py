@@ -12,7 +12,7 @@ from bosal_server.engine.request import EngineEvent, TokenLogprobs, TokensEvent
 # Events that wait for a slow reader before they are joined into one for each choice.
 _MAX_EVENTS: Final = 64
 # Readers that are woken at once; each takes some tenths of a millisecond.
-_MAX_READERS: Final = 8
+_MAX_READERS: Final = 4
 
 
 class Mailbox:
