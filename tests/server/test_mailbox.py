@@ -104,8 +104,8 @@ def test_a_steps_readers_are_woken_a_few_at_a_time_and_each_gets_all_that_waits(
 
     woken = asyncio.run(run())
     steps = [after - before for before, after in itertools.pairwise([0, *woken])]
-    # Eight readers of two events, and something else in between.
-    assert max(steps) == 16
+    # Four readers of two events, and something else in between.
+    assert max(steps) == 8
 
 
 def test_what_a_slow_reader_has_not_seen_is_joined() -> None:
