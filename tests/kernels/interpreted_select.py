@@ -134,6 +134,9 @@ def main(part: str) -> None:
     elif part == "logprobs":
         check(mixed.batch(150, 50, logprobs=3), top_n=3)
         check(mixed.batch(70, 51, logprobs=0, dtype=torch.bfloat16), top_n=0)
+        # Among them rows of ties: more tokens are as good as the last than are compared each
+        # with each.
+        check(mixed.batch(5000, 4, logprobs=8), top_n=8)
         given = mixed.batch(90, 52)
         spoil(given)
         check(given)

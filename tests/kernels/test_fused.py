@@ -25,7 +25,7 @@ REGISTERS = {
     "gumbel_topk": 128,
     "history_scan": 64,
     "control_reduce_all_moments": 96,
-    "select": 224,
+    "select": 240,
 }
 
 

@@ -77,6 +77,8 @@ def truncate(
 ):
     """Return what a slot's chain keeps of a row, its first token, 1 / T, and the mass to stay in.
 
+    Last of all how many members it sets aside: -1 where the kept are more.
+
     The kept are (low, low_token, high, high_token). A last top-p is left to the draw: a token stays
     if the mass before it, at its own 1 / T, is less than the target; without one that is inf.
     """
@@ -99,7 +101,8 @@ def truncate(
     is_moment_known = is_mass_known * are_moments_known
     lazy_target = tl.full((), float("inf"), tl.float64)
     lazy_scale = tl.full((), 1.0, tl.float32)
-    for step in range(MAX_STAGES):
+    members = tl.full((), -1, tl.int32)
+    for step in range(tl.max(tl.where(stages != 0, place + 1, 0), 0)):
         stage = tl.load(chain_stage + slot * MAX_STAGES + step).to(tl.int32)
         value = tl.load(chain_value + slot * MAX_STAGES + step)
         second = tl.load(chain_second + slot * MAX_STAGES + step)
@@ -131,8 +134,9 @@ def truncate(
         if is_stale:
             chosen = is_open & (keys >= key_of(low))
             mass, moment = kept_masses(
-                chosen, listed, view, kept, row_max, scale, offset, GROUPS, STREAMS, LEGAL, True
-            )
+                members, aside, chosen, listed, view, kept, row_max, scale, offset,
+                GROUPS, STREAMS, LEGAL, True,
+            )  # fmt: skip
             is_mass_known = tl.full((), 1, tl.int32)
             is_moment_known = tl.full((), 1, tl.int32)
         floor = tl.full((), float("-inf"), tl.float32)
@@ -160,12 +164,12 @@ def truncate(
             lazy_scale = scale
         is_resolved = is_top_p & (asks_later != 0)
         if is_top_k | is_resolved:
-            edge, edge_token = cut_at(
-                is_resolved, value, mass, keys, listed, aside, view, kept, first, first_token,
-                row_max, scale, offset, num_groups, GROUPS, STREAMS, LEGAL,
+            edge, edge_token, members = cut_at(
+                is_resolved, value, mass, members, keys, listed, aside, view, kept, first,
+                first_token, row_max, scale, offset, num_groups, GROUPS, STREAMS, LEGAL,
             )  # fmt: skip
             low, low_token = raised(low, low_token, edge, edge_token, first, first_token)
             is_mass_known = tl.full((), 0, tl.int32)
             is_moment_known = tl.full((), 0, tl.int32)
     kept = (low, low_token, high, high_token)
-    return kept, first, first_token, scale, lazy_target, lazy_scale
+    return kept, first, first_token, scale, lazy_target, lazy_scale, members

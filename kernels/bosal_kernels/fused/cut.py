@@ -5,6 +5,7 @@ import triton.language as tl
 
 from bosal_kernels.fused.exponential import exp2
 from bosal_kernels.fused.interval import LAST_TOKEN, contains
+from bosal_kernels.fused.members import ASIDE, MEMBERS, members_of, set_aside, weight_ahead
 from bosal_kernels.fused.numbers import LOG2E
 from bosal_kernels.fused.rows import (
     CHUNK,
@@ -14,15 +15,17 @@ from bosal_kernels.fused.rows import (
     best_groups,
     key_of,
     list_groups,
-    nth_key,
+    packed,
+    packed_value,
+    token_of,
     value_of,
 )
 from bosal_kernels.fused.streams import chunk_values
 
 # Up to so many tokens a top-k is enumerated from the best groups.
 _MAX_ENUMERATED = tl.constexpr(1024)
-# Tokens kept aside while a cut is searched among them; a longer list is read from its row.
-KEPT_ASIDE = tl.constexpr(4096)
+# Sorts before every token.
+_FIRST = tl.constexpr(2**63 - 1)
 
 
 @triton.jit
@@ -30,6 +33,7 @@ def cut_at(
     by_mass,
     value,
     mass,
+    members,
     keys,
     listed,
     aside,
@@ -47,40 +51,77 @@ def cut_at(
 ):
     """Return the last token, logit and id, of a top-k of `value`, or of a top-p `by_mass`.
 
-    Weights are counted from the first token on; ties stay by lowest ids. `aside` is where a row's
-    members may be put: logits and ids.
+    Weights are counted from the first token on; ties stay by lowest ids. Returns how many members
+    there are from now on too: -1 where the kept tokens are too many to be any.
+    """
+    k = tl.minimum(value, 2147483000.0).to(tl.int32)
+    target = tl.where(by_mass, value * mass, k.to(tl.float64))
+    edge = first
+    edge_token = first_token
+    count = tl.full((), 0, tl.int32)
+    found = members
+    least = kept[0]
+    if members < 0:
+        chosen = (keys > LEAST_KEY) & (keys >= key_of(least))
+        is_enumerated = (by_mass == 0) & (kept[2] == float("inf")) & (k <= _MAX_ENUMERATED)
+        if is_enumerated & (k <= num_groups):
+            # The k best tokens lie in the k best groups.
+            best, edge_key = best_groups(keys, k)
+            least = tl.maximum(least, value_of(edge_key))
+            chosen = best & chosen
+        count = list_groups(chosen, listed, GROUPS)
+        found = set_aside(0, least, kept, listed, count, aside, view, STREAMS, LEGAL)
+    if found <= MEMBERS:
+        members = found
+        t, z, is_one = members_of(aside, members)
+        inside = is_one & contains(z, t, kept[0], kept[1], kept[2], kept[3])
+        ahead = weight_ahead(
+            by_mass, aside, members, t, z, kept[2], kept[3], row_max, scale, offset
+        )
+        inside = inside & (ahead < target)
+        last = tl.min(tl.where(inside, packed(z, t), _FIRST), 0)
+        # Without any weight to reach, the first token alone is left.
+        if last < _FIRST:
+            edge = packed_value(last)
+            edge_token = token_of(last)
+    else:
+        edge, edge_token = _searched(
+            by_mass, target, least, found, count, listed, aside, view, kept, first, first_token,
+            row_max, scale, offset, STREAMS, LEGAL,
+        )  # fmt: skip
+    return edge, edge_token, members
+
+
+@triton.jit
+def _searched(
+    by_mass,
+    target,
+    least,
+    found,
+    count,
+    listed,
+    aside,
+    view,
+    kept,
+    first,
+    first_token,
+    row_max,
+    scale,
+    offset,
+    STREAMS: tl.constexpr,
+    LEGAL: tl.constexpr,
+):
+    """Return the last token of a cut among many, by search over the bits of its logit.
+
+    They are the `found` that lie aside if those are all, else those of listed groups that reach
+    `least`.
     """
     low, low_token, high, high_token = kept
     aside_values, aside_tokens = aside
-    k = tl.minimum(value, 2147483000.0).to(tl.int32)
-    least = low
-    chosen = (keys > LEAST_KEY) & (keys >= key_of(low))
-    is_enumerated = (by_mass == 0) & (high == float("inf")) & (k <= _MAX_ENUMERATED)
-    is_enumerated = is_enumerated & (k <= num_groups)
-    if is_enumerated:
-        # The k best tokens lie in the k best groups.
-        edge_key = nth_key(keys, k)
-        least = tl.maximum(low, value_of(tl.maximum(edge_key, LEAST_KEY)))
-        chosen = best_groups(keys, k) & chosen
-    count = list_groups(chosen, listed, GROUPS)
-    num_chunks = tl.cdiv(count, CHUNK_GROUPS)
-    target = tl.where(by_mass, value * mass, k.to(tl.float64))
-    # Members that may stay, set aside if they are few.
-    found = tl.full((), 0, tl.int32)
-    for chunk in range(num_chunks):
-        _group, t, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
-        inside = contains(z, t, low, low_token, high, high_token)
-        ones = tl.where(inside & (z >= least), 1, 0)
-        spot = found + tl.cumsum(ones, 0) - 1
-        fits = (ones != 0) & (spot < KEPT_ASIDE)
-        tl.store(aside_values + spot, z, mask=fits)
-        tl.store(aside_tokens + spot, t, mask=fits)
-        found += tl.sum(ones, 0)
-    tl.debug_barrier()
-    is_aside = found <= KEPT_ASIDE
-    num_pieces = tl.where(is_aside, tl.cdiv(found, CHUNK), num_chunks)
+    is_aside = found <= ASIDE
+    num_pieces = tl.where(is_aside, tl.cdiv(found, CHUNK), tl.cdiv(count, CHUNK_GROUPS))
     # The greatest key that enough weight reaches, from the first bit in which the first and the
-    # least member differ.
+    # least token differ.
     top_key = key_of(first)
     differ = top_key ^ key_of(least)
     bit = tl.full((), NO_KEY, tl.int32)

@@ -1,11 +1,12 @@
-"""The draw from what a row keeps: the greatest perturbed score, visiting few groups."""
+"""The draw from what a row keeps: the greatest perturbed score, of its members or of few groups."""
 
 import triton
 import triton.language as tl
 
 from bosal_kernels.fused.interval import contains, raised
 from bosal_kernels.fused.masses import kept_masses
-from bosal_kernels.fused.noise import group_noise, token_noise
+from bosal_kernels.fused.members import members_of, weight_ahead
+from bosal_kernels.fused.noise import group_noise, noise_of, token_noise
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
@@ -22,7 +23,40 @@ from bosal_kernels.fused.streams import chunk_values, value_at
 
 
 @triton.jit
-def draw(
+def draw_member(
+    noise_key,
+    here,
+    members,
+    aside,
+    kept,
+    first,
+    first_token,
+    row_max,
+    scale,
+    lazy_target,
+    lazy_scale,
+):
+    """Return the kept member of greatest (z - row_max) scale + g, and its logit.
+
+    Where a last top-p has a target, those that it would not have kept are left out.
+    """
+    low, low_token, high, high_token = kept
+    t, z, is_one = members_of(aside, members)
+    inside = is_one & contains(z, t, low, low_token, high, high_token)
+    if lazy_target < float("inf"):
+        offset = (first - row_max) * lazy_scale
+        ahead = weight_ahead(
+            True, aside, members, t, z, high, high_token, row_max, lazy_scale, offset
+        )
+        inside = inside & ((ahead < lazy_target) | (t == first_token))
+    score = (z - row_max) * scale + noise_of(noise_key, here, t)
+    pack = tl.where(inside, packed(score, t), NOTHING)
+    winner = tl.max(pack, 0)
+    return token_of(winner), tl.max(tl.where(pack == winner, z, float("-inf")), 0)
+
+
+@triton.jit
+def draw_from_groups(
     noise_key,
     here,
     keys,
@@ -79,7 +113,7 @@ def draw(
             offset = (first - row_max) * lazy_scale
             before = (value_of_token, token - 1, high, high_token)
             ahead, _moment = kept_masses(
-                chosen, listed, view, before, row_max, lazy_scale, offset,
+                -1, listed, chosen, listed, view, before, row_max, lazy_scale, offset,
                 GROUPS, STREAMS, LEGAL, False,
             )  # fmt: skip
             if ahead >= lazy_target:

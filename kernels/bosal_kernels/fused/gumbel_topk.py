@@ -59,7 +59,7 @@ def gumbel_topk_kernel(
     pivot = tl.load(row + holder, mask=is_open & (holder < vocab_size), other=float("-inf"))
     pivot = pivot.to(tl.float32)
     scores = tl.where(pivot > float("-inf"), key_of((pivot - row_max) + limit), NO_KEY)
-    floor = nth_key(scores, n)
+    floor = nth_key(scores, n, n)
     chosen = is_open & (key_of(bound) >= floor)
     count = list_groups(chosen, listed + place, GROUPS)
     num_chunks = tl.where(is_sound, tl.cdiv(count, CHUNK_GROUPS), 0)

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from bosal_kernels.fused.exponential import exp2
 from bosal_kernels.fused.interval import contains
+from bosal_kernels.fused.members import members_of
 from bosal_kernels.fused.numbers import FAR, LOG2E
 from bosal_kernels.fused.rows import (
     CHUNK,
@@ -19,7 +20,21 @@ from bosal_kernels.fused.streams import chunk_values
 
 
 @triton.jit
+def _masses(z, inside, row_max, scale, offset, MOMENT: tl.constexpr):
+    relative = (z - row_max) * scale - offset
+    weight = tl.where(inside, exp2(relative * LOG2E), 0.0)
+    mass = tl.sum(weight.to(tl.float64), 0)
+    moment = tl.full((), 0.0, tl.float64)
+    if MOMENT:
+        share = weight * tl.maximum(relative, FAR)
+        moment = tl.sum(tl.where(inside, share, 0.0).to(tl.float64), 0)
+    return mass, moment
+
+
+@triton.jit
 def kept_masses(
+    members,
+    aside,
     chosen,
     listed,
     view,
@@ -32,24 +47,26 @@ def kept_masses(
     LEGAL: tl.constexpr,
     MOMENT: tl.constexpr,
 ):
-    """Return sum e and sum e s over the kept tokens of chosen groups, float64.
+    """Return sum e and sum e s over the kept tokens, float64: members, or those of chosen groups.
 
     s = (z - row_max) scale - offset, e = exp(s), each float32; the second is 0 without MOMENT.
     `kept` is (low, low_token, high, high_token).
     """
     low, low_token, high, high_token = kept
-    count = list_groups(chosen, listed, GROUPS)
     mass = tl.full((), 0.0, tl.float64)
     moment = tl.full((), 0.0, tl.float64)
-    for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
-        _group, t, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
-        inside = contains(z, t, low, low_token, high, high_token)
-        relative = (z - row_max) * scale - offset
-        weight = tl.where(inside, exp2(relative * LOG2E), 0.0)
-        mass += tl.sum(weight.to(tl.float64), 0)
-        if MOMENT:
-            share = weight * tl.maximum(relative, FAR)
-            moment += tl.sum(tl.where(inside, share, 0.0).to(tl.float64), 0)
+    if members >= 0:
+        t, z, is_one = members_of(aside, members)
+        inside = is_one & contains(z, t, low, low_token, high, high_token)
+        mass, moment = _masses(z, inside, row_max, scale, offset, MOMENT)
+    else:
+        count = list_groups(chosen, listed, GROUPS)
+        for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
+            _group, t_, z_ = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
+            inside_ = contains(z_, t_, low, low_token, high, high_token)
+            more, shares = _masses(z_, inside_, row_max, scale, offset, MOMENT)
+            mass += more
+            moment += shares
     return mass, moment
 
 

@@ -81,6 +81,20 @@ def token_noise(key, position, group, LANES: tl.constexpr):
 
 
 @triton.jit
+def noise_of(key, position, token):
+    """Return g_t, float32, of any tokens, int32."""
+    w0, w1, w2, w3 = philox_words(key, position, token >> 7, 1)
+    is_odd = (token & 64) != 0
+    smallest = exponential(tl.where(is_odd, w2, w0)) * 0.015625
+    lane = (tl.where(is_odd, w3, w1) >> 26).to(tl.int32)
+    w0, w1, w2, w3 = philox_words(key, position, token >> 2, 0)
+    even = tl.where((token & 2) == 0, w0, w2)
+    odd = tl.where((token & 2) == 0, w1, w3)
+    word = tl.where((token & 1) == 0, even, odd)
+    return negative_log(smallest + tl.where((token & 63) == lane, 0.0, exponential(word)))
+
+
+@triton.jit
 def coin(key, position):
     """Return the uniform in (0, 1), float64, of chance that is not the draw."""
     w0, _w1, _w2, _w3 = philox_words(key, position, tl.arange(0, 1), 2)

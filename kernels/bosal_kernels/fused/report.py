@@ -3,35 +3,21 @@
 import triton
 import triton.language as tl
 
+from bosal_kernels.fused.members import MEMBERS, members_of, seen_values, set_aside, weight_ahead
 from bosal_kernels.fused.rows import (
-    CHUNK,
     CHUNK_GROUPS,
-    GROUP,
     NOTHING,
     best_groups,
-    chunk_groups,
     key_of,
     list_groups,
     packed,
     packed_value,
     token_of,
+    value_of,
 )
-from bosal_kernels.fused.streams import value_at
 
-
-@triton.jit
-def seen_values(
-    is_raw, listed, chunk, count, view, STREAMS: tl.constexpr, LEGAL: tl.constexpr
-):  # fmt: skip
-    """Return the ids of a chunk of listed groups, and their logits: the base's or controlled."""
-    of_group, is_real = chunk_groups(listed, chunk, count)
-    t = of_group * GROUP + tl.arange(0, CHUNK) % GROUP
-    is_real = is_real & (t < view[2])
-    if is_raw != 0:
-        z = tl.load(view[0] + t, mask=is_real, other=float("-inf")).to(tl.float32)
-    else:
-        z = value_at(t, is_real, view, STREAMS, LEGAL)
-    return t, z
+# Columns of the best tokens that are cleared at a time.
+_COLUMNS = tl.constexpr(32)
 
 
 @triton.jit
@@ -42,12 +28,14 @@ def clear_report(report, number, top_width):
     tl.store(raw_logprobs + number, float("nan"))
     tl.store(ranks + number, 0)
     tl.store(raw_ranks + number, 0)
-    for column in range(top_width):
+    for piece in range(tl.cdiv(top_width, _COLUMNS)):
+        column = piece * _COLUMNS + tl.arange(0, _COLUMNS)
         spot = number * top_width + column
-        tl.store(top_ids + spot, -1)
-        tl.store(raw_top_ids + spot, -1)
-        tl.store(tops + spot, float("nan"))
-        tl.store(raw_tops + spot, float("nan"))
+        is_column = column < top_width
+        tl.store(top_ids + spot, -1, mask=is_column)
+        tl.store(raw_top_ids + spot, -1, mask=is_column)
+        tl.store(tops + spot, float("nan"), mask=is_column)
+        tl.store(raw_tops + spot, float("nan"), mask=is_column)
     tl.debug_barrier()
 
 
@@ -67,6 +55,7 @@ def write_report(
     keys,
     raw_keys,
     listed,
+    aside,
     view,
     GROUPS: tl.constexpr,
     STREAMS: tl.constexpr,
@@ -93,12 +82,6 @@ def write_report(
         now = keys
         if is_raw != 0:
             now = raw_keys
-        # Above the token; then the best ones.
-        count = list_groups(now > key_of(edge_value), listed, GROUPS)
-        rank = tl.full((), 1, tl.int32)
-        for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
-            _token, z = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL)
-            rank += tl.sum(tl.where(z > edge_value, 1, 0), 0)
         rank_place = ranks
         id_place = top_ids
         logprob_place = tops
@@ -106,20 +89,64 @@ def write_report(
             rank_place = raw_ranks
             id_place = raw_top_ids
             logprob_place = raw_tops
-        tl.store(rank_place + number, rank.to(tl.int64))
+        everything = (float("-inf"), -1, float("inf"), -1)
+        rank = tl.full((), 0, tl.int32)
         if asked > 0:
-            count = list_groups(best_groups(now, asked), listed, GROUPS)
-            last_pack = tl.full((), 2**63 - 1, tl.int64)
-            for place in range(asked):
-                winner = tl.full((), NOTHING, tl.int64)
-                for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
-                    t, z = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL)
-                    pack = tl.where(z > float("-inf"), packed(z, t), NOTHING)
-                    pack = tl.where(pack < last_pack, pack, NOTHING)
-                    winner = tl.maximum(winner, tl.max(pack, 0))
-                if winner > NOTHING:
-                    spot = number * top_width + place
-                    tl.store(id_place + spot, token_of(winner).to(tl.int64))
-                    scored = packed_value(winner).to(tl.float64) * scale - norm
-                    tl.store(logprob_place + spot, scored.to(tl.float32))
-                last_pack = winner
+            chosen, least_key = best_groups(now, asked)
+            least = value_of(least_key)
+            count = list_groups(chosen, listed, GROUPS)
+            found = set_aside(is_raw, least, everything, listed, count, aside, view, STREAMS, LEGAL)
+            if found <= MEMBERS:
+                t, z, is_one = members_of(aside, found)
+                place = weight_ahead(False, aside, found, t, z, float("inf"), -1, 0.0, 1.0, 0.0).to(
+                    tl.int32
+                )
+                spot = number * top_width + place
+                is_shown = is_one & (place < asked)
+                tl.store(id_place + spot, t.to(tl.int64), mask=is_shown)
+                scored = z.to(tl.float64) * scale - norm
+                tl.store(logprob_place + spot, scored.to(tl.float32), mask=is_shown)
+                if edge_value >= least:
+                    rank = 1 + tl.sum(tl.where(is_one & (z > edge_value), 1, 0), 0)
+            else:
+                begin = number * top_width
+                _many_tops(
+                    is_raw, asked, id_place + begin, logprob_place + begin, scale, norm, listed,
+                    count, view, STREAMS, LEGAL,
+                )  # fmt: skip
+        if rank == 0:
+            count = list_groups(now > key_of(edge_value), listed, GROUPS)
+            rank = tl.full((), 1, tl.int32)
+            for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
+                _t, z_ = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL)
+                rank += tl.sum(tl.where(z_ > edge_value, 1, 0), 0)
+        tl.store(rank_place + number, rank.to(tl.int64))
+
+
+@triton.jit
+def _many_tops(
+    is_raw,
+    asked,
+    ids,
+    logprobs,
+    scale,
+    norm,
+    listed,
+    count,
+    view,
+    STREAMS: tl.constexpr,
+    LEGAL: tl.constexpr,
+):
+    """Write the `asked` best of listed groups' tokens, one after the other."""
+    last = tl.full((), 2**63 - 1, tl.int64)
+    for place in range(asked):
+        winner = tl.full((), NOTHING, tl.int64)
+        for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
+            t, z = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL)
+            pack = tl.where((z > float("-inf")) & (packed(z, t) < last), packed(z, t), NOTHING)
+            winner = tl.maximum(winner, tl.max(pack, 0))
+        if winner > NOTHING:
+            tl.store(ids + place, token_of(winner).to(tl.int64))
+            scored = packed_value(winner).to(tl.float64) * scale - norm
+            tl.store(logprobs + place, scored.to(tl.float32))
+        last = winner

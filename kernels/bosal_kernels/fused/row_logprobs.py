@@ -60,7 +60,8 @@ def row_logprobs_kernel(
         group = tl.arange(0, GROUPS)
         place = number.to(tl.int64) * num_groups
         keys = tl.load(maxima + place + group, mask=group < num_groups, other=NO_KEY)
-        count = list_groups(best_groups(keys, n), listed + place, GROUPS)
+        chosen, _least = best_groups(keys, n)
+        count = list_groups(chosen, listed + place, GROUPS)
         num_chunks = tl.where(is_sound, tl.cdiv(count, CHUNK_GROUPS), 0)
         last = tl.full((), 2**63 - 1, tl.int64)
         for rank in range(n):

@@ -17,6 +17,8 @@ CHUNK_GROUPS = tl.constexpr(CHUNK.value // GROUP.value)
 NO_KEY = tl.constexpr(-2147483648)
 LEAST_KEY = tl.constexpr(-2139095041)
 GREATEST_KEY = tl.constexpr(2139095040)
+# Ranges that keys are counted in at a time.
+_RANGES = tl.constexpr(256)
 # Less than what any token packs to.
 NOTHING = tl.constexpr(-(2**63))
 
@@ -51,27 +53,55 @@ def packed_value(pack):
 
 
 @triton.jit
-def nth_key(keys, n):
-    """Return the n-th greatest of keys, n >= 1; NO_KEY where there are fewer."""
-    key = tl.full((), NO_KEY, tl.int32)
-    bit = tl.full((), NO_KEY, tl.int32)
-    for _ in range(32):
-        trial = key ^ bit
-        enough = tl.sum((keys >= trial).to(tl.int32), 0) >= n
-        key = tl.where(enough, trial, key)
-        bit = (bit >> 1) & 0x7FFFFFFF
-    return key
+def nth_key(keys, n, most):
+    """Return a key that n of keys reach, n >= 1; their n-th greatest, unless `most` or fewer do.
+
+    Keys are counted by how far they lie below the greatest, in ranges that narrow eight bits at a
+    time: one bit at a time the block would wait for all its warps 32 times.
+    """
+    distance = tl.max(keys, 0).to(tl.int64) - keys.to(tl.int64)
+    begin = tl.full((), 0, tl.int64)
+    end = tl.full((), 0, tl.int64)
+    before = tl.full((), 0, tl.int32)
+    # The best are mostly found among the first 2^24 keys, where ranges are already narrow.
+    shift = tl.full((), 16, tl.int64)
+    is_first = tl.full((), 1, tl.int32)
+    is_pending = tl.full((), 1, tl.int32)
+    while is_pending != 0:
+        which = (distance - begin) >> shift
+        # The last range holds what lies outside of all too: it is not counted on.
+        which = tl.where((which < 0) | (which >= _RANGES), _RANGES - 1, which).to(tl.int32)
+        reached = before + tl.cumsum(tl.histogram(which, _RANGES), 0)
+        number = tl.minimum(tl.sum(tl.where(reached < n, 1, 0), 0), _RANGES - 1)
+        count = tl.min(tl.where(reached >= n, reached, 2147483647), 0)
+        is_last = number == _RANGES - 1
+        is_beyond = is_last & (is_first != 0)
+        end = begin + ((number + 1).to(tl.int64) << shift) - 1
+        is_wide = (shift > 0) & (is_last | (count > most))
+        is_pending = tl.where(is_beyond | is_wide, 1, 0)
+        passed = tl.max(tl.where(reached < n, reached, before), 0)
+        before = tl.where(is_beyond, 0, passed)
+        begin = tl.where(is_beyond, 0, begin + (number.to(tl.int64) << shift))
+        shift = tl.where(is_beyond, 24, shift - 8)
+        is_first = tl.full((), 0, tl.int32)
+    return tl.maximum(tl.max(keys, 0).to(tl.int64) - end, NO_KEY).to(tl.int32)
 
 
 @triton.jit
 def best_groups(keys, n):
-    """Say which groups are the n first by (maximum desc, id asc): the n best tokens lie there."""
-    edge = nth_key(keys, n)
-    above = keys > edge
-    ties = keys == edge
-    missing = n - tl.sum(above.to(tl.int32), 0)
-    is_first = tl.cumsum(ties.to(tl.int32), 0) <= missing
-    return (above | (ties & is_first)) & (keys > LEAST_KEY)
+    """Say which groups hold the n best tokens, and return a key that those reach.
+
+    They are the n first by (maximum desc, id asc), or a few more.
+    """
+    most = n + (n >> 2) + 8
+    edge = nth_key(keys, n, most)
+    chosen = keys >= edge
+    if tl.sum(chosen.to(tl.int32), 0) > most:
+        above = keys > edge
+        ties = keys == edge
+        missing = n - tl.sum(above.to(tl.int32), 0)
+        chosen = above | (ties & (tl.cumsum(ties.to(tl.int32), 0) <= missing))
+    return chosen & (keys > LEAST_KEY), tl.maximum(edge, LEAST_KEY)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from bosal_kernels.fused.control_reduce import BLOCK, Reduced
-from bosal_kernels.fused.cut import KEPT_ASIDE
+from bosal_kernels.fused.members import ASIDE
 from bosal_kernels.fused.select_kernel import select_kernel
 from bosal_kernels.fused.tile_stats import NUM_STATS
 from bosal_kernels.layout import SlotState
@@ -113,8 +113,8 @@ def select(
         raw_maxima=nothing if raw is None else raw,
         stats=reduced.stats,
         listed=torch.empty_like(reduced.maxima),
-        aside_values=torch.empty((batch, KEPT_ASIDE.value), dtype=torch.float32, device=device),
-        aside_tokens=torch.empty((batch, KEPT_ASIDE.value), dtype=torch.int32, device=device),
+        aside_values=torch.empty((batch, ASIDE.value), dtype=torch.float32, device=device),
+        aside_tokens=torch.empty((batch, ASIDE.value), dtype=torch.int32, device=device),
         forced=found.tokens if forced is None else forced,
         tokens=found.tokens,
         status=found.status,

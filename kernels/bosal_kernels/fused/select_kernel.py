@@ -4,10 +4,10 @@ import triton
 import triton.language as tl
 
 from bosal_kernels.fused.chain import chain_kind, truncate
-from bosal_kernels.fused.cut import KEPT_ASIDE
-from bosal_kernels.fused.draw import draw
+from bosal_kernels.fused.draw import draw_from_groups, draw_member
 from bosal_kernels.fused.interval import LAST_TOKEN
 from bosal_kernels.fused.masses import kept_masses, merge_edited, plausible_keys
+from bosal_kernels.fused.members import ASIDE
 from bosal_kernels.fused.report import clear_report, write_report
 from bosal_kernels.fused.rows import GROUP, LEAST_KEY, NO_KEY, value_of
 from bosal_kernels.fused.streams import stream_terms, value_at
@@ -103,6 +103,17 @@ def select_kernel(
 ):
     number = tl.program_id(0)
     slot = tl.load(slots + number)
+    # What no slot is needed for is on its way while that is waited for.
+    first_row = tl.load(base + number)
+    legal_row = tl.full((), -1, tl.int32)
+    if LEGAL:
+        legal_row = tl.load(legal_rows + number)
+    tile = tl.arange(0, STATS)
+    is_tile = tile < num_stats
+    out = stats + (number * num_stats + tile) * NUM_STATS
+    tile_best = tl.load(out, mask=is_tile, other=float("-inf"))
+    tile_mass = tl.load(out + 1, mask=is_tile, other=0.0).to(tl.float64)
+    tile_faults = tl.load(out + 8, mask=is_tile, other=0.0)
     token = tl.full((), -1, tl.int32)
     outcome = tl.full((), 0, tl.int32)
     report = (
@@ -112,11 +123,11 @@ def select_kernel(
     if LOGPROBS:
         clear_report(report, number, top_width)
     if slot >= 0:
+        num_touched = tl.load(n_touch + slot).to(tl.int32)
         here = tl.load(position + slot)
         noise_key = tl.load(key + slot)
         chain = (chain_stage, chain_value, chain_second)
         heat = inverse_temperature(slot, chain_stage, chain_value)
-        first_row = tl.load(base + number)
         row = streams + first_row * row_stride
         coupling = (
             weights, slopes, inverse, strength, final_strength, over, after, until, region, space,
@@ -125,31 +136,19 @@ def select_kernel(
             slot, number, here, depths, masses, coupling, in_constraint, num_tiles,
             STREAMS, NORMED, TILES,
         )  # fmt: skip
-        legal_row = tl.full((), -1, tl.int32)
-        if LEGAL:
-            legal_row = tl.load(legal_rows + number)
         legal = legal_bits + legal_row.to(tl.int64) * legal_stride
         touched = touched_bits + slot * bit_stride
         index_row = t_pos + slot * index_stride
         shaped_row = shaped + number.to(tl.int64) * touched_stride
         list_row = listed + number.to(tl.int64) * num_groups
         maxima_row = maxima + number.to(tl.int64) * num_groups
-        at = number.to(tl.int64) * KEPT_ASIDE
+        at = number.to(tl.int64) * ASIDE
         aside = (aside_values + at, aside_tokens + at)
         group = tl.arange(0, GROUPS)
         is_group = group < num_groups
         floor = tl.full((), float("-inf"), tl.float32)
 
-        # The statistics of tiles, merged in their order.
-        tile = tl.arange(0, STATS)
-        is_tile = tile < num_stats
-        out = stats + (number * num_stats + tile) * NUM_STATS
-        tile_best = tl.load(out, mask=is_tile, other=float("-inf"))
-        tile_mass = tl.load(out + 1, mask=is_tile, other=0.0).to(tl.float64)
-        faults = tl.sum(tl.load(out + 8, mask=is_tile, other=0.0), 0)
-
         # The maxima of groups, edited tokens now among them.
-        num_touched = tl.load(n_touch + slot).to(tl.int32)
         merge_edited(maxima_row, t_tok + slot * touched_stride, shaped_row, num_touched)
         keys = tl.load(maxima_row + group, mask=is_group, other=NO_KEY, volatile=True)
         raw_keys = keys
@@ -188,7 +187,7 @@ def select_kernel(
             outcome = tl.full((), 4, tl.int32)
         if best_key <= LEAST_KEY:
             outcome = tl.full((), 2, tl.int32)
-        if faults > 0:
+        if tl.sum(tile_faults, 0) > 0:
             outcome = tl.full((), 1, tl.int32)
 
         if outcome == 0:
@@ -203,21 +202,27 @@ def select_kernel(
                     # The tiles' sums knew nothing of plausibility.
                     everything = (float("-inf"), -1, float("inf"), -1)
                     row_mass, _moment = kept_masses(
-                        keys > LEAST_KEY, list_row, view, everything, row_max, heat, 0.0,
+                        -1, aside, keys > LEAST_KEY, list_row, view, everything, row_max, heat, 0.0,
                         GROUPS, STREAMS, LEGAL, False,
                     )  # fmt: skip
                     are_moments_known = tl.full((), 0, tl.int32)
             if is_greedy == 0:
-                kept, first, first_token, scale, lazy_target, lazy_scale = truncate(
+                kept, first, first_token, scale, lazy_target, lazy_scale, members = truncate(
                     chain, slot, noise_key, here, keys, list_row, aside, view, out, is_tile,
                     row_max, token, heat, row_mass, row_moment, are_moments_known, num_groups,
                     GROUPS, STREAMS, LEGAL,
                 )  # fmt: skip
                 tl.store(last_temperature + slot, 1.0 / scale.to(tl.float64))
-                token, value_of_token = draw(
-                    noise_key, here, keys, list_row, view, kept, first, first_token, row_max,
-                    scale, lazy_target, lazy_scale, GROUPS, STREAMS, LEGAL,
-                )  # fmt: skip
+                if members >= 0:
+                    token, value_of_token = draw_member(
+                        noise_key, here, members, aside, kept, first, first_token, row_max, scale,
+                        lazy_target, lazy_scale,
+                    )  # fmt: skip
+                else:
+                    token, value_of_token = draw_from_groups(
+                        noise_key, here, keys, list_row, view, kept, first, first_token, row_max,
+                        scale, lazy_target, lazy_scale, GROUPS, STREAMS, LEGAL,
+                    )  # fmt: skip
             if FORCED:
                 wish = tl.load(forced + number).to(tl.int32)
                 if wish >= 0:
@@ -231,7 +236,7 @@ def select_kernel(
                 if asked >= 0:
                     write_report(
                         report, number, top_width, asked, token, value_of_token, out, is_tile,
-                        row_mass, row_max, heat, keys, raw_keys, list_row, view,
+                        row_mass, row_max, heat, keys, raw_keys, list_row, aside, view,
                         GROUPS, STREAMS, LEGAL,
                     )  # fmt: skip
             if COMMIT:
