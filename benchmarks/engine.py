@@ -1,5 +1,7 @@
 """Tokens per second of the engine against transformers' `generate` and continuous batching."""
 
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from statistics import median
 from time import perf_counter
@@ -9,9 +11,11 @@ import torch
 from benchmarks import models, peers
 from benchmarks.decoding import DecodeClock
 from benchmarks.engines import Engine, load
-from benchmarks.harness import Report, arguments, interleave, ratio, seconds
+from benchmarks.harness import Report, arguments, interleave, ratio, say, seconds
 
 NEW_TOKENS = 64
+# Decodes prompts, so many tokens each; returns how many came out.
+Run = Callable[[list[list[int]], int], int]
 
 
 def main() -> None:
@@ -27,15 +31,21 @@ def main() -> None:
     report = Report("engine", options)
     new_tokens = 8 if options.quick else NEW_TOKENS
     for name in options.models:
-        peer = models.build(name).to(options.device)
+        say(f"{name}: building the model")
         clock = DecodeClock()
         model = load(name, device=options.device)
+        say(f"{name}: starting the engine; a device's kernels are compiled at its first start")
+        begin = perf_counter()
         with Engine(model, runner=options.runner, observer=clock) as engine:
-            if options.batches:
-                throughput(report, engine, peer, options.batches, new_tokens)
+            say(f"{name}: the engine started in {perf_counter() - begin:.1f} s")
             overhead(report, engine, clock, new_tokens)
+            report.write()
             if name == "500m":
                 time_to_first_token(report, engine)
+                report.write()
+            if options.batches:
+                peer = models.build(name).to(options.device)
+                throughput(report, engine, peer, options.batches, new_tokens)
         report.write()
     report.finish()
 
@@ -50,27 +60,34 @@ def throughput(
         cases.append(("b32_prefix1k", 32, 1024 + 32, 1024))
     for case, batch, length, shared in cases:
 
-        def rate(
-            run: object, batch: int = batch, length: int = length, shared: int = shared
-        ) -> float:
+        def rate(run: Run, batch: int = batch, length: int = length, shared: int = shared) -> float:
             # Fresh prompts each time: nobody profits from a cache of the round before.
             prompts = models.prompts(batch, length, shared_prefix=shared, seed=next(seeds))
             start = perf_counter()
-            tokens = run(prompts, new_tokens)  # type: ignore[operator]
-            return float(tokens) / (perf_counter() - start)
+            tokens = run(prompts, new_tokens)
+            return tokens / (perf_counter() - start)
 
-        contestants = {
-            "engine": lambda rate=rate: rate(engine.run),
-            "generate": lambda rate=rate: rate(lambda p, n: peers.generate(peer, p, n)),
-            "cb": lambda rate=rate: rate(lambda p, n: peers.continuous_batching(peer, p, n)),
-        }
-        samples = interleave(contestants, report.options.rounds)
         label = f"{engine.model.name}_{case}{suffix(report)}"
+        contestants: dict[str, Callable[[], float]] = {"engine": partial(rate, engine.run)}
+        for contestant, run in (
+            ("generate", partial(peers.generate, peer)),
+            ("cb", partial(peers.continuous_batching, peer)),
+        ):
+            try:
+                run(models.prompts(batch, length, seed=next(seeds)), 1)
+            except Exception as error:  # what a peer cannot do is no fault of the others
+                report.note(f"failed_{contestant}_{label}", f"{type(error).__name__}: {error}")
+                say(f"{label}: {contestant} failed: {error}")
+                continue
+            contestants[contestant] = partial(rate, run)
+        samples = interleave(contestants, report.options.rounds)
         for contestant, values in samples.items():
             report.detail(f"{contestant}_{label}_tokens_per_second", values)
-        report.write()
-        for contestant in ("generate", "cb"):
+        for contestant in samples.keys() - {"engine"}:
             report.figure(f"{contestant}_{label}", ratio(samples, "engine", contestant))
+        report.write()
+        shown = ", ".join(f"{key} {median(values):,.0f}" for key, values in samples.items())
+        say(f"{label}: {shown} tokens/s")
 
 
 def overhead(report: Report, engine: Engine, clock: DecodeClock, new_tokens: int) -> None:
@@ -85,6 +102,7 @@ def overhead(report: Report, engine: Engine, clock: DecodeClock, new_tokens: int
             shares.append(share)
     label = f"{engine.model.name}_b32"
     report.detail(f"decode_{label}{suffix(report)}_seconds", seconds)
+    say(f"{label}: a step of 32 rows takes {1000 * median(seconds):.2f} ms")
     if report.options.device != "cpu":
         # A device's forward pass is still under way when its launch returns.
         return
@@ -113,6 +131,8 @@ def time_to_first_token(report: Report, engine: Engine) -> None:
     samples = interleave(
         {"cold": lambda: first(next(seeds)), "warm": lambda: first(1)}, report.options.rounds
     )
+    shown = ", ".join(f"{key} {1000 * median(values):.1f}" for key, values in samples.items())
+    say(f"time to first token over 1k tokens: {shown} ms")
     report.detail("ttft_cold_1k_seconds", samples["cold"])
     report.detail("ttft_warm_1k_seconds", samples["warm"])
     report.figure(f"ttft_warm_over_cold_1k{suffix(report)}", ratio(samples, "warm", "cold"))

@@ -120,7 +120,8 @@ class Processors:
         if scenario.repetition != 1:
             steps.append(RepetitionPenaltyLogitsProcessor(scenario.repetition))
         if scenario.bias:
-            biases = [[[token], scenario.bias] for token in case.biased.tolist()]
+            # A dictionary: of lists transformers 5.17 takes token 0 for no token.
+            biases = {(token,): scenario.bias for token in case.biased.tolist()}
             steps.append(SequenceBiasLogitsProcessor(biases))
         if scenario.ngram:
             steps.append(NoRepeatNGramLogitsProcessor(scenario.ngram))
@@ -149,20 +150,29 @@ class Processors:
         return torch.multinomial(scores.softmax(-1), 1).squeeze(1)
 
 
-def peers(case: Case) -> dict[str, Peer]:
-    """Return everything that can be timed against a case, by name."""
-    sort, topk = Plain(case, sorts=True), Plain(case, sorts=False)
-    found = {
-        "torch_sort": Peer(sort.step),
-        "processors": Peer(Processors(case).step, is_capturable=False),
-        "torch_compile": Peer(torch.compile(sort.step, dynamic=False)),
+def peers(case: Case) -> dict[str, Callable[[], Peer]]:
+    """Return what makes everything that can be timed against a case, by name."""
+    scenario = case.scenario
+
+    def plain(*, sorts: bool) -> Peer:
+        return Peer(Plain(case, sorts=sorts).step)
+
+    def compiled() -> Peer:
+        return Peer(torch.compile(Plain(case, sorts=True).step, dynamic=False))
+
+    found: dict[str, Callable[[], Peer]] = {
+        "torch_sort": partial(plain, sorts=True),
+        "processors": lambda: Peer(Processors(case).step, is_capturable=False),
+        "torch_compile": compiled,
     }
-    if case.scenario.top_k:
-        found["torch_topk"] = Peer(topk.step)
-    if find_spec("xgrammar") is not None and case.scenario.has_mask:
-        found["xgrammar_mask_alone"] = Peer(partial(_xgrammar, case), is_capturable=False)
-    if find_spec("flashinfer") is not None and case.scenario.top_k:
-        found["flashinfer"] = Peer(partial(_flashinfer, case, topk), is_capturable=False)
+    if scenario.top_k:
+        found["torch_topk"] = partial(plain, sorts=False)
+    if find_spec("xgrammar") is not None and scenario.has_mask:
+        found["xgrammar_mask_alone"] = lambda: Peer(partial(_xgrammar, case), is_capturable=False)
+    if find_spec("flashinfer") is not None and scenario.top_k:
+        found["flashinfer"] = lambda: Peer(
+            partial(_flashinfer, case, Plain(case, sorts=False)), is_capturable=False
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from itertools import product
 from multiprocessing import get_context
 from statistics import median
@@ -67,15 +68,30 @@ def bytes_per_second(rounds: int) -> float:
     return 2 * source.nbytes / (median(samples[1:]) * 1e-6)
 
 
-def timers(case: Case, wanted: Sequence[str] | None = None) -> dict[str, Callable[[], float]]:
+@dataclass(slots=True)
+class Timers:
+    """What takes the microseconds of each contestant's step, and why others take no part."""
+
+    runs: dict[str, Callable[[], float]]
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def timers(case: Case, wanted: Sequence[str] | None = None) -> Timers:
     """Return what times every contestant of a case, or those peers that are wanted, ours first."""
-    found = {
-        "ours": graph_timer(case.step, case.inputs),
-        "reduction": graph_timer(case.reduce, case.inputs),
-    }
-    for name, peer in peers(case).items():
+    found = Timers(
+        {
+            "ours": graph_timer(case.step, case.inputs),
+            "reduction": graph_timer(case.reduce, case.inputs),
+        }
+    )
+    for name, make in peers(case).items():
         if wanted is None or name in wanted:
-            found[name] = _timer(peer, case.inputs)
+            try:
+                run = _timer(make(), case.inputs)
+                run()
+                found.runs[name] = run
+            except Exception as error:  # what a peer cannot do is no fault of the others
+                found.failed[name] = f"{type(error).__name__}: {error}"
     return found
 
 
@@ -94,9 +110,13 @@ def time_case(
     wanted: Sequence[str] | None = None,
 ) -> None:
     """Time a scenario's contestants in turn; figures are `<name>_<rows>x<vocabulary>_<type>_…`."""
-    samples = interleave(timers(case, wanted), rounds)
+    contestants = timers(case, wanted)
+    samples = interleave(contestants.runs, rounds)
     type_ = next(key for key, dtype in TYPES.items() if dtype == case.inputs[0].dtype)
     at = f"{case.num_rows}x{case.vocab_size}_{type_}"
+    for peer, why in contestants.failed.items():
+        report.note(f"failed_{name}_{at}_{peer}", why)
+        say(f"{name} {at}: {peer} failed: {why}")
     for contestant, times in samples.items():
         report.detail(f"{name}_{at}_{contestant}_us", times)
     floor = 1e6 * case.bytes_at_least / bandwidth
@@ -139,7 +159,6 @@ def time_all(
     types: Sequence[str],
     scenarios: Sequence[str],
     wanted: Sequence[str] | None,
-    workers: int,
 ) -> None:
     """Time scenarios at shapes and types, in that order, and record the figures of each at once."""
     device = torch.cuda.get_device_properties(0)
@@ -147,7 +166,6 @@ def time_all(
     report.note("cuda", str(torch.version.cuda))
     for name, text in versions().items():
         report.note(name, text)
-    compile_all(shapes, types, scenarios, workers)
     bandwidth = bytes_per_second(rounds)
     report.detail("copy_gigabytes_per_second", [bandwidth / 1e9])
     for shape, type_, name in product(shapes, types, scenarios):

@@ -210,22 +210,32 @@ def main() -> None:
     ):
         what = "timed in this order" if known else "others than these are left out; none: all are"
         parser.add_argument(option, nargs="*", choices=known, default=chosen, help=what)
+    parser.add_argument(
+        "--compile",
+        choices=["first", "only", "no"],
+        default="first",
+        help="what will be timed, in several processes; no: it was, and is on disk",
+    )
     options = parser.parse_args()
     report = Report("kernels", options)
     if options.count_only:
         count(report, is_quick=options.quick, num_processes=options.threads)
     elif torch.cuda.is_available():
         # The peers are slow to import.
-        from benchmarks.kernel_timing import time_all
+        from benchmarks.kernel_timing import compile_all, time_all
 
+        timed = [SHAPES[shapes.index(shape)] for shape in options.shapes]
+        if options.compile != "no":
+            compile_all(timed, options.types, options.scenarios, options.threads)
+        if options.compile == "only":
+            return
         time_all(
             report,
             rounds=options.rounds,
-            shapes=[SHAPES[shapes.index(shape)] for shape in options.shapes],
+            shapes=timed,
             types=options.types,
             scenarios=options.scenarios,
             wanted=options.peers,
-            workers=options.threads,
         )
     else:
         parser.error("there is no CUDA device to time kernels on; --count-only needs none")

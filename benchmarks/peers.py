@@ -1,11 +1,16 @@
 """transformers, used as its documentation says: the other side of the engine's ratios."""
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 PAGE = 64
+# Until 5.22 pages were blocks.
+_PAGE_SIZE = next(
+    one.name for one in fields(ContinuousBatchingConfig) if one.name in ("page_size", "block_size")
+)
 
 
 def generate(model: Any, prompts: list[list[int]], new_tokens: int) -> int:
@@ -35,10 +40,10 @@ def continuous_batching(model: Any, prompts: list[list[int]], new_tokens: int) -
             pad_token_id=model.config.eos_token_id,
         ),
         continuous_batching_config=ContinuousBatchingConfig(
-            page_size=PAGE,
             num_blocks=blocks,
             max_batch_tokens=512,
             max_requests_per_batch=len(prompts),
+            **{_PAGE_SIZE: PAGE},
         ),
         warmup=False,
     )

@@ -19,6 +19,7 @@ from bosal_kernels import (
     delivered,
     sent,
 )
+from bosal_kernels.fused.builds import BUILDS, Build, build_for
 
 if TYPE_CHECKING:
     from bosal_kernels.fused.select import Selected
@@ -50,6 +51,9 @@ class FusedDraw:
         self._slots = slots
         self._state = state
         self._coupling = coupling
+        # Stands for masks where a build knows masks and a step has none.
+        words = -(-state.vocab_size // 32)
+        self._no_mask = torch.zeros((1, words), dtype=torch.int32, device=state.device)
 
     def draw(
         self,
@@ -73,23 +77,28 @@ class FusedDraw:
         where, first, depths, *wishes = sent(
             [slots, begins, counts, *([] if forced is None else [forced])], self._state.device
         )
+        asked_of = Build(
+            max_depth=max(counts),
+            is_normed=any(one.is_normed for one in asked),
+            is_legal=legal is not None,
+            looks_back=any(one.looks_back for one in asked),
+            has_reports=top_n >= 0,
+            is_plausible=any(one.is_plausible for one in asked),
+            has_moments=any(one.has_moments for one in asked),
+        )
         found = self._launch(
+            build_for(asked_of),
             rows,
             where,
             first,
             depths.int(),
             legal,
             num_tokens=num_tokens,
-            max_depth=max(counts),
             forced=wishes[0] if wishes else None,
             top_n=top_n,
-            is_plausible=any(one.is_plausible for one in asked),
-            looks_back=any(one.looks_back for one in asked),
-            has_moments=any(one.has_moments for one in asked),
-            is_normed=any(one.is_normed for one in asked),
         )
         acted = self._acts(where, depths) if max(counts) > 1 else torch.zeros_like(where)
-        given = found.logprobs
+        given = found.logprobs if top_n >= 0 else None
         of_rows = [] if given is None else [given.raw_logprobs, given.logprobs]
         if given is not None:
             of_rows += [given.raw_ranks, given.ranks, given.raw_top.ids, given.raw_top.logprobs]
@@ -103,31 +112,31 @@ class FusedDraw:
         )
         return selection, acted != 0, cast(list[bool], (status != 0).tolist())
 
-    def warm_up(self, rows: Tensor) -> None:
-        """Compile what choices of one stream launch over rows like these, and leave no trace.
+    def warm_up(self, rows: Tensor, num_tokens: int) -> None:
+        """Compile all that steps over rows like these may launch, and leave no trace.
 
-        Otherwise the first of them waits for it. `rows` [1, V] have the type that will be drawn
-        from. Several streams, top-n-sigma and eta compile at their first use, once a machine.
+        `rows` [1, V] have the type and width that will be drawn from, `num_tokens` of them exist.
+        What is not on disk from an earlier start is compiled in several processes; then every build
+        is launched once, for no slot.
         """
+        from bosal_decoding.kernel_compiler import compile_builds
+
+        with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
+            compile_builds(rows.dtype, rows.shape[1], num_tokens)
+        for build in BUILDS:
+            self.launch_nothing(build, rows, num_tokens)
+        # The torch path has a kernel of its own, and float32 rows.
+        (first,) = sent([[0]], self._state.device)
+        LegalTokens(first, self._no_mask).forbid(rows.to(torch.float32, copy=True))
+
+    def launch_nothing(self, build: Build, rows: Tensor, num_tokens: int) -> None:
+        """Launch a build for no slot."""
         none, here, one = sent([[-1], [0], [1]], self._state.device)
-        words = -(-rows.shape[1] // 32)
-        bits = torch.zeros((1, words), dtype=torch.int32, device=rows.device)
-        for legal in (None, LegalTokens(here, bits)):
-            for top_n in (-1, 0):
-                for looks_back in (False, True):
-                    self._launch(
-                        rows,
-                        none,
-                        here,
-                        one.int(),
-                        legal,
-                        num_tokens=rows.shape[1],
-                        top_n=top_n,
-                        looks_back=looks_back,
-                    )
+        self._launch(build, rows, none, here, one.int(), None, num_tokens=num_tokens)
 
     def _launch(
         self,
+        build: Build,
         rows: Tensor,
         slots: Tensor,
         begins: Tensor,
@@ -135,34 +144,31 @@ class FusedDraw:
         legal: LegalTokens | None,
         *,
         num_tokens: int,
-        max_depth: int = 1,
         forced: Tensor | None = None,
         top_n: int = -1,
-        is_plausible: bool = False,
-        looks_back: bool = False,
-        has_moments: bool = False,
-        is_normed: bool = False,
     ) -> "Selected":
         """Launch a step for slots [B] on the device; -1 is no slot."""
-        legal_rows = None
-        if legal is not None:
-            places = torch.full((len(slots),), -1, dtype=torch.int32, device=rows.device)
-            order = torch.arange(len(legal.rows), dtype=torch.int32, device=rows.device)
-            legal_rows = places.index_copy(0, legal.rows, order)
+        legal_rows = legal_bits = None
+        if build.is_legal:
+            legal_bits = self._no_mask if legal is None else legal.bits
+            legal_rows = torch.full((len(slots),), -1, dtype=torch.int32, device=rows.device)
+            if legal is not None:
+                order = torch.arange(len(legal.rows), dtype=torch.int32, device=rows.device)
+                legal_rows.index_copy_(0, legal.rows, order)
         runs = repeats = None
         # Launches go to the current device, whichever holds the tensors.
         with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
-            if looks_back:
+            if build.looks_back:
                 runs, repeats = self._scan(self._state, slots)
             masses = None
-            if is_normed:
+            if build.is_normed:
                 masses = self._masses(
                     rows,
                     self._coupling,
                     slots,
                     begins,
                     counts,
-                    max_depth=max_depth,
+                    max_depth=build.max_depth,
                     num_tokens=num_tokens,
                 )
             reduced = self._reduce(
@@ -172,23 +178,23 @@ class FusedDraw:
                 slots,
                 begins,
                 counts,
-                max_depth=max_depth,
+                max_depth=build.max_depth,
                 num_tokens=num_tokens,
                 masses=masses,
                 legal_rows=legal_rows,
-                legal_bits=None if legal is None else legal.bits,
+                legal_bits=legal_bits,
                 runs=runs,
                 repeats=repeats,
-                keeps_raw=is_plausible or top_n >= 0,
-                has_moments=has_moments,
+                keeps_raw=build.is_plausible or build.has_reports,
+                has_moments=build.has_moments,
             )
             return self._select(
                 reduced,
                 self._state,
                 self._coupling,
                 forced=forced,
-                top_n=top_n,
-                is_plausible=is_plausible,
+                top_n=max(top_n, 0) if build.has_reports else -1,
+                is_plausible=build.is_plausible,
             )
 
     def _acts(self, slots: Tensor, depths: Tensor) -> Tensor:

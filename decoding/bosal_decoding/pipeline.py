@@ -70,12 +70,15 @@ class Pipeline:
             FusedDraw(self.slots.fused, self.slots.state, self.slots.coupling) if is_fused else None
         )
 
-    def warm_up(self, dtype: torch.dtype = torch.float32) -> None:
-        """Compile what draws from rows of a type need, where their backend compiles."""
+    def warm_up(self, dtype: torch.dtype = torch.float32, num_tokens: int | None = None) -> None:
+        """Compile what draws from rows of a type need, where their backend compiles.
+
+        `num_tokens` exist; unset all that the head has rows for.
+        """
         if self._fused is not None:
             state = self.slots.state
             rows = torch.zeros((1, state.vocab_size), dtype=dtype, device=state.device)
-            self._fused.warm_up(rows)
+            self._fused.warm_up(rows, state.vocab_size if num_tokens is None else num_tokens)
 
     def combine(self, rows: Tensor, slots: Sequence[int]) -> Combined:
         """Combine the slots' stream rows [R, V], group after group, into one row each [B, V].

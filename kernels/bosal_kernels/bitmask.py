@@ -30,7 +30,9 @@ class LegalTokens:
             # Triton exists on Linux only, and is slow to import.
             from bosal_kernels.bitmask_apply import bitmask_apply
 
-            bitmask_apply(logits, self.rows, self.bits)
+            # Launches go to the current device, whichever holds the tensors.
+            with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+                bitmask_apply(logits, self.rows, self.bits)
             return
         if logits.device.type == "cpu":
             # Row by row: what a row expands to stays in its cache.

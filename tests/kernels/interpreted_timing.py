@@ -46,9 +46,9 @@ def check(scenario: Scenario, dtype: torch.dtype) -> None:
     else:
         assert wanted == theirs
     drawn = [found.tokens.tolist()]
-    for name, peer in peers(case).items():
+    for name, make in peers(case).items():
         if name in ("torch_sort", "torch_topk"):
-            drawn.append(peer.step(rows.clone()).tolist())
+            drawn.append(make().step(rows.clone()).tolist())
     for tokens in drawn:
         assert all(token in row for token, row in zip(tokens, wanted, strict=True)), tokens
 
@@ -78,6 +78,23 @@ def check_report() -> None:
         assert report.details[f"everything_{at}_{name}_us"] == 1
 
 
+def check_failing_peer() -> None:
+    """A peer that fails is named; ours and the others are timed all the same."""
+    report = Report("kernels", Namespace(json=None))
+    case = Case(SCENARIOS["everything"], 1, VOCABULARY, torch.bfloat16, "cpu", num_inputs=1)
+    with (
+        mock.patch.object(kernel_timing, "graph_timer", untimed),
+        mock.patch.object(kernel_timing, "eager_timer", untimed),
+        mock.patch.object(Processors, "step", side_effect=ValueError("no such bias")),
+    ):
+        kernel_timing.time_case(report, "everything", case, 1, 1e9, ["torch_sort", "processors"])
+    at = f"everything_1x{VOCABULARY}_bf16"
+    timed = {f"{at}_{name}_us" for name in ("ours", "reduction", "torch_sort")}
+    assert set(report.details) == timed | {f"{at}_over_floor"}
+    assert report.notes == {f"failed_{at}_processors": "ValueError: no such bias"}
+
+
 for number, scenario_ in enumerate(SCENARIOS.values()):
     check(scenario_, list(TYPES.values())[number % 2])
 check_report()
+check_failing_peer()

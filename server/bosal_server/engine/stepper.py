@@ -56,7 +56,8 @@ class Stepper:
         }
         for name, pipeline in self._pipelines.items():
             # Rows come in the type that the model computes in.
-            pipeline.warm_up(getattr(torch, self._models[name].runner.dtype))
+            model = self._models[name]
+            pipeline.warm_up(getattr(torch, model.runner.dtype), model.vocabulary.size)
         slots = {name: pipeline.slots for name, pipeline in self._pipelines.items()}
         self._forwarding = Forwarding({name: model.runner for name, model in self._models.items()})
         self._sampler = Sampler(self._forwarding, self._pipelines)
