@@ -29,7 +29,7 @@ _TYPES: Final[Mapping[str, str]] = {
         (
             "maxima", "raw_maxima", "listed", "legal_rows", "legal_bits", "touched_bits", "bits",
             "t_tok", "t_out_count", "t_flag", "t_pos", "runs", "ban_index", "depths", "status",
-            "aside_tokens", "history", "run",
+            "history", "run",
         ),
         "*i32",
     ),
@@ -39,7 +39,7 @@ _TYPES: Final[Mapping[str, str]] = {
             "position", "eos_ramp_over", "eos_decay_start", "min_tokens", "dry_allowed", "n_touch",
             "n_ban", "ban_position", "chain_stage", "over", "after", "until", "region", "space",
             "key", "forced", "raw_ranks", "raw_top_ids", "wanted", "length", "unbroken",
-            "ngram", "dry_window",
+            "ngram", "dry_window", "aside",
         ),
         "*i64",
     ),
@@ -47,7 +47,7 @@ _TYPES: Final[Mapping[str, str]] = {
         (
             "stats", "logprobs", "normalizers", "masses", "top_logprobs", "t_delta", "shaped",
             "repetition", "presence", "frequency", "used_weight", "eos_ramp_weight",
-            "dry_multiplier", "inverse", "aside_values", "raw_logprobs", "raw_top_logprobs",
+            "dry_multiplier", "inverse", "raw_logprobs", "raw_top_logprobs",
             "log_plausibility",
         ),
         "*fp32",

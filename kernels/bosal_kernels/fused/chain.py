@@ -75,12 +75,12 @@ def truncate(
     STREAMS: tl.constexpr,
     LEGAL: tl.constexpr,
 ):
-    """Return what a slot's chain keeps of a row, its first token, 1 / T, and the mass to stay in.
+    """Return what a slot's chain keeps of a row, its first token, 1 / T, what is left to the draw.
 
-    Last of all how many members it sets aside: -1 where the kept are more.
-
-    The kept are (low, low_token, high, high_token). A last top-p is left to the draw: a token stays
-    if the mass before it, at its own 1 / T, is less than the target; without one that is inf.
+    The kept are (low, low_token, high, high_token). Left is a last top-p, (target, 1 / T): a token
+    stays if the mass before it, at that 1 / T, is less than the target; without one that is inf.
+    Last come (members, num_best): how many members are set aside, -1 where the kept are more,
+    and of how many of the first it is known that no other token comes before them.
     """
     chain_stage, chain_value, chain_second = chain
     place = tl.arange(0, STAGE_PLACES)
@@ -102,6 +102,7 @@ def truncate(
     lazy_target = tl.full((), float("inf"), tl.float64)
     lazy_scale = tl.full((), 1.0, tl.float32)
     members = tl.full((), -1, tl.int32)
+    num_best = tl.full((), 0, tl.int32)
     for step in range(tl.max(tl.where(stages != 0, place + 1, 0), 0)):
         stage = tl.load(chain_stage + slot * MAX_STAGES + step).to(tl.int32)
         value = tl.load(chain_value + slot * MAX_STAGES + step)
@@ -134,11 +135,11 @@ def truncate(
         if is_stale:
             chosen = is_open & (keys >= key_of(low))
             mass, moment = kept_masses(
-                members, aside, chosen, listed, view, kept, row_max, scale, offset,
-                GROUPS, STREAMS, LEGAL, True,
+                members, aside, chosen, listed, view, kept, row_max, scale, offset, is_eta,
+                GROUPS, STREAMS, LEGAL,
             )  # fmt: skip
             is_mass_known = tl.full((), 1, tl.int32)
-            is_moment_known = tl.full((), 1, tl.int32)
+            is_moment_known = tl.where(is_eta, 1, 0)
         floor = tl.full((), float("-inf"), tl.float32)
         if is_min_p | is_epsilon | is_eta | is_xtc:
             floor = share_floor(
@@ -164,12 +165,12 @@ def truncate(
             lazy_scale = scale
         is_resolved = is_top_p & (asks_later != 0)
         if is_top_k | is_resolved:
-            edge, edge_token, members = cut_at(
-                is_resolved, value, mass, members, keys, listed, aside, view, kept, first,
+            edge, edge_token, members, num_best = cut_at(
+                is_resolved, value, mass, members, num_best, keys, listed, aside, view, kept, first,
                 first_token, row_max, scale, offset, num_groups, GROUPS, STREAMS, LEGAL,
             )  # fmt: skip
             low, low_token = raised(low, low_token, edge, edge_token, first, first_token)
             is_mass_known = tl.full((), 0, tl.int32)
             is_moment_known = tl.full((), 0, tl.int32)
     kept = (low, low_token, high, high_token)
-    return kept, first, first_token, scale, lazy_target, lazy_scale, members
+    return kept, first, first_token, scale, (lazy_target, lazy_scale), (members, num_best)

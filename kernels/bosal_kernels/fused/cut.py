@@ -5,13 +5,14 @@ import triton.language as tl
 
 from bosal_kernels.fused.exponential import exp2
 from bosal_kernels.fused.interval import LAST_TOKEN, contains
-from bosal_kernels.fused.members import ASIDE, MEMBERS, members_of, set_aside, weight_ahead
+from bosal_kernels.fused.members import ASIDE, MEMBERS, members_of, set_aside
 from bosal_kernels.fused.numbers import LOG2E
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
     LEAST_KEY,
     NO_KEY,
+    NOTHING,
     best_groups,
     key_of,
     list_groups,
@@ -34,6 +35,7 @@ def cut_at(
     value,
     mass,
     members,
+    num_best,
     keys,
     listed,
     aside,
@@ -51,8 +53,9 @@ def cut_at(
 ):
     """Return the last token, logit and id, of a top-k of `value`, or of a top-p `by_mass`.
 
-    Weights are counted from the first token on; ties stay by lowest ids. Returns how many members
-    there are from now on too: -1 where the kept tokens are too many to be any.
+    Weights are counted from the first token on; ties stay by lowest ids. Then how many members
+    there are from now on, -1 where the kept are too many to be any, and of how many of them is
+    known that no other token comes before them.
     """
     k = tl.minimum(value, 2147483000.0).to(tl.int32)
     target = tl.where(by_mass, value * mass, k.to(tl.float64))
@@ -66,30 +69,34 @@ def cut_at(
         is_enumerated = (by_mass == 0) & (kept[2] == float("inf")) & (k <= _MAX_ENUMERATED)
         if is_enumerated & (k <= num_groups):
             # The k best tokens lie in the k best groups.
-            best, edge_key = best_groups(keys, k)
+            best, edge_key = best_groups(keys, key_of(row_max), k)
             least = tl.maximum(least, value_of(edge_key))
             chosen = best & chosen
+            num_best = k
         count = list_groups(chosen, listed, GROUPS)
         found = set_aside(0, least, kept, listed, count, aside, view, STREAMS, LEGAL)
+        num_best = tl.minimum(num_best, found)
     if found <= MEMBERS:
         members = found
         t, z, is_one = members_of(aside, members)
         inside = is_one & contains(z, t, kept[0], kept[1], kept[2], kept[3])
-        ahead = weight_ahead(
-            by_mass, aside, members, t, z, kept[2], kept[3], row_max, scale, offset
-        )
-        inside = inside & (ahead < target)
+        weight = tl.full([MEMBERS], 1.0, tl.float32)
+        if by_mass:
+            weight = exp2(((z - row_max) * scale - offset) * LOG2E)
+        weight = tl.where(inside, weight, 0.0).to(tl.float64)
+        inside = inside & (tl.cumsum(weight, 0) - weight < target)
         last = tl.min(tl.where(inside, packed(z, t), _FIRST), 0)
         # Without any weight to reach, the first token alone is left.
         if last < _FIRST:
             edge = packed_value(last)
             edge_token = token_of(last)
     else:
+        num_best = tl.full((), 0, tl.int32)
         edge, edge_token = _searched(
             by_mass, target, least, found, count, listed, aside, view, kept, first, first_token,
             row_max, scale, offset, STREAMS, LEGAL,
         )  # fmt: skip
-    return edge, edge_token, members
+    return edge, edge_token, members, num_best
 
 
 @triton.jit
@@ -117,7 +124,6 @@ def _searched(
     `least`.
     """
     low, low_token, high, high_token = kept
-    aside_values, aside_tokens = aside
     is_aside = found <= ASIDE
     num_pieces = tl.where(is_aside, tl.cdiv(found, CHUNK), tl.cdiv(count, CHUNK_GROUPS))
     # The greatest key that enough weight reaches, from the first bit in which the first and the
@@ -143,10 +149,9 @@ def _searched(
         for piece in range(num_pieces):
             if is_aside:
                 spot_ = piece * CHUNK + tl.arange(0, CHUNK)
-                is_kept = spot_ < found
-                z = tl.load(aside_values + spot_, mask=is_kept, other=float("-inf"))
-                t = tl.load(aside_tokens + spot_, mask=is_kept, other=0)
-                inside = is_kept
+                inside = spot_ < found
+                pack = tl.load(aside + spot_, mask=inside, other=NOTHING)
+                t, z = token_of(pack), packed_value(pack)
             else:
                 _group, t, z = chunk_values(listed, piece, count, view, STREAMS, LEGAL)
                 inside = contains(z, t, low, low_token, high, high_token)

@@ -3,10 +3,12 @@
 import triton
 import triton.language as tl
 
+from bosal_kernels.fused.exponential import exp2
 from bosal_kernels.fused.interval import contains, raised
 from bosal_kernels.fused.masses import kept_masses
-from bosal_kernels.fused.members import members_of, weight_ahead
+from bosal_kernels.fused.members import members_of
 from bosal_kernels.fused.noise import group_noise, noise_of, token_noise
+from bosal_kernels.fused.numbers import LOG2E
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
@@ -33,21 +35,22 @@ def draw_member(
     first_token,
     row_max,
     scale,
-    lazy_target,
-    lazy_scale,
+    lazy,
 ):
     """Return the kept member of greatest (z - row_max) scale + g, and its logit.
 
-    Where a last top-p has a target, those that it would not have kept are left out.
+    `lazy` is what `truncate` leaves to the draw: members that it would not keep are left out.
     """
     low, low_token, high, high_token = kept
+    lazy_target, lazy_scale = lazy
     t, z, is_one = members_of(aside, members)
     inside = is_one & contains(z, t, low, low_token, high, high_token)
     if lazy_target < float("inf"):
         offset = (first - row_max) * lazy_scale
-        ahead = weight_ahead(
-            True, aside, members, t, z, high, high_token, row_max, lazy_scale, offset
-        )
+        is_below = is_one & contains(z, t, float("-inf"), -1, high, high_token)
+        weight = exp2(((z - row_max) * lazy_scale - offset) * LOG2E)
+        weight = tl.where(is_below, weight, 0.0).to(tl.float64)
+        ahead = tl.cumsum(weight, 0) - weight
         inside = inside & ((ahead < lazy_target) | (t == first_token))
     score = (z - row_max) * scale + noise_of(noise_key, here, t)
     pack = tl.where(inside, packed(score, t), NOTHING)
@@ -67,8 +70,7 @@ def draw_from_groups(
     first_token,
     row_max,
     scale,
-    lazy_target,
-    lazy_scale,
+    lazy,
     GROUPS: tl.constexpr,
     STREAMS: tl.constexpr,
     LEGAL: tl.constexpr,
@@ -78,6 +80,7 @@ def draw_from_groups(
     One that a last top-p would not have kept raises the end of what is kept, and draws again.
     """
     low, low_token, high, high_token = kept
+    lazy_target, lazy_scale = lazy
     group = tl.arange(0, GROUPS)
     is_open = keys > LEAST_KEY
     # On each group's lane its noise is greatest: those scores are floors.
@@ -113,8 +116,8 @@ def draw_from_groups(
             offset = (first - row_max) * lazy_scale
             before = (value_of_token, token - 1, high, high_token)
             ahead, _moment = kept_masses(
-                -1, listed, chosen, listed, view, before, row_max, lazy_scale, offset,
-                GROUPS, STREAMS, LEGAL, False,
+                -1, listed, chosen, listed, view, before, row_max, lazy_scale, offset, False,
+                GROUPS, STREAMS, LEGAL,
             )  # fmt: skip
             if ahead >= lazy_target:
                 low, low_token = raised(

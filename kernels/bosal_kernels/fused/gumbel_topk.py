@@ -59,7 +59,7 @@ def gumbel_topk_kernel(
     pivot = tl.load(row + holder, mask=is_open & (holder < vocab_size), other=float("-inf"))
     pivot = pivot.to(tl.float32)
     scores = tl.where(pivot > float("-inf"), key_of((pivot - row_max) + limit), NO_KEY)
-    floor = nth_key(scores, n, n)
+    floor, _count = nth_key(scores, tl.max(scores, 0), n, n)
     chosen = is_open & (key_of(bound) >= floor)
     count = list_groups(chosen, listed + place, GROUPS)
     num_chunks = tl.where(is_sound, tl.cdiv(count, CHUNK_GROUPS), 0)
@@ -67,7 +67,7 @@ def gumbel_topk_kernel(
     for rank in range(n):
         first = tl.full((), NOTHING, tl.int64)
         for chunk in range(num_chunks):
-            of_group, is_real = chunk_groups(listed + place, chunk, count)
+            of_group, is_real = chunk_groups(listed + place, chunk, count, CHUNK)
             token = of_group * GROUP + tl.arange(0, CHUNK) % GROUP
             is_real = is_real & (token < vocab_size)
             z = tl.load(row + token, mask=is_real, other=float("-inf")).to(tl.float32)

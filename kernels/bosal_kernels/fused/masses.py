@@ -20,12 +20,12 @@ from bosal_kernels.fused.streams import chunk_values
 
 
 @triton.jit
-def _masses(z, inside, row_max, scale, offset, MOMENT: tl.constexpr):
+def _masses(z, inside, row_max, scale, offset, has_moment):
     relative = (z - row_max) * scale - offset
     weight = tl.where(inside, exp2(relative * LOG2E), 0.0)
     mass = tl.sum(weight.to(tl.float64), 0)
     moment = tl.full((), 0.0, tl.float64)
-    if MOMENT:
+    if has_moment:
         share = weight * tl.maximum(relative, FAR)
         moment = tl.sum(tl.where(inside, share, 0.0).to(tl.float64), 0)
     return mass, moment
@@ -42,15 +42,15 @@ def kept_masses(
     row_max,
     scale,
     offset,
+    has_moment,
     GROUPS: tl.constexpr,
     STREAMS: tl.constexpr,
     LEGAL: tl.constexpr,
-    MOMENT: tl.constexpr,
 ):
     """Return sum e and sum e s over the kept tokens, float64: members, or those of chosen groups.
 
-    s = (z - row_max) scale - offset, e = exp(s), each float32; the second is 0 without MOMENT.
-    `kept` is (low, low_token, high, high_token).
+    s = (z - row_max) scale - offset, e = exp(s), each float32; the second is 0 if not
+    `has_moment`. `kept` is (low, low_token, high, high_token).
     """
     low, low_token, high, high_token = kept
     mass = tl.full((), 0.0, tl.float64)
@@ -58,13 +58,13 @@ def kept_masses(
     if members >= 0:
         t, z, is_one = members_of(aside, members)
         inside = is_one & contains(z, t, low, low_token, high, high_token)
-        mass, moment = _masses(z, inside, row_max, scale, offset, MOMENT)
+        mass, moment = _masses(z, inside, row_max, scale, offset, has_moment)
     else:
         count = list_groups(chosen, listed, GROUPS)
         for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
             _group, t_, z_ = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
             inside_ = contains(z_, t_, low, low_token, high, high_token)
-            more, shares = _masses(z_, inside_, row_max, scale, offset, MOMENT)
+            more, shares = _masses(z_, inside_, row_max, scale, offset, has_moment)
             mass += more
             moment += shares
     return mass, moment

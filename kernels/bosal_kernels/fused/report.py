@@ -3,8 +3,9 @@
 import triton
 import triton.language as tl
 
-from bosal_kernels.fused.members import MEMBERS, members_of, seen_values, set_aside, weight_ahead
+from bosal_kernels.fused.members import MEMBERS, members_of, seen_values, set_aside
 from bosal_kernels.fused.rows import (
+    CHUNK,
     CHUNK_GROUPS,
     NOTHING,
     best_groups,
@@ -54,6 +55,8 @@ def write_report(
     heat,
     keys,
     raw_keys,
+    members,
+    num_best,
     listed,
     aside,
     view,
@@ -91,16 +94,20 @@ def write_report(
             logprob_place = raw_tops
         everything = (float("-inf"), -1, float("inf"), -1)
         rank = tl.full((), 0, tl.int32)
-        if asked > 0:
-            chosen, least_key = best_groups(now, asked)
+        # The first members of the draw are the best ones as controlled.
+        is_known = (is_raw == 0) & (num_best > 0) & (asked <= num_best)
+        found = tl.where(is_known, members, -1)
+        least = tl.full((), float("-inf"), tl.float32)
+        count = tl.full((), 0, tl.int32)
+        if (asked > 0) & (found < 0):
+            chosen, least_key = best_groups(now, tl.max(now, 0), asked)
             least = value_of(least_key)
             count = list_groups(chosen, listed, GROUPS)
             found = set_aside(is_raw, least, everything, listed, count, aside, view, STREAMS, LEGAL)
+        if found >= 0:
             if found <= MEMBERS:
                 t, z, is_one = members_of(aside, found)
-                place = weight_ahead(False, aside, found, t, z, float("inf"), -1, 0.0, 1.0, 0.0).to(
-                    tl.int32
-                )
+                place = tl.arange(0, MEMBERS)
                 spot = number * top_width + place
                 is_shown = is_one & (place < asked)
                 tl.store(id_place + spot, t.to(tl.int64), mask=is_shown)
@@ -118,7 +125,7 @@ def write_report(
             count = list_groups(now > key_of(edge_value), listed, GROUPS)
             rank = tl.full((), 1, tl.int32)
             for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
-                _t, z_ = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL)
+                _t, z_ = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL, CHUNK)
                 rank += tl.sum(tl.where(z_ > edge_value, 1, 0), 0)
         tl.store(rank_place + number, rank.to(tl.int64))
 
@@ -142,7 +149,7 @@ def _many_tops(
     for place in range(asked):
         winner = tl.full((), NOTHING, tl.int64)
         for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
-            t, z = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL)
+            t, z = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL, CHUNK)
             pack = tl.where((z > float("-inf")) & (packed(z, t) < last), packed(z, t), NOTHING)
             winner = tl.maximum(winner, tl.max(pack, 0))
         if winner > NOTHING:

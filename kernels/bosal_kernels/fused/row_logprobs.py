@@ -60,14 +60,14 @@ def row_logprobs_kernel(
         group = tl.arange(0, GROUPS)
         place = number.to(tl.int64) * num_groups
         keys = tl.load(maxima + place + group, mask=group < num_groups, other=NO_KEY)
-        chosen, _least = best_groups(keys, n)
+        chosen, _least = best_groups(keys, tl.max(keys, 0), n)
         count = list_groups(chosen, listed + place, GROUPS)
         num_chunks = tl.where(is_sound, tl.cdiv(count, CHUNK_GROUPS), 0)
         last = tl.full((), 2**63 - 1, tl.int64)
         for rank in range(n):
             best = tl.full((), NOTHING, tl.int64)
             for chunk in range(num_chunks):
-                of_group, is_real = chunk_groups(listed + place, chunk, count)
+                of_group, is_real = chunk_groups(listed + place, chunk, count, CHUNK)
                 token = of_group * GROUP + tl.arange(0, CHUNK) % GROUP
                 is_real = is_real & (token < vocab_size)
                 z = tl.load(row + token, mask=is_real, other=float("-inf")).to(tl.float32)

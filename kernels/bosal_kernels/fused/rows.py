@@ -19,6 +19,7 @@ LEAST_KEY = tl.constexpr(-2139095041)
 GREATEST_KEY = tl.constexpr(2139095040)
 # Ranges that keys are counted in at a time.
 _RANGES = tl.constexpr(256)
+_UNREACHED = tl.constexpr(2147483647)
 # Less than what any token packs to.
 NOTHING = tl.constexpr(-(2**63))
 
@@ -53,16 +54,19 @@ def packed_value(pack):
 
 
 @triton.jit
-def nth_key(keys, n, most):
-    """Return a key that n of keys reach, n >= 1; their n-th greatest, unless `most` or fewer do.
+def nth_key(keys, best_key, n, most):
+    """Return a key that n of `keys` reach, n >= 1, and how many do; `best_key` is their greatest.
 
-    Keys are counted by how far they lie below the greatest, in ranges that narrow eight bits at a
-    time: one bit at a time the block would wait for all its warps 32 times.
+    It is the n-th greatest, or less where `most` or fewer reach that. Keys are counted by how far
+    they lie below the greatest, in ranges that narrow eight bits at a time: one bit at a time the
+    block would wait for all its warps 32 times.
     """
-    distance = tl.max(keys, 0).to(tl.int64) - keys.to(tl.int64)
+    distance = best_key.to(tl.int64) - keys.to(tl.int64)
+    lane = tl.arange(0, _RANGES)
     begin = tl.full((), 0, tl.int64)
     end = tl.full((), 0, tl.int64)
     before = tl.full((), 0, tl.int32)
+    count = tl.full((), 0, tl.int32)
     # The best are mostly found among the first 2^24 keys, where ranges are already narrow.
     shift = tl.full((), 16, tl.int64)
     is_first = tl.full((), 1, tl.int32)
@@ -72,31 +76,33 @@ def nth_key(keys, n, most):
         # The last range holds what lies outside of all too: it is not counted on.
         which = tl.where((which < 0) | (which >= _RANGES), _RANGES - 1, which).to(tl.int32)
         reached = before + tl.cumsum(tl.histogram(which, _RANGES), 0)
-        number = tl.minimum(tl.sum(tl.where(reached < n, 1, 0), 0), _RANGES - 1)
-        count = tl.min(tl.where(reached >= n, reached, 2147483647), 0)
+        # Where n is reached first.
+        at = tl.min(tl.where(reached >= n, (reached << 8) | lane, _UNREACHED), 0)
+        number = tl.minimum(at & (_RANGES - 1), _RANGES - 1)
+        count = at >> 8
         is_last = number == _RANGES - 1
         is_beyond = is_last & (is_first != 0)
         end = begin + ((number + 1).to(tl.int64) << shift) - 1
-        is_wide = (shift > 0) & (is_last | (count > most))
-        is_pending = tl.where(is_beyond | is_wide, 1, 0)
-        passed = tl.max(tl.where(reached < n, reached, before), 0)
-        before = tl.where(is_beyond, 0, passed)
-        begin = tl.where(is_beyond, 0, begin + (number.to(tl.int64) << shift))
-        shift = tl.where(is_beyond, 24, shift - 8)
+        is_pending = tl.where(is_beyond | ((shift > 0) & (is_last | (count > most))), 1, 0)
+        if is_pending != 0:
+            passed = tl.max(tl.where(reached < n, reached, before), 0)
+            before = tl.where(is_beyond, 0, passed)
+            begin = tl.where(is_beyond, 0, begin + (number.to(tl.int64) << shift))
+            shift = tl.where(is_beyond, 24, shift - 8)
         is_first = tl.full((), 0, tl.int32)
-    return tl.maximum(tl.max(keys, 0).to(tl.int64) - end, NO_KEY).to(tl.int32)
+    return tl.maximum(best_key.to(tl.int64) - end, NO_KEY).to(tl.int32), count
 
 
 @triton.jit
-def best_groups(keys, n):
+def best_groups(keys, best_key, n):
     """Say which groups hold the n best tokens, and return a key that those reach.
 
     They are the n first by (maximum desc, id asc), or a few more.
     """
-    most = n + (n >> 2) + 8
-    edge = nth_key(keys, n, most)
+    most = n + (n >> 3) + 4
+    edge, count = nth_key(keys, best_key, n, most)
     chosen = keys >= edge
-    if tl.sum(chosen.to(tl.int32), 0) > most:
+    if count > most:
         above = keys > edge
         ties = keys == edge
         missing = n - tl.sum(above.to(tl.int32), 0)
@@ -115,8 +121,8 @@ def list_groups(chosen, listed, GROUPS: tl.constexpr):
 
 
 @triton.jit
-def chunk_groups(listed, chunk, count):
-    """Return the group of every lane of a chunk, and whether there is one."""
-    place = chunk * CHUNK_GROUPS + tl.arange(0, CHUNK) // GROUP
+def chunk_groups(listed, chunk, count, LANES: tl.constexpr):
+    """Return the group of every lane of a chunk of LANES tokens, and whether there is one."""
+    place = chunk * (LANES // GROUP) + tl.arange(0, LANES) // GROUP
     is_real = place < count
     return tl.load(listed + place, mask=is_real, other=0), is_real

@@ -45,8 +45,7 @@ def select_kernel(
     raw_maxima,
     stats,
     listed,
-    aside_values,
-    aside_tokens,
+    aside,
     forced,
     tokens,
     status,
@@ -142,8 +141,7 @@ def select_kernel(
         shaped_row = shaped + number.to(tl.int64) * touched_stride
         list_row = listed + number.to(tl.int64) * num_groups
         maxima_row = maxima + number.to(tl.int64) * num_groups
-        at = number.to(tl.int64) * ASIDE
-        aside = (aside_values + at, aside_tokens + at)
+        aside_row = aside + number.to(tl.int64) * ASIDE
         group = tl.arange(0, GROUPS)
         is_group = group < num_groups
         floor = tl.full((), float("-inf"), tl.float32)
@@ -202,26 +200,29 @@ def select_kernel(
                     # The tiles' sums knew nothing of plausibility.
                     everything = (float("-inf"), -1, float("inf"), -1)
                     row_mass, _moment = kept_masses(
-                        -1, aside, keys > LEAST_KEY, list_row, view, everything, row_max, heat, 0.0,
-                        GROUPS, STREAMS, LEGAL, False,
+                        -1, aside_row, keys > LEAST_KEY, list_row, view, everything, row_max, heat,
+                        0.0, False, GROUPS, STREAMS, LEGAL,
                     )  # fmt: skip
                     are_moments_known = tl.full((), 0, tl.int32)
+            members = tl.full((), -1, tl.int32)
+            num_best = tl.full((), 0, tl.int32)
             if is_greedy == 0:
-                kept, first, first_token, scale, lazy_target, lazy_scale, members = truncate(
-                    chain, slot, noise_key, here, keys, list_row, aside, view, out, is_tile,
+                kept, first, first_token, scale, lazy, held = truncate(
+                    chain, slot, noise_key, here, keys, list_row, aside_row, view, out, is_tile,
                     row_max, token, heat, row_mass, row_moment, are_moments_known, num_groups,
                     GROUPS, STREAMS, LEGAL,
                 )  # fmt: skip
+                members, num_best = held
                 tl.store(last_temperature + slot, 1.0 / scale.to(tl.float64))
                 if members >= 0:
                     token, value_of_token = draw_member(
-                        noise_key, here, members, aside, kept, first, first_token, row_max, scale,
-                        lazy_target, lazy_scale,
+                        noise_key, here, members, aside_row, kept, first, first_token, row_max,
+                        scale, lazy,
                     )  # fmt: skip
                 else:
                     token, value_of_token = draw_from_groups(
                         noise_key, here, keys, list_row, view, kept, first, first_token, row_max,
-                        scale, lazy_target, lazy_scale, GROUPS, STREAMS, LEGAL,
+                        scale, lazy, GROUPS, STREAMS, LEGAL,
                     )  # fmt: skip
             if FORCED:
                 wish = tl.load(forced + number).to(tl.int32)
@@ -230,13 +231,16 @@ def select_kernel(
                     given = value_at(one, one >= 0, view, STREAMS, LEGAL)
                     if tl.max(given, 0) > float("-inf"):
                         token = wish
+                        # It may be none of the members.
+                        num_best = tl.full((), 0, tl.int32)
                         value_of_token = tl.max(given, 0)
             if LOGPROBS:
                 asked = tl.load(wanted + slot).to(tl.int32)
                 if asked >= 0:
                     write_report(
                         report, number, top_width, asked, token, value_of_token, out, is_tile,
-                        row_mass, row_max, heat, keys, raw_keys, list_row, aside, view,
+                        row_mass, row_max, heat, keys, raw_keys, members, num_best, list_row,
+                        aside_row, view,
                         GROUPS, STREAMS, LEGAL,
                     )  # fmt: skip
             if COMMIT:

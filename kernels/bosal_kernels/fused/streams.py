@@ -125,6 +125,6 @@ def value_at(token, is_real, view, STREAMS: tl.constexpr, LEGAL: tl.constexpr):
 @triton.jit
 def chunk_values(listed, chunk, count, view, STREAMS: tl.constexpr, LEGAL: tl.constexpr):
     """Return the group, id and controlled logit of every lane of a chunk of listed groups."""
-    of_group, is_real = chunk_groups(listed, chunk, count)
+    of_group, is_real = chunk_groups(listed, chunk, count, CHUNK)
     token = of_group * GROUP + tl.arange(0, CHUNK) % GROUP
     return of_group, token, value_at(token, is_real & (token < view[2]), view, STREAMS, LEGAL)
