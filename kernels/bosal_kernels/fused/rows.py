@@ -18,7 +18,8 @@ NO_KEY = tl.constexpr(-2147483648)
 LEAST_KEY = tl.constexpr(-2139095041)
 GREATEST_KEY = tl.constexpr(2139095040)
 # Ranges that keys are counted in at a time.
-_RANGES = tl.constexpr(256)
+_RANGES = tl.constexpr(128)
+_RANGE_BITS = tl.constexpr(7)
 _UNREACHED = tl.constexpr(2147483647)
 # Less than what any token packs to.
 NOTHING = tl.constexpr(-(2**63))
@@ -58,7 +59,7 @@ def nth_key(keys, best_key, n, most):
     """Return a key that n of `keys` reach, n >= 1, and how many do; `best_key` is their greatest.
 
     It is the n-th greatest, or less where `most` or fewer reach that. Keys are counted by how far
-    they lie below the greatest, in ranges that narrow eight bits at a time: one bit at a time the
+    they lie below the greatest, in ranges that narrow seven bits at a time: one bit at a time the
     block would wait for all its warps 32 times.
     """
     distance = best_key.to(tl.int64) - keys.to(tl.int64)
@@ -68,7 +69,7 @@ def nth_key(keys, best_key, n, most):
     before = tl.full((), 0, tl.int32)
     count = tl.full((), 0, tl.int32)
     # The best are mostly found among the first 2^24 keys, where ranges are already narrow.
-    shift = tl.full((), 16, tl.int64)
+    shift = tl.full((), 17, tl.int64)
     is_first = tl.full((), 1, tl.int32)
     is_pending = tl.full((), 1, tl.int32)
     while is_pending != 0:
@@ -77,9 +78,9 @@ def nth_key(keys, best_key, n, most):
         which = tl.where((which < 0) | (which >= _RANGES), _RANGES - 1, which).to(tl.int32)
         reached = before + tl.cumsum(tl.histogram(which, _RANGES), 0)
         # Where n is reached first.
-        at = tl.min(tl.where(reached >= n, (reached << 8) | lane, _UNREACHED), 0)
-        number = tl.minimum(at & (_RANGES - 1), _RANGES - 1)
-        count = at >> 8
+        at = tl.min(tl.where(reached >= n, (reached << _RANGE_BITS) | lane, _UNREACHED), 0)
+        number = at & (_RANGES - 1)
+        count = at >> _RANGE_BITS
         is_last = number == _RANGES - 1
         is_beyond = is_last & (is_first != 0)
         end = begin + ((number + 1).to(tl.int64) << shift) - 1
@@ -88,7 +89,7 @@ def nth_key(keys, best_key, n, most):
             passed = tl.max(tl.where(reached < n, reached, before), 0)
             before = tl.where(is_beyond, 0, passed)
             begin = tl.where(is_beyond, 0, begin + (number.to(tl.int64) << shift))
-            shift = tl.where(is_beyond, 24, shift - 8)
+            shift = tl.where(is_beyond, 32 - _RANGE_BITS, tl.maximum(shift - _RANGE_BITS, 0))
         is_first = tl.full((), 0, tl.int32)
     return tl.maximum(best_key.to(tl.int64) - end, NO_KEY).to(tl.int32), count
 
