@@ -20,7 +20,7 @@ class Forwarding:
 
     A batch that fails, for want of memory for one long prompt say, is halved until what fails is
     one group's; the others get their logits. Computing a token twice is harmless: its keys and
-    values are written again where they were.
+    values are written again where they were. A device that is lost is lost for all.
     """
 
     def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
@@ -45,6 +45,8 @@ class Forwarding:
         plan = step.plans[model]
         try:
             return self._runners[model].forward(plan)
+        except torch.AcceleratorError:
+            raise
         except Exception:
             _LOG.exception("model '%s' failed in a forward pass", model)
         owners = [stream.group for stream, _ in step.scheduled if stream.model == model]
@@ -70,6 +72,8 @@ class Forwarding:
             part, rows = plan.only(members)
             try:
                 logits: Tensor | None = self._runners[model].forward(part)
+            except torch.AcceleratorError:
+                raise
             except Exception as error:
                 _LOG.warning("model '%s' failed for %d groups: %s", model, len(half), error)
                 logits = self._forward_apart(model, part, [owners[i] for i in members])

@@ -224,6 +224,9 @@ class EngineLoop:
             self._stepper.roster.expire(monotonic())
             if self._stepper.has_work:
                 self._stepper.step()
+        except torch.AcceleratorError:
+            # CUDA answers whatever a process asks later with the same error.
+            raise
         except Exception:
             _LOG.exception("an engine step failed; every request in the engine fails with it")
             self._stepper.roster.fail_all(InternalFault())

@@ -1,9 +1,12 @@
 """Runs an unmodified Hugging Face model over packed batches, on CPU or CUDA."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from bosal_server.engine.attention import use_block_attention
@@ -12,6 +15,9 @@ from bosal_server.engine.kv_pool import KVPool, LayerShape
 from bosal_server.engine.step import StepPlan
 
 BLOCK_SIZE = 32
+# All but cuDNN, which torch prefers on Hopper and Blackwell: it builds a plan for every new number
+# of rows and keys, for tens to hundreds of milliseconds, and here they change from step to step.
+_BACKENDS: Final = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class TorchRunner:
@@ -55,16 +61,24 @@ class TorchRunner:
     @torch.inference_mode()
     def forward(self, plan: StepPlan) -> Tensor:
         batch = AttentionBatch(plan, self._pool, self._device)
-        output = self._model(
-            input_ids=batch.input_ids,
-            position_ids=batch.positions,
-            use_cache=False,
-            logits_to_keep=batch.logits_rows,
-            bosal_batch=batch,
-        )
+        with self._kernels():
+            output = self._model(
+                input_ids=batch.input_ids,
+                position_ids=batch.positions,
+                use_cache=False,
+                logits_to_keep=batch.logits_rows,
+                bosal_batch=batch,
+            )
         logits: Tensor = output.logits[0]
         # Kernels read rows of any type: on a device nothing as wide is written again.
         return logits.float() if self._device.type == "cpu" else logits
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        """Choose what computes attention while the model runs."""
+        if self._device.type == "cpu":
+            return nullcontext()
+        kernels: AbstractContextManager[None] = sdpa_kernel(_BACKENDS)
+        return kernels
 
     def close(self) -> None:
         self._pool.close()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.simulated_device import SimulatedDevice, put
+from torch.nn import functional
 
 from bosal_decoding import fused_draw, pipeline
 from bosal_decoding.compile import compile as compile_recipe
@@ -73,10 +74,23 @@ def test_the_torch_path_draws_on_a_simulated_device_as_on_the_cpu(
         return found
 
     wanted = answers(tiny_llama)
+    cuda: Any = torch.backends.cuda
+    uses_cudnn = set()
+    attend = functional.scaled_dot_product_attention
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        uses_cudnn.add(cuda.cudnn_sdp_enabled())
+        return attend(*args, **kwargs)
+
+    before = cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", seen)
     with SimulatedDevice():
         for tensor in (*tiny_llama.model.parameters(), *tiny_llama.model.buffers()):
             put(tensor)
         found = answers(replace(tiny_llama, device="cuda:0"))
+    # It would build a plan for every shape of a batch.
+    assert uses_cudnn == {False}
+    assert cuda.cudnn_sdp_enabled() == before
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.tokens() == theirs.tokens()
         assert ours.finished.endings[0].reason is theirs.finished.endings[0].reason

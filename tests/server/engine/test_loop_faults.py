@@ -63,6 +63,33 @@ def test_a_crash_answers_everybody_and_is_told(
         desk.submit("late", [5, 6])
 
 
+def test_a_lost_device_ends_the_engine_and_answers_everybody(
+    tiny_llama: LoadedModel,
+    make_plan: MakePlan,
+    caplog: pytest.LogCaptureFixture,
+    engine_model: MakeModel,
+) -> None:
+    crashed = Event()
+    desk = Desk(engine_model(tiny_llama), make_plan(), switch_interval=None)
+    desk.loop._on_crash = crashed.set
+
+    def lose(plan: StepPlan) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    desk.runner.forward = lose  # type: ignore[method-assign]
+    with caplog.at_level(logging.CRITICAL):
+        answers = [desk.submit("one", [1, 2]), desk.submit("other", [3, 4])]
+        desk.loop.start()
+        assert crashed.wait(30)
+        desk.wait(*answers)
+    for answer in answers:
+        (event,) = answer.events
+        assert isinstance(event, FailedEvent)
+        assert event.error.code == "UNAVAILABLE"
+    assert "illegal memory access" in caplog.text
+    assert not desk.loop.is_alive
+
+
 def test_a_failing_delivery_does_not_stop_the_engine(
     tiny_llama: LoadedModel,
     make_plan: MakePlan,
