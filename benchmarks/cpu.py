@@ -2,8 +2,9 @@
 
 Parts: `b1` and `b32` against transformers' `generate`, its continuous batching, OpenVINO GenAI and
 llama.cpp's server;
+`decode` steps alone, and the share of the engine's that is not the forward pass;
 `prefix` with a shared prefix in the cache, with cascade attention too where the engine computes in
-float32; `decode` steps alone; `lag`, how late an event loop
+float32; `lag`, how late an event loop
 beside the engine is; `threads`, speed and lateness with one thread and with one for each core;
 `cascade`, what it gains over shared prefixes and costs without; `bits`, what eight bits gain and
 cost.
@@ -14,13 +15,13 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import count
 from pathlib import Path
+from statistics import median
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks import models, peers
+from benchmarks import models
 from benchmarks.cpu_settings import Settings
 from benchmarks.decoding import DecodeClock
 from benchmarks.engines import Engine, load
@@ -28,12 +29,13 @@ from benchmarks.genai import GenAi
 from benchmarks.harness import Report, arguments, interleave, ratio
 from benchmarks.lateness import lateness
 from benchmarks.llama import Llama
+from benchmarks.transformers_peer import Transformers
 from bosal_server.engine.openvino_runtime import has_bf16
 from bosal_server.model import LoadedModel
 from bosal_server.precision import has_fast_bf16
 
 CONTEXT, PREFIX, NEW_TOKENS, ROWS = 128, 1024, 64, 32
-PARTS = ("b1", "b32", "prefix", "decode", "lag", "threads", "cascade", "bits")
+PARTS = ("b1", "b32", "decode", "prefix", "lag", "threads", "cascade", "bits")
 
 
 def main() -> None:
@@ -50,9 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report = Report("cpu", options)
-    # Each side in the faster of the two types that this processor offers it.
     report.note("engine_dtype", "bfloat16" if has_bf16() else "float32")
-    report.note("transformers_dtype", "bfloat16" if has_fast_bf16() else "float32")
     for name in options.models:
         Contest(report, name).run(options.parts)
     report.finish()
@@ -78,20 +78,20 @@ class Contest:
             genai = self._genai(stack, model) if {"b32", "prefix", "decode"} & set(parts) else None
             llama = self._llama(stack, model) if {"b1", "b32"} & set(parts) else None
             if {"b1", "b32"} & set(parts):
-                dtype = torch.bfloat16 if has_fast_bf16() else torch.float32
-                peer = models.build(self._name, dtype=dtype)
+                peer = stack.enter_context(self._transformers())
                 for batch in (1, ROWS):
                     if f"b{batch}" in parts:
                         self._throughput(engine, peer, genai, llama, batch)
                         self._report.write()
-            if "prefix" in parts and genai is not None:
-                self._prefix(stack, engine, genai)
-                self._report.write()
             if "decode" in parts and genai is not None:
                 self._decode(engine, clock, genai)
                 self._report.write()
+            if "prefix" in parts and genai is not None:
+                self._prefix(stack, engine, genai)
+                self._report.write()
             if "lag" in parts:
                 self._lag(engine)
+                self._report.write()
         settings = Settings(self._report, model, self._prompts, self._new_tokens)
         if "threads" in parts:
             settings.threads()
@@ -101,6 +101,10 @@ class Contest:
             self._report.write()
         if "bits" in parts:
             settings.bits()
+
+    def _transformers(self) -> Transformers:
+        dtypes = ("bfloat16", "float32") if has_fast_bf16() else ("float32",)
+        return Transformers(self._name, threads=self._options.threads, dtypes=dtypes)
 
     def _genai(self, stack: ExitStack, model: LoadedModel) -> GenAi | None:
         if self._options.genai_python is None:
@@ -136,24 +140,27 @@ class Contest:
         return llama
 
     def _throughput(
-        self, engine: Engine, peer: Any, genai: GenAi | None, llama: Llama | None, batch: int
+        self,
+        engine: Engine,
+        peer: Transformers,
+        genai: GenAi | None,
+        llama: Llama | None,
+        batch: int,
     ) -> None:
-        def timed(run: Callable[[list[list[int]], int], int]) -> Callable[[], float]:
-            def rate() -> float:
-                prompts = self._prompts(batch)
-                start = perf_counter()
-                tokens = run(prompts, self._new_tokens)
-                return tokens / (perf_counter() - start)
-
-            return rate
+        label = f"{self._name}_b{batch}_c{CONTEXT}"
+        # Each side in the faster of the two types that this processor offers it.
+        dtype = peer.faster_dtype(self._prompts(batch), self._new_tokens // 4)
+        self._report.note(f"transformers_dtype_{label}", dtype)
 
         contestants = {
-            "engine": timed(engine.run),
-            "generate": timed(lambda prompts, new: peers.generate(peer, prompts, new)),
+            "engine": self._ours(engine, lambda: self._prompts(batch)),
+            "generate": lambda: _rate(
+                peer.generate(self._prompts(batch), self._new_tokens, dtype=dtype)
+            ),
         }
         if batch > 1 and not self._options.no_continuous_batching:
-            contestants["cb"] = timed(
-                lambda prompts, new: peers.continuous_batching(peer, prompts, new)
+            contestants["cb"] = lambda: _rate(
+                peer.continuous_batching(self._prompts(batch), self._new_tokens, dtype=dtype)
             )
         if genai is not None:
             contestants["genai"] = lambda: _rate(
@@ -164,7 +171,6 @@ class Contest:
                 llama.generate(self._prompts(batch), self._new_tokens)
             )
         samples = interleave(contestants, self._options.rounds)
-        label = f"{self._name}_b{batch}_c{CONTEXT}"
         for contestant, values in samples.items():
             self._report.detail(f"{contestant}_{label}_tokens_per_second", values)
         for contestant in samples.keys() - {"engine"}:
@@ -185,16 +191,7 @@ class Contest:
         def prompts() -> list[list[int]]:
             return [head + tail for tail in self._prompts(ROWS, 32)]
 
-        def ours(engine: Engine) -> Callable[[], float]:
-            def rate() -> float:
-                asked = prompts()
-                start = perf_counter()
-                tokens = engine.run(asked, self._new_tokens)
-                return tokens / (perf_counter() - start)
-
-            return rate
-
-        contestants = {name: ours(one) for name, one in engines.items()}
+        contestants = {name: self._ours(one, prompts) for name, one in engines.items()}
         contestants["genai"] = lambda: _rate(genai.generate(prompts(), self._new_tokens))
         samples = interleave(contestants, self._options.rounds)
         label = f"{self._name}_b{ROWS}_prefix1k"
@@ -204,11 +201,26 @@ class Contest:
             suffix = "" if name == "engine" else f"_{name}"
             self._report.figure(f"genai_{label}{suffix}", ratio(samples, name, "genai"))
 
+    def _ours(self, engine: Engine, prompts: Callable[[], list[list[int]]]) -> Callable[[], float]:
+        """Return what measures the engine's tokens per second on fresh prompts."""
+
+        def rate() -> float:
+            asked = prompts()
+            start = perf_counter()
+            tokens = engine.run(asked, self._new_tokens)
+            return tokens / (perf_counter() - start)
+
+        return rate
+
     def _decode(self, engine: Engine, clock: DecodeClock, genai: GenAi) -> None:
+        shares = []
+
         def ours() -> float:
             clock.reset()
             engine.run(self._prompts(ROWS), self._new_tokens)
-            return clock.take()[0]
+            step, share = clock.take()
+            shares.append(share)
+            return step
 
         contestants = {
             "engine": ours,
@@ -219,6 +231,8 @@ class Contest:
         for contestant, values in samples.items():
             self._report.detail(f"{contestant}_decode_{label}_seconds", values)
         self._report.figure(f"genai_decode_{label}", ratio(samples, "genai", "engine"))
+        # The first round does not count.
+        self._report.figure(f"overhead_{label}", median(shares[1:]))
 
     def _lag(self, engine: Engine) -> None:
         """Wake an event loop every few milliseconds while the engine works; how late was it?"""

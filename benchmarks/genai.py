@@ -20,7 +20,7 @@ class GenAi(PeerProcess):
     ) -> None:
         folder = TemporaryDirectory()
         export(name, model, Path(folder.name))
-        super().__init__(python, _PEER, folder, [threads, precision])
+        super().__init__([python, _PEER, folder.name, threads, precision], folder)
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> dict[str, float]:
         """Return `seconds` and `tokens` of decoding all prompts at once."""

@@ -17,7 +17,7 @@ class Llama(PeerProcess):
     def __init__(self, python: Path, model: Any, *, threads: int, sequences: int) -> None:
         folder = TemporaryDirectory()
         export(model, Path(folder.name))
-        super().__init__(python, _PEER, folder, [threads, sequences])
+        super().__init__([python, _PEER, folder.name, threads, sequences], folder)
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> dict[str, float]:
         """Return `seconds` and `tokens` of decoding all prompts at once."""

@@ -1,31 +1,26 @@
-"""A peer in a process of another Python: it answers one JSON line with another."""
+"""A peer in a process of its own, maybe of another Python: it answers each JSON line with one."""
 
 import json
 import os
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
 
 class PeerProcess:
-    """A peer that has read a folder; use it in `with`."""
+    """A peer and, if it reads one, its folder; use it in `with`."""
 
     def __init__(
-        self,
-        python: Path,
-        script: Path,
-        folder: TemporaryDirectory[str],
-        arguments: Sequence[object],
+        self, command: Sequence[object], folder: TemporaryDirectory[str] | None = None
     ) -> None:
-        """Run a script, which begins with a line that tells its version."""
+        """Run what begins with a line that tells its version."""
         self._folder = folder
         # How threads wait is each engine's own affair.
         environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
         self._process = subprocess.Popen(
-            [str(python), str(script), folder.name, *map(str, arguments)],
+            list(map(str, command)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -57,4 +52,5 @@ class PeerProcess:
         trace: TracebackType | None,
     ) -> None:
         self._process.communicate()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
