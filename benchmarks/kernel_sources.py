@@ -10,6 +10,7 @@ from bosal_kernels.fused import (
     control_reduce,
     gumbel_topk,
     history_scan,
+    lanes,
     row_logprobs,
     row_tiles,
     select,
@@ -82,13 +83,13 @@ def control_source(dtype: str, **features: int | bool) -> Source:
     """Return the reduction with some features; what is not named is off."""
     constants = {
         "STREAMS": 1, "NORMED": False, "LEGAL": False, "HISTORY": False, "RAW": False,
-        "MOMENTS": False, "TILES": TILES, "BLOCK": control_reduce.BLOCK,
+        "MOMENTS": False, "TILES": TILES, "BLOCK": lanes.BLOCK, "LANES": lanes.LANES,
         "LIST_BLOCK": control_reduce.LIST_BLOCK, "NUM_STATS": tile_stats.NUM_STATS,
     } | features  # fmt: skip
     return source(
         control_reduce_kernel,
         dtype,
-        control_reduce.NUM_WARPS,
+        lanes.NUM_WARPS,
         constants,
         "row_stride",
     )
@@ -171,7 +172,7 @@ def _reduction(
         name=name,
         dtype=dtype,
         source=control_source(dtype, **features),
-        elements_per_thread=control_reduce.BLOCK // (32 * control_reduce.NUM_WARPS),
+        elements_per_thread=lanes.BLOCK // (32 * lanes.NUM_WARPS),
         bytes_per_element=width * features.get("STREAMS", 1) + bits / 8 + maxima,
     )
 
@@ -198,8 +199,8 @@ def _row_kernels(dtype: str, width: int) -> list[Configuration]:
     masses = source(
         stream_masses.stream_masses_kernel,
         dtype,
-        stream_masses.NUM_WARPS,
-        {"STREAMS": 2, "BLOCK": stream_masses.BLOCK},
+        lanes.NUM_WARPS,
+        {"STREAMS": 2, "BLOCK": lanes.BLOCK, "LANES": lanes.LANES},
         "row_stride",
     )
     best = source(
@@ -231,7 +232,7 @@ def _row_kernels(dtype: str, width: int) -> list[Configuration]:
             name="stream_masses",
             dtype=dtype,
             source=masses,
-            elements_per_thread=stream_masses.BLOCK // (32 * stream_masses.NUM_WARPS),
+            elements_per_thread=lanes.BLOCK // (32 * lanes.NUM_WARPS),
             # Of one stream's row; its masses are few.
             bytes_per_element=width,
         ),

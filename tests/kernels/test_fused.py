@@ -24,7 +24,7 @@ REGISTERS = {
     "row_logprobs": 96,
     "gumbel_topk": 128,
     "history_scan": 64,
-    "control_reduce_all_moments": 96,
+    "control_reduce_all_moments": 128,
     "select": 240,
 }
 

@@ -13,16 +13,15 @@ import triton
 from torch import Tensor
 
 from bosal_kernels.fused.control_reduce_kernel import control_reduce_kernel
+from bosal_kernels.fused.lanes import BLOCK, LANES, NUM_WARPS
 from bosal_kernels.fused.rows import GROUP
 from bosal_kernels.fused.tile_stats import NUM_STATS
 from bosal_kernels.fusible import MAX_FUSED_STREAMS
 from bosal_kernels.layout import SlotState
 from bosal_kernels.streams import CombineState
 
-# Tokens of a tile and of a piece of an edited list; their number depends on shapes alone.
-BLOCK = 4096
-LIST_BLOCK = 1024
-NUM_WARPS = 8
+# Tokens of a piece of an edited list; their number depends on the lists' room alone.
+LIST_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +173,7 @@ def control_reduce(
         ban_stride=state.ban_index.stride(0),
         num_groups=num_groups,
         num_tiles=num_tiles,
+        num_lists=num_lists,
         STREAMS=max_depth,
         NORMED=masses is not None,
         TILES=triton.next_power_of_2(num_tiles),
@@ -182,6 +182,7 @@ def control_reduce(
         RAW=keeps_raw,
         MOMENTS=has_moments,
         BLOCK=BLOCK,
+        LANES=LANES,
         LIST_BLOCK=LIST_BLOCK,
         NUM_STATS=NUM_STATS,
         num_warps=NUM_WARPS,

@@ -4,8 +4,16 @@ import triton
 import triton.language as tl
 
 from bosal_kernels.edits import LARGEST_GAIN
-from bosal_kernels.fused.numbers import NO_LIMIT
-from bosal_kernels.fused.row_tiles import load_tile, sum_exp
+from bosal_kernels.fused.lanes import (
+    are_set,
+    group_maxima,
+    lane_sum,
+    lane_weights,
+    load_lanes,
+    load_octets,
+    widened,
+)
+from bosal_kernels.fused.numbers import LOG2E, NO_LIMIT
 from bosal_kernels.fused.rows import GROUP, key_of
 from bosal_kernels.fused.streams import bits_at, scaled, stream_terms
 from bosal_kernels.fused.tile_stats import inverse_temperature, store_stats
@@ -26,6 +34,7 @@ _LARGEST = tl.constexpr(LARGEST_GAIN)
         "ban_stride",
         "num_groups",
         "num_tiles",
+        "num_lists",
     ]
 )
 def control_reduce_kernel(
@@ -87,6 +96,7 @@ def control_reduce_kernel(
     ban_stride,
     num_groups,
     num_tiles,
+    num_lists,
     STREAMS: tl.constexpr,
     NORMED: tl.constexpr,
     TILES: tl.constexpr,
@@ -95,74 +105,90 @@ def control_reduce_kernel(
     RAW: tl.constexpr,
     MOMENTS: tl.constexpr,
     BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
     LIST_BLOCK: tl.constexpr,
     NUM_STATS: tl.constexpr,
 ):
     number = tl.program_id(0)
-    tile = tl.program_id(1)
+    place = tl.program_id(1)
     slot = tl.load(slots + number)
+    # Volatile: not put off until the slot is here, so that both are waited for once.
+    first = tl.load(base + number, volatile=True)
+    given = tl.load(depths + number)
     if slot >= 0:
-        out = stats + (number * tl.num_programs(1) + tile) * NUM_STATS
-        here = tl.load(position + slot)
-        heat = inverse_temperature(slot, chain_stage, chain_value)
-        first = tl.load(base + number)
         row = streams + first * row_stride
+        here = tl.load(position + slot)
         coupling = (
             weights, slopes, inverse, strength, final_strength, over, after, until, region, space,
         )  # fmt: skip
-        terms = stream_terms(
-            slot, number, here, depths, masses, coupling, in_constraint, num_tiles,
-            STREAMS, NORMED, TILES,
-        )  # fmt: skip
-        depth, w0, w1, w2, i0, i1, i2, n0, n1, n2 = terms
         legal_row = tl.full((), -1, tl.int32)
         if LEGAL:
             legal_row = tl.load(legal_rows + number)
         legal = legal_bits + legal_row.to(tl.int64) * legal_stride
         touched = touched_bits + slot * bit_stride
-        list_row = slot * touched_stride
-        if tile < num_tiles:
-            x = load_tile(row, tile, vocab_size, BLOCK)
+        num_touched = tl.load(n_touch + slot)
+        # Lists come first: their way is longer than a tile's, and tiles fill the time.
+        if place >= num_lists:
+            # All that is far is asked for before anything is waited for.
+            tile = place - num_lists
+            near = load_lanes(row, tile, vocab_size, BLOCK, LANES)
+            far = near
+            further = near
+            if STREAMS > 1:
+                if given > 1:
+                    far = load_lanes(row + row_stride, tile, vocab_size, BLOCK, LANES)
+            if STREAMS > 2:
+                if given > 2:
+                    further = load_lanes(row + 2 * row_stride, tile, vocab_size, BLOCK, LANES)
+            PARTS: tl.constexpr = near.shape[0]
+            WIDE: tl.constexpr = near.shape[2]
+            kept = ~load_octets(touched, tile, vocab_size, LANES, PARTS, WIDE)
+            if LEGAL:
+                if legal_row >= 0:
+                    kept = kept & load_octets(legal, tile, vocab_size, LANES, PARTS, WIDE)
+            heat = inverse_temperature(slot, chain_stage, chain_value)
+            x = widened(near)
+            group = tile * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)
+            of_group = number.to(tl.int64) * num_groups + group
+            raw = (0, 0)
+            if RAW:
+                tl.store(raw_maxima + of_group, key_of(group_maxima(x)), mask=group < num_groups)
+                raw_best, _shifted, raw_weight = lane_weights(x, LOG2E)
+                raw = (raw_best, lane_sum(raw_weight))
+            terms = stream_terms(
+                slot, number, here, depths, masses, coupling, in_constraint, num_tiles,
+                STREAMS, NORMED, TILES,
+            )  # fmt: skip
+            depth, w0, w1, w2, i0, i1, i2, n0, n1, n2 = terms
             z = x
-            faults = tl.full((), 0, tl.int32)
             if STREAMS > 1:
                 if depth > 1:
-                    other = load_tile(row + row_stride, tile, vocab_size, BLOCK)
-                    fault = tl.where((x < float("inf")) & (other < float("inf")), 0, 1)
+                    other = widened(far)
+                    is_sound = (x < float("inf")) & (other < float("inf"))
                     z = scaled(x, i0, n0, w0) + scaled(other, i1, n1, w1)
                     if STREAMS > 2:
                         if depth > 2:
-                            third = load_tile(row + 2 * row_stride, tile, vocab_size, BLOCK)
-                            fault += tl.where(third < float("inf"), 0, 1)
+                            third = widened(further)
+                            is_sound = is_sound & (third < float("inf"))
                             z = z + scaled(third, i2, n2, w2)
                     z = tl.where(x == float("-inf"), float("-inf"), z)
-                    fault += tl.where(z < float("inf"), 0, 1)
-                    faults = tl.sum(fault, 0)
-            word = tile * (BLOCK // 32) + tl.arange(0, BLOCK // 32)
-            is_word = word * 32 < vocab_size
-            taken = tl.load(touched + word, mask=is_word, other=0)
-            kept = ~taken
-            if LEGAL:
-                if legal_row >= 0:
-                    kept = kept & tl.load(legal + word, mask=is_word, other=0)
-            is_kept = ((kept[:, None] >> tl.arange(0, 32)[None, :]) & 1).reshape([BLOCK]) != 0
-            # By a sum, which lets no NaN and no +inf disappear.
-            z = z + tl.where(is_kept, 0.0, float("-inf"))
-            group = tile * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)
-            place = number.to(tl.int64) * num_groups + group
-            best = tl.max(tl.reshape(z, [BLOCK // GROUP, GROUP]), 1)
-            tl.store(maxima + place, key_of(best), mask=group < num_groups)
-            if RAW:
-                most = tl.max(tl.reshape(x, [BLOCK // GROUP, GROUP]), 1)
-                tl.store(raw_maxima + place, key_of(most), mask=group < num_groups)
-                raw_best = tl.max(most, 0)
-                tl.store(out + 6, raw_best)
-                tl.store(out + 7, sum_exp(x, raw_best))
-            faults += store_stats(out, z, heat, MOMENTS)
-            tl.store(out + 8, faults.to(tl.float32))
+                    z = tl.where(is_sound, z, float("nan"))
+            if (num_touched > 0) | (legal_row >= 0):
+                # By a sum, which lets no NaN and no +inf disappear.
+                z = z + tl.where(are_set(kept, WIDE), 0.0, float("-inf"))
+            tl.store(maxima + of_group, key_of(group_maxima(z)), mask=group < num_groups)
+            out = stats + (number * tl.num_programs(1) + tile) * NUM_STATS
+            store_stats(out, z, heat, raw, MOMENTS, RAW)
         else:
-            index = (tile - num_tiles) * LIST_BLOCK + tl.arange(0, LIST_BLOCK)
-            is_one = index < tl.load(n_touch + slot)
+            heat = inverse_temperature(slot, chain_stage, chain_value)
+            terms = stream_terms(
+                slot, number, here, depths, masses, coupling, in_constraint, num_tiles,
+                STREAMS, NORMED, TILES,
+            )  # fmt: skip
+            depth, w0, w1, w2, i0, i1, i2, n0, n1, n2 = terms
+            list_row = slot * touched_stride
+            index = place * LIST_BLOCK + tl.arange(0, LIST_BLOCK)
+            is_one = index < num_touched
             token = tl.load(t_tok + list_row + index, mask=is_one, other=0)
             count = tl.load(t_out_count + list_row + index, mask=is_one, other=0)
             delta = tl.load(t_delta + list_row + index, mask=is_one, other=0.0)
@@ -227,8 +253,9 @@ def control_reduce_kernel(
             wrong = tl.where(is_one, wrong, 0)
             y = tl.where(is_one & (masked == 0) & (y < float("inf")), y, float("-inf"))
             tl.store(shaped + number.to(tl.int64) * touched_stride + index, y, mask=is_one)
-            _fault = store_stats(out, y, heat, MOMENTS)
+            out = stats + (number * tl.num_programs(1) + num_tiles + place) * NUM_STATS
+            y = tl.where(tl.max(wrong, 0) > 0, float("nan"), y)
+            store_stats(out, tl.reshape(y, [1, LIST_BLOCK, 1]), heat, (0, 0), MOMENTS, False)
             if RAW:
                 tl.store(out + 6, float("-inf"))
                 tl.store(out + 7, 0.0)
-            tl.store(out + 8, tl.sum(wrong, 0).to(tl.float32))

@@ -9,7 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
-from bosal_kernels.fused.control_reduce import BLOCK, Reduced
+from bosal_kernels.fused.control_reduce import Reduced
+from bosal_kernels.fused.lanes import BLOCK
 from bosal_kernels.fused.members import ASIDE
 from bosal_kernels.fused.select_kernel import select_kernel
 from bosal_kernels.fused.tile_stats import NUM_STATS

@@ -9,13 +9,19 @@ import triton.language as tl
 from torch import Tensor
 
 from bosal_kernels.fused.exponential import exp2
+from bosal_kernels.fused.lanes import (
+    BLOCK,
+    LANES,
+    NUM_WARPS,
+    lane_decay,
+    lane_sum,
+    lane_weights,
+    load_lanes,
+    widened,
+)
 from bosal_kernels.fused.numbers import LARGEST_INVERSE, LOG2E, MAX_STREAMS
-from bosal_kernels.fused.row_tiles import load_tile
 from bosal_kernels.streams import CombineState, Space
 
-# Tokens of a tile; their number depends on the vocabulary alone.
-BLOCK = 4096
-NUM_WARPS = 8
 # Numbers a tile leaves: its maximum, and its sum of exponentials below that.
 _NUM_MASSES = tl.constexpr(2)
 _LOGPROBS = tl.constexpr(int(Space.LOGPROBS))
@@ -29,7 +35,7 @@ def is_normalised(slot, space):
 
 @triton.jit
 def normalizer(masses, row, inverse, num_tiles, TILES: tl.constexpr):
-    """Return ln sum exp(x / T) of a row of `masses`, float32, rounded once; tiles in their order.
+    """Return ln sum exp(x / T) of a row of `masses`, float32; tiles in their order.
 
     0 where the row has no token: its base has none either, or the group is no distribution.
     """
@@ -37,13 +43,13 @@ def normalizer(masses, row, inverse, num_tiles, TILES: tl.constexpr):
     is_real = tile < num_tiles
     place = masses + (row * num_tiles + tile) * _NUM_MASSES
     best = tl.load(place, mask=is_real, other=float("-inf"))
-    mass = tl.load(place + 1, mask=is_real, other=0.0).to(tl.float64)
+    mass = tl.load(place + 1, mask=is_real, other=0.0)
     row_max = tl.max(best, 0)
     anchor = tl.where(row_max > float("-inf"), row_max, 0.0)
-    factor = inverse.to(tl.float64)
-    total = tl.sum(mass * tl.exp((best - anchor).to(tl.float64) * factor), 0)
+    factor = tl.minimum(inverse * LOG2E, LARGEST_INVERSE)
+    total = tl.sum(mass * exp2((best - anchor) * factor), 0)
     total = tl.where(row_max > float("-inf"), total, 1.0)
-    return (anchor.to(tl.float64) * factor + tl.log(total)).to(tl.float32)
+    return tl.fma(anchor, inverse, tl.log(total))
 
 
 # Of a number that changes as it serves Triton would compile one kernel for each divisibility.
@@ -60,6 +66,7 @@ def stream_masses_kernel(
     row_stride,
     STREAMS: tl.constexpr,
     BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
 ):
     number = tl.program_id(0) // STREAMS
     stream = tl.program_id(0) % STREAMS
@@ -68,14 +75,15 @@ def stream_masses_kernel(
     if slot >= 0:
         if (stream < tl.load(depths + number)) & is_normalised(slot, space):
             row = streams + (tl.load(base + number) + stream) * row_stride
-            x = load_tile(row, tile, vocab_size, BLOCK)
-            best = tl.max(x, 0)
-            anchor = tl.where(best > float("-inf"), best, 0.0)
+            x = widened(load_lanes(row, tile, vocab_size, BLOCK, LANES))
             factor = tl.load(inverse + slot * MAX_STREAMS + stream) * LOG2E
             factor = tl.minimum(factor, LARGEST_INVERSE)
             place = (tl.program_id(0) * tl.num_programs(1) + tile) * _NUM_MASSES
+            best_of, _shifted, weight = lane_weights(x, factor)
+            best = tl.max(best_of, 0)
+            _gap, decay = lane_decay(best_of, best, factor)
             tl.store(masses + place, best)
-            tl.store(masses + place + 1, tl.sum(exp2((x - anchor) * factor), 0))
+            tl.store(masses + place + 1, tl.sum(lane_sum(weight) * decay, 0))
 
 
 def stream_masses(
@@ -111,6 +119,7 @@ def stream_masses(
             row_stride=streams.stride(0),
             STREAMS=max_depth,
             BLOCK=BLOCK,
+            LANES=LANES,
             num_warps=NUM_WARPS,
             enable_fp_fusion=False,
         )

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from bosal_kernels.fused.exponential import exp2
 from bosal_kernels.fused.interval import rounded_up
+from bosal_kernels.fused.lanes import both_max, both_sum, lane_decay, lane_sum, lane_weights
 from bosal_kernels.fused.numbers import (
     FAR,
     LARGEST_INVERSE,
@@ -34,30 +34,53 @@ def inverse_temperature(slot, chain_stage, chain_value):
 
 
 @triton.jit
-def store_stats(out, z, inverse, MOMENTS: tl.constexpr):
-    """Write what `select` needs of controlled logits; -inf takes no part.
+def store_stats(out, z, inverse, raw, MOMENTS: tl.constexpr, RAW: tl.constexpr):
+    """Write what `select` needs of controlled logits z [parts, lanes, n]; -inf takes no part.
 
-    Returns whether a NaN or +inf is among them, 1 or 0: no sum hides those.
+    Where RAW, `raw` holds the maxima of the base's row by lane and its sums of exponentials below
+    them. A NaN or +inf is a fault: no sum hides those. Each lane is reduced by itself, then lanes
+    are merged in their order.
     """
-    best = tl.max(z, 0)
-    anchor = tl.where(best == float("-inf"), 0.0, best)
-    shifted = z - anchor
-    weight = exp2(shifted * tl.minimum(inverse * LOG2E, LARGEST_INVERSE))
-    mass = tl.sum(weight, 0)
-    tl.store(out, best)
-    tl.store(out + 1, mass)
+    factor = tl.minimum(inverse * LOG2E, LARGEST_INVERSE)
+    best_of, shifted, weight = lane_weights(z, factor)
+    mass_of = lane_sum(weight)
     if MOMENTS:
         is_left = z > float("-inf")
-        count = tl.sum(tl.where(is_left, 1, 0), 0).to(tl.float32)
         # Near a temperature of 0 what is far off may be -inf: it weighs nothing.
-        share = weight * tl.maximum(shifted * inverse, FAR)
-        tl.store(out + 2, tl.sum(tl.where(is_left, share, 0.0), 0))
+        moment_of = lane_sum(weight * tl.maximum(shifted * inverse, FAR))
+        count_of = lane_sum(tl.where(is_left, 1.0, 0.0))
+        off = tl.where(is_left, shifted, 0.0)
+        mean_of = lane_sum(off) / tl.maximum(count_of, 1.0)
+        # Of so few numbers, taken from one of them, the difference of squares keeps its digits.
+        spread_of = lane_sum(off * off) - count_of * mean_of * mean_of
+    if RAW:
+        raw_best_of, raw_mass_of = raw
+        best, raw_best = both_max(best_of, raw_best_of)
+        gap, decay = lane_decay(best_of, best, factor)
+        _gap, raw_decay = lane_decay(raw_best_of, raw_best, LOG2E)
+        mass, raw_mass = both_sum(mass_of * decay, raw_mass_of * raw_decay)
+        tl.store(out + 6, raw_best)
+        tl.store(out + 7, raw_mass)
+        is_sound = (mass < float("inf")) & (raw_mass < float("inf"))
+    else:
+        best = tl.max(best_of, 0)
+        gap, decay = lane_decay(best_of, best, factor)
+        mass = tl.sum(mass_of * decay, 0)
+        is_sound = mass < float("inf")
+    tl.store(out, best)
+    tl.store(out + 1, mass)
+    tl.store(out + 8, tl.where(is_sound, 0.0, 1.0))
+    if MOMENTS:
+        moment_of = (moment_of + mass_of * tl.maximum(gap * inverse, FAR)) * decay
+        centre_of = tl.where(count_of > 0.0, gap + mean_of, 0.0)
+        moment, count = both_sum(moment_of, count_of)
+        total, spread = both_sum(count_of * centre_of, spread_of)
+        mean = total / tl.maximum(count, 1.0)
+        away = centre_of - mean
+        tl.store(out + 2, moment)
         tl.store(out + 3, count)
-        mean = tl.sum(tl.where(is_left, shifted, 0.0), 0) / tl.maximum(count, 1.0)
-        off = tl.where(is_left, shifted - mean, 0.0)
         tl.store(out + 4, mean)
-        tl.store(out + 5, tl.sum(off * off, 0))
-    return tl.where(mass < float("inf"), 0, 1)
+        tl.store(out + 5, spread + tl.sum(count_of * away * away, 0))
 
 
 @triton.jit
