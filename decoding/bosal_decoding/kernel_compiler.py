@@ -158,7 +158,7 @@ def _drive(rows: Rows, waiting: Iterator[tuple[int, str]]) -> bool:
                 break
         with suppress(BrokenPipeError):
             process.communicate()
-        if process.wait() in (-signal.SIGINT, 128 + signal.SIGINT):
+        if process.wait() == -signal.SIGINT:
             # Ctrl-C reaches all processes of a terminal.
             raise KeyboardInterrupt
         if process.returncode:
@@ -191,6 +191,8 @@ def main() -> None:
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
+    # Ctrl-C ends it at once: Python would first see it when the compiler returns.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     found = json.loads(sys.argv[1])
     rows = Rows(**found | {"target": tuple(found["target"])})
     driver.set_active(_AbsentDevice(GPUTarget(*rows.target)))
