@@ -68,7 +68,6 @@ def stages(out: Path, only: Sequence[str] = ()) -> list[Stage]:
     order = ("--scenarios", "everything", "everything_but_moments", "usual", "guidance", "greedy",
              "mask", "logprobs", "proxy")  # fmt: skip
     widest = ("--shapes", "64x128256", "--types")
-    beforehand = "first" if only and "compile_headline" not in only else "no"
     headline = ("kernels", *widest, "bf16", *order)
     rest = ("--shapes", "8x32000", "1x32000", "256x151936", "--peers", "processors")
     compiled = ("--scenarios", "everything", "usual", "--peers", "torch_compile")
@@ -79,11 +78,9 @@ def stages(out: Path, only: Sequence[str] = ()) -> list[Stage]:
              "tests/kernels/test_bitmask_apply.py")  # fmt: skip
     found = [
         Stage("machine", python("-c", _MACHINE), 60),
-        Stage("compile_headline", benchmark("compiled", *headline, "--compile", "only"), 150,
-              is_shared=True),
+        Stage("headline", benchmark("headline", *headline, *peers), 120),
         Stage("compile_engines", python("-c", _ENGINES), 150, is_shared=True),
         Stage("tests", checks(*tests, workers=NUM_WORKERS), 200, is_shared=True),
-        Stage("headline", benchmark("headline", *headline, *peers, "--compile", beforehand), 100),
         Stage("engine", benchmark("engine", "engine", *engine), 90),
         Stage("serve", benchmark("serve", "device_server"), 60),
         Stage("fp32", benchmark("fp32", "kernels", *widest, "fp32", *peers), 60),
@@ -103,14 +100,17 @@ print(torch.cuda.get_device_properties(0))
 """
 
 
-# What the engine benchmark and the server that is checked will launch.
+# What the engine benchmark and the server that is checked will launch, both at once: a set takes as
+# long as its longest kernel, a minute.
 _ENGINES = """
 import logging, torch
+from concurrent.futures import ThreadPoolExecutor
 from benchmarks.models import VOCABULARY_SIZE
 from bosal_decoding.kernel_compiler import compile_builds
-logging.basicConfig(level='INFO', format='%(message)s')
-compile_builds(torch.bfloat16, VOCABULARY_SIZE, VOCABULARY_SIZE)
-compile_builds(torch.float32, 4096, 4096)
+logging.basicConfig(level='INFO', format='%(asctime)s %(message)s')
+types, sizes = (torch.bfloat16, torch.float32), (VOCABULARY_SIZE, 4096)
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(compile_builds, types, sizes, sizes))
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.decoding.fused_pipeline import VOCABULARY, check, plan_of
+from tests.decoding.fused_pipeline import VOCABULARY, WIDTH, check, plan_of
 
 from bosal_decoding.pipeline import Pipeline
 
@@ -92,8 +92,8 @@ def rules_of(names: list[str], rng: np.random.Generator) -> list[dict[str, Any]]
 
 def compare_crowds(device: str, num_crowds: int, first: int = 0) -> None:
     """Decode crowds one after the other, in slots that keep nothing of those before."""
-    fused = Pipeline(VOCABULARY.size, 6, device, backend="triton")
-    plain = Pipeline(VOCABULARY.size, 6)
+    fused = Pipeline(WIDTH, 6, device, backend="triton")
+    plain = Pipeline(WIDTH, 6)
     slots = list(SLOTS)
     for seed in range(first, first + num_crowds):
         rng = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def compare_crowds(device: str, num_crowds: int, first: int = 0) -> None:
                 pipeline.slots.commit([slot], [said])
         ends = np.cumsum([0, *(plain.slots.num_streams(slot) for slot in slots)]).tolist()
         for _ in range(2):
-            shape = (ends[-1], VOCABULARY.size)
+            shape = (ends[-1], WIDTH)
             rows = torch.from_numpy(rng.normal(0, 2, shape)).float()
             ours = fused.draw(rows.to(device, copy=True), slots, None)
             theirs = plain.draw(rows.clone(), slots, None)
