@@ -1,7 +1,7 @@
 """What the kernels of a step are compiled for: few builds, each of which serves many steps.
 
-A build that can do more than a step asks draws the same bits: what a row does not ask for is off in
-its slot. So a server compiles these few before it serves, and none while it does.
+A build that can do more than a step asks draws the same tokens: what a row does not ask for is off
+in its slot. So a server compiles these few before it serves, and none for want of a feature later.
 """
 
 from dataclasses import astuple, dataclass
