@@ -101,7 +101,7 @@ def select_source(dtype: str, **features: int | bool) -> Source:
     constants = {
         "STREAMS": 1, "NORMED": False, "LEGAL": False, "PLAUSIBLE": False, "MOMENTS": False,
         "FORCED": False, "LOGPROBS": False, "COMMIT": False, "TILES": TILES,
-        "GROUPS": 1 << (num_groups - 1).bit_length(), "STATS": 64,
+        "GROUPS": 1 << (num_groups - 1).bit_length(), "STATS": 512,
         "NUM_STATS": tile_stats.NUM_STATS,
     } | features  # fmt: skip
     return source(select_kernel, dtype, select.NUM_WARPS, constants, "row_stride")

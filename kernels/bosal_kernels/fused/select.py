@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from bosal_kernels.fused.control_reduce import Reduced
+from bosal_kernels.fused.control_reduce import LIST_BLOCK, Reduced
 from bosal_kernels.fused.lanes import BLOCK
 from bosal_kernels.fused.members import ASIDE
 from bosal_kernels.fused.select_kernel import select_kernel
@@ -166,7 +166,8 @@ def select(
         LOGPROBS=top_n >= 0,
         COMMIT=commits,
         GROUPS=max(triton.next_power_of_2(num_groups), 2),
-        STATS=triton.next_power_of_2(num_stats),
+        # Not of how many edited tokens there is room for: that grows while a server serves.
+        STATS=triton.next_power_of_2(num_tiles + triton.cdiv(reduced.num_tokens, LIST_BLOCK)),
         NUM_STATS=NUM_STATS,
         num_warps=NUM_WARPS,
         enable_fp_fusion=False,
