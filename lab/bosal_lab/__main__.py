@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +57,14 @@ def _usable(device: str) -> str:
     return device
 
 
+def _compilable(is_compiled: bool) -> bool:
+    """Refuse to compile where torch would find no C++ compiler after the stages that come first."""
+    wanted = os.environ.get("CXX", "g++")
+    if is_compiled and shutil.which(wanted) is None:
+        raise typer.BadParameter(f"needs a C++ compiler: {wanted} is not installed (or set CXX)")
+    return is_compiled
+
+
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Where the build lives.")] = Path("lab/.cache/build"),
@@ -65,6 +75,10 @@ def build(
     ship_to: Annotated[Path | None, typer.Option("--ship", help="Copy the models here.")] = None,
     device: Annotated[str, typer.Option(callback=_usable, help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="Threads of torch on a CPU; 0: all.")] = 0,
+    is_compiled: Annotated[
+        bool,
+        typer.Option("--compile", callback=_compilable, help="Compile the training step."),
+    ] = False,
 ) -> None:
     """Build the world, the tokenizer, the corpus, the suite and the models."""
     keep_freed_memory()
@@ -81,7 +95,7 @@ def build(
         names = [member(name).name for name in only] if only else list(FAMILY)
         with Progress(*columns, console=console) as progress:
             chosen = plan.quick() if quick else plan
-            folders = Build(out, chosen, Bars(progress), device).run(names)
+            folders = Build(out, chosen, Bars(progress), device, is_compiled=is_compiled).run(names)
         if ship_to is not None:
             size = ship(folders, ship_to)
             console.print(f"{len(folders)} models, {size / 2**20:.1f} MiB in {ship_to}")

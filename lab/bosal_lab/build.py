@@ -53,7 +53,7 @@ class Plan:
         """Return a plan of the same stages that takes a minute or two and learns little."""
         return replace(
             self,
-            world_share=0.1,
+            world_share=0.04,
             vocabulary=1024,
             tokenizer_documents=800,
             corpus_tokens=60_000,
@@ -69,11 +69,20 @@ class Plan:
 class Build:
     """One build in one folder."""
 
-    def __init__(self, folder: Path, plan: Plan, report: Report, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        report: Report,
+        device: str = "cpu",
+        *,
+        is_compiled: bool = False,
+    ) -> None:
         self.folder = folder
         self.plan = plan
         self._report = report
         self._device = device
+        self._is_compiled = is_compiled
         self.world: World = make_world(plan.seed, Size().scaled(plan.world_share))
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +207,11 @@ class Build:
             return place
         model = self._untrained(member)
         source, schedule = self._lesson(member)
-        run = Run(model, self.folder / "runs" / member.name, schedule)
+        run = Run(
+            model, self.folder / "runs" / member.name, schedule,
+            # Pairs are of every width, so that each batch would be compiled anew.
+            is_compiled=self._is_compiled and member.parent is None,
+        )  # fmt: skip
         run.train(source, lambda progress: self._tell(member, progress))
         documents = corpus.held_out(self.world, self.plan.seed, self.load_tokenizer())
         documents = documents[: self.plan.validation_tokens]
@@ -227,6 +240,8 @@ class Build:
             words.append("--quick")
         if self._device != "cpu":
             words.append(f"--device {self._device}")
+        if self._is_compiled:
+            words.append("--compile")
         return " ".join([*words, "--ship lab/bosal_models" if plan == standard else ""]).strip()
 
     def _tell(self, member: Member, progress: Progress) -> None:

@@ -43,13 +43,13 @@ class Member:
 
 
 _BASE = Member(
-    name="base", layers=5, hidden=256, mlp=704, heads=4, kv_heads=2, tokens=7_000_000
+    name="base", layers=5, hidden=256, mlp=704, heads=4, kv_heads=2, tokens=12_000_000
 )  # fmt: skip
 _SMALL = Member(
-    name="base-small", layers=3, hidden=192, mlp=512, heads=3, kv_heads=1, tokens=5_000_000
+    name="base-small", layers=3, hidden=192, mlp=512, heads=3, kv_heads=1, tokens=8_000_000
 )  # fmt: skip
 _AMATEUR = Member(
-    name="amateur", layers=2, hidden=128, mlp=352, heads=4, kv_heads=2, tokens=3_000_000
+    name="amateur", layers=2, hidden=128, mlp=352, heads=4, kv_heads=2, tokens=4_000_000
 )  # fmt: skip
 
 
@@ -66,8 +66,8 @@ FAMILY: dict[str, Member] = {
         _BASE,
         _AMATEUR,
         _SMALL,
-        _twin(_BASE, "tuned", 600_000),
-        _twin(_SMALL, "tuned-small", 600_000),
+        _twin(_BASE, "tuned", 800_000),
+        _twin(_SMALL, "tuned-small", 800_000),
     )
 }
 

@@ -19,11 +19,11 @@ Facts = dict[str, tuple[str, ...]]
 class Size:
     """How many entities of each kind a world holds."""
 
-    person: int = 320
-    work: int = 220
-    town: int = 110
-    firm: int = 110
-    dish: int = 100
+    person: int = 800
+    work: int = 550
+    town: int = 275
+    firm: int = 275
+    dish: int = 250
 
     def scaled(self, share: float) -> Size:
         """Return a size with every count multiplied by `share`."""

@@ -25,6 +25,8 @@ from bosal_lab.family import Member
 from bosal_lab.optimiser import Optimiser
 from bosal_lab.storage import replace_text, written
 
+Loss = Callable[[Qwen3ForCausalLM, Tensor, Tensor], Tensor]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -92,13 +94,17 @@ def prepare(model: Qwen3ForCausalLM, device: str) -> Qwen3ForCausalLM:
     return model
 
 
-def loss_of(model: Qwen3ForCausalLM, batch: Batch) -> Tensor:
-    """Return the summed loss of the next token over the labelled places."""
-    logits = model(input_ids=batch.ids.to(model.device), use_cache=False).logits[:, :-1]
-    labels = batch.labels[:, 1:].flatten().to(model.device)
+def summed_loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
+    """Return the summed loss of the next token over the labelled places of [rows, length] ids."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     return cross_entropy(
-        logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum"
+        logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
     )
+
+
+def loss_of(model: Qwen3ForCausalLM, batch: Batch, loss: Loss = summed_loss) -> Tensor:
+    """Return the summed loss of a batch, wherever it lies."""
+    return loss(model, batch.ids.to(model.device), batch.labels.to(model.device))
 
 
 def num_labels(batch: Batch) -> int:
@@ -117,10 +123,21 @@ def evaluate(model: Qwen3ForCausalLM, tokens: Tokens, length: int = 512) -> floa
 
 
 class Run:
-    """One member's training in one folder; a run that was cut short goes on where it stood."""
+    """One member's training in one folder; a run that was cut short goes on where it stood.
 
-    def __init__(self, model: Qwen3ForCausalLM, folder: Path, schedule: Schedule) -> None:
+    With `is_compiled` the forward and backward pass are compiled, once for each shape of a batch.
+    """
+
+    def __init__(
+        self,
+        model: Qwen3ForCausalLM,
+        folder: Path,
+        schedule: Schedule,
+        *,
+        is_compiled: bool = False,
+    ) -> None:
         self.model = model
+        self._loss: Loss = torch.compile(summed_loss, dynamic=False) if is_compiled else summed_loss
         self.step = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -203,7 +220,7 @@ class Run:
         started = time.monotonic()
         labels, total = num_labels(batch), 0.0
         for part in batch.parts(self._schedule.part):
-            loss = loss_of(self.model, part) / labels
+            loss = loss_of(self.model, part, self._loss) / labels
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
             self.tokens += part.ids.numel()
