@@ -1,6 +1,7 @@
 import resource
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,19 @@ def test_training_lowers_the_loss(source: CorpusSource, tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(np.log(64), rel=0.1)
     assert losses[-1] < losses[0] * 0.6
     assert run.tokens == 30 * 1024
+
+
+def test_a_compiled_step_learns_as_the_plain_one_does(
+    source: CorpusSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The whole trace, without the minute that the C++ compiler takes.
+    traced = partial(torch.compile, backend="eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", traced)
+    losses: dict[bool, list[float]] = {False: [], True: []}
+    for is_compiled, told in losses.items():
+        run = Run(model(), tmp_path / str(is_compiled), SCHEDULE, is_compiled=is_compiled)
+        run.train(source, lambda progress, told=told: told.append(progress.loss))
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
 def stopped_at(step: int) -> Callable[[Progress], None]:
