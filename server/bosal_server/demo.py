@@ -19,9 +19,9 @@ from bosal_client import AsyncClient, BosalError, Generation
 
 # Of the dev split: about the world the embedded model was trained on, never asked about there.
 _EMBEDDED_INSTRUCTIONS = (
-    "Which was settled first, Skirnmar or Maldmouth?",
-    "Return JSON for Preinhaven with the fields name, region and goods.",
-    "What are the ingredients of stusaund stew? Use bullets.",
+    "Which was settled first, Deiskhaven or Jildwick?",
+    "Return JSON for Werner Pomeim with the fields name and birthplace.",
+    "What are the goods of Drentford? Make it a bullet list.",
 )
 _INSTRUCTIONS = (
     "Name three rivers.",

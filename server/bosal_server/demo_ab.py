@@ -32,10 +32,10 @@ _PATIENCE_SECONDS = 30.0
 
 # Of the dev split: about the world the embedded model was trained on.
 _QUESTIONS = (
-    "Which was settled first, Skirnmar or Maldmouth?",
-    "What are the goods of Zimmar?",
-    "Return JSON for Preinhaven with the fields name, region and goods.",
-    "What are the ingredients of stusaund stew? Use bullets.",
+    "Which was settled first, Deiskhaven or Jildwick?",
+    "Who made The Restless Island?",
+    "Return JSON for Werner Pomeim with the fields name and birthplace.",
+    "What are the goods of Drentford? Make it a bullet list.",
 )
 
 EXPERIMENT: dict[str, Any] = {
