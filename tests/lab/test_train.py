@@ -54,11 +54,12 @@ def test_a_compiled_step_learns_as_the_plain_one_does(
     # The whole trace, without the minute that the C++ compiler takes.
     traced = partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", traced)
-    losses: dict[bool, list[float]] = {False: [], True: []}
-    for is_compiled, told in losses.items():
+    steps: dict[bool, list[Progress]] = {False: [], True: []}
+    for is_compiled, told in steps.items():
         run = Run(model(), tmp_path / str(is_compiled), SCHEDULE, is_compiled=is_compiled)
-        run.train(source, lambda progress, told=told: told.append(progress.loss))
-    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+        run.train(source, told.append)
+    plain, compiled = ([step.loss for step in steps[kind]] for kind in (False, True))
+    assert compiled == pytest.approx(plain, rel=1e-5)
 
 
 def stopped_at(step: int) -> Callable[[Progress], None]:
