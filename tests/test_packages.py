@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "bosal": "proto",
     "bosal_client": "clients/python",
+    "bosal_command": "clients/python",
     "bosal_decoding": "decoding",
     "bosal_kernels": "kernels",
     "bosal_lab": "lab",

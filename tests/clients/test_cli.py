@@ -218,7 +218,7 @@ def test_a_closed_pipe_is_no_error(server: LiveServer) -> None:
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == b""
-    process.wait(60)
+    assert process.wait(60) == -signal.SIGPIPE
     assert eventually(lambda: server.metric("bosal_running_groups") == 0)
 
 

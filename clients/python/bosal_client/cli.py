@@ -1,5 +1,6 @@
 """The command `bosal`: what a client can ask, plus the commands other installed parts add."""
 
+import signal
 from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated
@@ -22,7 +23,7 @@ _HELP = """Base models that follow instructions, by rules over their decoding.
 
 Exit codes: 0 done, 1 failed or a replay differed, 2 a wrong request or command line,
 69 no server answers, 70 the server failed, 75 the server is full, 77 the API key is missing, wrong
-or not for this, 124 timeout, 130 interrupted.
+or not for this, 124 timeout, 130 interrupted, 141 its output is not read to the end.
 
 BOSAL_API_KEY is sent with every call. BOSAL_TLS_CA turns TLS on: a file of authorities in PEM, or
 `system` for this machine's. BOSAL_CLIENT_CERTIFICATE and BOSAL_CLIENT_KEY identify the client.
@@ -132,6 +133,17 @@ def main() -> None:
     except KeyboardInterrupt:
         # While the commands of other parts are imported.
         raise SystemExit(130) from None
+    except SystemExit as ended:
+        # That nobody reads on is told as a failure by typer and by rich.
+        if isinstance(ended.__context__, BrokenPipeError):
+            _end_unread()
+        raise
+
+
+def _end_unread() -> None:
+    """End as the system ends who writes to a closed pipe; a shell calls that 141."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGPIPE)
 
 
 def _add(app: typer.Typer, entry: EntryPoint) -> None:

@@ -1,0 +1,1 @@
+"""Where the command `bosal` begins, before anything that takes long to import."""
