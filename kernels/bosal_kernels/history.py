@@ -5,14 +5,16 @@ them all: the places behind the earlier occurrences of the history's last token,
 each, how many tokens before it equal the last ones of the whole history (`runs`).
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bosal_kernels.runs import runs_of
+from bosal_kernels.runs import Rewritten, runs_of
 from bosal_kernels.transfer import on_device, sent
 
 # No history is so long.
@@ -28,6 +30,15 @@ class Ends:
     place: Tensor
     run: Tensor  # how many tokens before the place equal the last ones
     token: Tensor  # that followed there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Read:
+    """A history that was read whole; the choices of a request begin with one and the same."""
+
+    history: tuple[int, ...]
+    said: "array[int]"
+    rewritten: Rewritten
 
 
 class HistoryTable:
@@ -47,9 +58,12 @@ class HistoryTable:
         self.breaks = torch.zeros((num_slots, 0), dtype=torch.bool, device=device)
         self._runs = runs_of(num_slots, device, is_whole=is_for_kernels)
         self._vocab_size = vocab_size
-        # Histories and breakers by slot, kept on the host too so that a step need not read them.
-        self._said: dict[int, list[int]] = {}
+        # By slot its history, its breakers and where they stand: kept on the host too, so that a
+        # step need not read them.
+        self._said: dict[int, array[int]] = {}
         self._breakers: dict[int, frozenset[int]] = {}
+        self._broken: dict[int, list[int]] = {}
+        self._last_read: _Read | None = None
 
     @property
     def is_used(self) -> bool:
@@ -72,13 +86,16 @@ class HistoryTable:
             if self.breaks.shape[1] == 0:
                 self.breaks = self.breaks.new_zeros((len(self.length), self._vocab_size))
             self.breaks[slot, on_device(breakers, self.breaks.device)] = True
-        self._rewrite(slot, list(instruction))
+        history = tuple(instruction)
+        if self._last_read is None or self._last_read.history != history:
+            self._last_read = self._read(history)
+        self._rewrite(slot, self._last_read)
 
     def free(self, slot: int) -> None:
         """Forget a slot."""
         if slot not in self._said:
             return
-        del self._said[slot], self._breakers[slot]
+        del self._said[slot], self._breakers[slot], self._broken[slot]
         self._runs.free(slot)
         for table in (self.length, self.start, self.unbroken, self.breaks):
             table[slot] = 0
@@ -87,6 +104,8 @@ class HistoryTable:
     def append(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
         """Append one token to each of distinct slots that keep their history."""
         for slot, token in zip(slots, tokens, strict=True):
+            if token in self._breakers[slot]:
+                self._broken[slot].append(len(self._said[slot]))
             self._said[slot].append(token)
         self._make_room(self._longest)
         where, new = sent([slots, tokens], self.tokens.device)
@@ -100,13 +119,21 @@ class HistoryTable:
     def extend(self, slot: int, tokens: Sequence[int]) -> None:
         """Append many tokens to a slot, if it keeps its history."""
         if slot in self._said:
-            self._rewrite(slot, [*self._said[slot], *tokens])
+            self._rewrite(slot, self._read((*self._said[slot], *tokens)))
 
     def retract(self, slot: int, count: int) -> None:
-        """Forget the last tokens of a slot."""
-        if slot in self._said:
-            said = self._said[slot]
-            self._rewrite(slot, said[: len(said) - count])
+        """Forget the last tokens of a slot; no more of its history is read than where they end."""
+        if slot not in self._said or not count:
+            return
+        said, broken = self._said[slot], self._broken[slot]
+        length = len(said) - count
+        del said[length:]
+        while broken and broken[-1] >= length:
+            broken.pop()
+        self._runs.retract(slot, said, count)
+        self.tokens[slot, length : length + count] = -1
+        self.length[slot] = length
+        self.unbroken[slot] = length - 1 - (broken[-1] if broken else -1)
 
     def earlier_ends(self, slots: Tensor, least: Tensor) -> Ends:
         """List where the history's last `least` [B] tokens occurred before.
@@ -179,21 +206,23 @@ class HistoryTable:
         """Return the first place within the last `window` tokens; 0 is all."""
         return torch.where(window > 0, self.length[slots] - window, 0).clamp(min=0)
 
-    def _rewrite(self, slot: int, history: list[int]) -> None:
+    def _read(self, history: tuple[int, ...]) -> _Read:
+        """Find out what there is to know about a whole history."""
+        said = array("i", history)
+        return _Read(history=history, said=said, rewritten=self._runs.read(np.asarray(said)))
+
+    def _rewrite(self, slot: int, read: _Read) -> None:
         """Make this the whole history of a slot."""
-        length = len(history)
-        self._said[slot] = history
+        length = len(read.said)
+        is_broken = np.isin(np.asarray(read.said), list(self._breakers[slot]))
+        broken = np.flatnonzero(is_broken).tolist()
+        self._said[slot], self._broken[slot] = read.said[:], broken
         self._make_room(self._longest)
-        device = self.tokens.device
-        said = on_device(history, device, torch.int32)
         self.tokens[slot] = -1
-        self.tokens[slot, :length] = said
-        runs = suffix_runs(history)[:length]
-        self._runs.rewrite(slot, said, on_device(runs, device, torch.int32))
+        self.tokens[slot, :length] = read.rewritten.history
+        self._runs.rewrite(slot, read.rewritten)
         self.length[slot] = length
-        breakers = self._breakers[slot]
-        broken = (at for at in reversed(range(length)) if history[at] in breakers)
-        self.unbroken[slot] = length - 1 - next(broken, -1)
+        self.unbroken[slot] = length - 1 - (broken[-1] if broken else -1)
 
     def _make_room(self, width: int) -> None:
         missing = width - self.tokens.shape[1]
@@ -201,23 +230,3 @@ class HistoryTable:
             extra = max(missing, self.tokens.shape[1], 64)
             self.tokens = torch.nn.functional.pad(self.tokens, (0, extra), value=-1)
             self._runs.table = torch.nn.functional.pad(self._runs.table, (0, extra))
-
-
-def suffix_runs(history: Sequence[int]) -> list[int]:
-    """Return for each place the longest common suffix of what lies before it and of the whole.
-
-    The last place is that of the next token. Linear: the Z-function of the reversed sequence.
-    """
-    length = len(history)
-    backwards = history[::-1]
-    run = [0] * (length + 1)
-    run[length] = length
-    left = right = 0
-    for at in range(1, length):
-        same = min(right - at, run[length - (at - left)]) if at < right else 0
-        while at + same < length and backwards[same] == backwards[at + same]:
-            same += 1
-        if at + same > right:
-            left, right = at, at + same
-        run[length - at] = same
-    return run

@@ -23,19 +23,28 @@ class Occurrences:
         # Upper bound of the tails' lengths, kept on the host so that a step need not read them.
         self._bound = 0
 
-    def rewrite(self, slot: int, history: Tensor) -> None:
-        """Make this the whole history [L] of a slot."""
-        missing = len(history) - self._sorted.shape[1]
+    def rewrite(self, slot: int, tokens: Tensor, places: Tensor) -> None:
+        """Make these the tokens [L] of a slot's whole history, sorted, and their places."""
+        missing = len(tokens) - self._sorted.shape[1]
         if missing > 0:
             extra = max(missing, self._sorted.shape[1])
             self._sorted = torch.nn.functional.pad(self._sorted, (0, extra), value=_NO_TOKEN)
             self._places = torch.nn.functional.pad(self._places, (0, extra))
-        tokens, places = history.sort(stable=True)
         self._sorted[slot] = _NO_TOKEN
-        self._sorted[slot, : len(history)] = tokens
-        self._places[slot, : len(history)] = places.int()
-        self._num_sorted[slot] = len(history)
+        self._sorted[slot, : len(tokens)] = tokens
+        self._places[slot, : len(tokens)] = places
+        self._num_sorted[slot] = len(tokens)
         self._tail[slot] = -1
+
+    def retract(self, slot: int, length: int) -> None:
+        """Leave the first tokens of a slot's history alone."""
+        count = int(self._num_sorted[slot])
+        if length >= count:
+            self._tail[slot, length - count :] = -1
+        else:
+            tokens, places = self._sorted[slot, :count], self._places[slot, :count]
+            is_left = places < length
+            self.rewrite(slot, tokens[is_left], places[is_left])
 
     def append(self, slots: Tensor, tokens: Tensor, said: Tensor, length: Tensor) -> None:
         """Append one token to each of distinct slots [n], whose histories are `said` [S, W].
@@ -70,6 +79,7 @@ class Occurrences:
         tails = (length - self._num_sorted).tolist()
         for slot, tail in enumerate(tails):
             if tail > _TAIL // 2:
-                self.rewrite(slot, said[slot, : int(length[slot])])
+                tokens, places = said[slot, : int(length[slot])].sort(stable=True)
+                self.rewrite(slot, tokens, places.int())
                 tails[slot] = 0
         self._bound = max(tails)

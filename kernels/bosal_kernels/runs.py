@@ -5,12 +5,28 @@ to keep them: listed where there are any, which is little work for a processor b
 device; or as whole rows, which is a pass over the history and waits for nothing.
 """
 
+from array import array
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bosal_kernels.occurrences import Occurrences
+from bosal_kernels.suffixes import Ints, common_suffixes, suffix_runs
+from bosal_kernels.transfer import on_device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rewritten:
+    """A whole history [L], int32, and what was found in it; slots that begin alike share it."""
+
+    history: Tensor
+    # At each place [L], int32.
+    runs: Tensor
+    # The history's tokens sorted, ties by place, and their places; [L] each.
+    sorted: tuple[Tensor, Tensor]
 
 
 class Runs(Protocol):
@@ -25,8 +41,16 @@ class Runs(Protocol):
         """
         ...
 
-    def rewrite(self, slot: int, history: Tensor, runs: Tensor) -> None:
-        """Make these the history and the runs [L] of a slot."""
+    def read(self, history: Ints) -> Rewritten:
+        """Find what `rewrite` needs to know of a history [L]."""
+        ...
+
+    def rewrite(self, slot: int, rewritten: Rewritten) -> None:
+        """Make this the history of a slot, with its runs."""
+        ...
+
+    def retract(self, slot: int, said: "array[int]", count: int) -> None:
+        """Take the last tokens of a slot back; `said` is what is left."""
         ...
 
     def at_least(self, slots: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,9 +84,21 @@ class WholeRuns:
         following = ((before + 1) * same)[:, :-1]
         self.table.index_copy_(0, slots, torch.nn.functional.pad(following, (1, 0)))
 
-    def rewrite(self, slot: int, history: Tensor, runs: Tensor) -> None:
+    def read(self, history: Ints) -> Rewritten:
+        device = self.table.device
+        said = on_device(history.copy(), device, torch.int32)
+        runs = on_device(suffix_runs(history), device, torch.int32)
+        # Nothing is looked up.
+        return Rewritten(history=said, runs=runs, sorted=(said[:0], said[:0]))
+
+    def rewrite(self, slot: int, rewritten: Rewritten) -> None:
         self.table[slot] = 0
-        self.table[slot, : len(runs)] = runs
+        self.table[slot, : len(rewritten.runs)] = rewritten.runs
+
+    def retract(self, slot: int, said: "array[int]", count: int) -> None:
+        runs = on_device(suffix_runs(np.asarray(said)), self.table.device, torch.int32)
+        self.table[slot, : len(said)] = runs
+        self.table[slot, len(said) : len(said) + count] = 0
 
     def at_least(self, slots: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         found = self.table.index_select(0, slots)
@@ -93,13 +129,30 @@ class ListedRuns:
         self._ends = torch.cat([self._ends[0], slot]), torch.cat([self._ends[1], place])
         self._occurrences.append(slots, tokens, said, length)
 
-    def rewrite(self, slot: int, history: Tensor, runs: Tensor) -> None:
-        self._occurrences.rewrite(slot, history)
-        place = runs.nonzero().squeeze(1)
-        where = torch.full_like(place, slot)
-        self._forget(where.new_tensor([slot]))
-        self.table[slot, place] = runs[place]
-        self._ends = torch.cat([self._ends[0], where]), torch.cat([self._ends[1], place])
+    def read(self, history: Ints) -> Rewritten:
+        device = self.table.device
+        # A copy: who says more would write into it.
+        said = on_device(history.copy(), device, torch.int32)
+        tokens, places = said.sort(stable=True)
+        runs = on_device(suffix_runs(history), device, torch.int32)
+        return Rewritten(history=said, runs=runs, sorted=(tokens, places.int()))
+
+    def rewrite(self, slot: int, rewritten: Rewritten) -> None:
+        self._occurrences.rewrite(slot, *rewritten.sorted)
+        place = rewritten.runs.nonzero().squeeze(1)
+        self._list(slot, place, rewritten.runs[place])
+
+    def retract(self, slot: int, said: "array[int]", count: int) -> None:
+        self._occurrences.retract(slot, len(said))
+        ends = np.zeros(0, np.int64)
+        if said:
+            where, last = on_device([[slot], [said[-1]]], self.table.device)
+            _, place = self._occurrences.find(where, last)
+            # The last token's own place is no earlier one.
+            ends = place.numpy(force=True)[:-1] + 1
+        runs = common_suffixes(np.asarray(said), ends)
+        device = self.table.device
+        self._list(slot, on_device(ends, device), on_device(runs.copy(), device, torch.int32))
 
     def at_least(self, slots: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         row_of = torch.full((len(self.table),), -1, dtype=torch.int64, device=slots.device)
@@ -112,12 +165,22 @@ class ListedRuns:
 
     def free(self, slot: int) -> None:
         self._forget(torch.tensor([slot], device=self.table.device))
-        self._occurrences.rewrite(slot, self.table[slot, :0])
+        nothing = self.table[slot, :0]
+        self._occurrences.rewrite(slot, nothing, nothing)
+
+    def _list(self, slot: int, place: Tensor, run: Tensor) -> None:
+        """Make these all the runs of a slot."""
+        where = torch.full_like(place, slot)
+        self._forget(where.new_tensor([slot]))
+        self.table[slot, place] = run
+        self._ends = torch.cat([self._ends[0], where]), torch.cat([self._ends[1], place])
 
     def _forget(self, slots: Tensor) -> None:
         is_stale = torch.zeros(len(self.table), dtype=torch.bool, device=slots.device)
         is_stale[slots] = True
         slot, place = self._ends
         stale = is_stale.take(slot)
+        if not bool(stale.any()):
+            return
         self.table[slot[stale], place[stale]] = 0
         self._ends = slot[~stale], place[~stale]

@@ -16,7 +16,7 @@ def test_every_occurrence_is_found_however_long_the_history() -> None:
     for slot, start in ((0, 0), (2, 300), (3, 17)):
         said[slot, :start] = torch.from_numpy(rng.integers(0, VOCAB, start)).int()
         length[slot] = start
-        index.rewrite(slot, said[slot, :start])
+        index.rewrite(slot, *said[slot, :start].sort(stable=True))
     for step in range(650):
         slots = torch.tensor([2, 0, 3] if step % 5 else [3, 2])
         tokens = torch.from_numpy(rng.integers(0, VOCAB, len(slots)))
@@ -26,7 +26,7 @@ def test_every_occurrence_is_found_however_long_the_history() -> None:
         if step % 90 == 50:
             length[3] -= 5
             said[3, length[3] :] = -1
-            index.rewrite(3, said[3, : int(length[3])])
+            index.retract(3, int(length[3]))
         if step % 25 == 0:
             wanted = torch.from_numpy(rng.integers(0, VOCAB + 1, len(slots)))
             row, place = index.find(slots, wanted)
