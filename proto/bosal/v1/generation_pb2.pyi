@@ -20,6 +20,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Priority:
@@ -98,7 +103,12 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_STOP_STRING: _FinishReason.ValueType  # 2
     FINISH_REASON_STOP_RULE: _FinishReason.ValueType  # 3
     FINISH_REASON_MAX_TOKENS: _FinishReason.ValueType  # 4
-    FINISH_REASON_MAX_TIME: _FinishReason.ValueType  # 5
+    @_builtins.property
+    @_deprecated("""This enum value has been marked as deprecated using proto enum value options.""")
+    def FINISH_REASON_MAX_TIME(self) -> _FinishReason.ValueType:   # 5
+        """Never given: no field bounds a generation in time. A call whose deadline passes ends with the
+        status DEADLINE_EXCEEDED, and what was streamed until then stands. Without a successor.
+        """
     FINISH_REASON_CONSTRAINT_COMPLETE: _FinishReason.ValueType  # 6
     """The text satisfies the constraint and nothing may follow."""
     FINISH_REASON_CONSTRAINT_CLOSED: _FinishReason.ValueType  # 7
@@ -118,6 +128,9 @@ FINISH_REASON_STOP_STRING: FinishReason.ValueType  # 2
 FINISH_REASON_STOP_RULE: FinishReason.ValueType  # 3
 FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 4
 FINISH_REASON_MAX_TIME: FinishReason.ValueType  # 5
+"""Never given: no field bounds a generation in time. A call whose deadline passes ends with the
+status DEADLINE_EXCEEDED, and what was streamed until then stands. Without a successor.
+"""
 FINISH_REASON_CONSTRAINT_COMPLETE: FinishReason.ValueType  # 6
 """The text satisfies the constraint and nothing may follow."""
 FINISH_REASON_CONSTRAINT_CLOSED: FinishReason.ValueType  # 7

@@ -14,13 +14,12 @@ from bosal_server.errors import ServerError
 
 
 class FinishReason(StrEnum):
-    """Why a choice ended; the wire's names."""
+    """Why a choice ended; the wire's names of what is not deprecated there."""
 
     STOP_TOKEN = "STOP_TOKEN"
     STOP_STRING = "STOP_STRING"
     STOP_RULE = "STOP_RULE"
     MAX_TOKENS = "MAX_TOKENS"
-    MAX_TIME = "MAX_TIME"
     CONSTRAINT_COMPLETE = "CONSTRAINT_COMPLETE"
     CONSTRAINT_CLOSED = "CONSTRAINT_CLOSED"
     CONSTRAINT_DEAD_END = "CONSTRAINT_DEAD_END"

@@ -15,7 +15,6 @@ from bosal_server.experiments.manager import ExperimentManager
 
 __all__ = ["NO_TRIAL", "ExposedTrial", "Reply", "Trial", "instruction_text", "scores"]
 
-_CUT_OFF = frozenset({FinishReason.MAX_TOKENS, FinishReason.MAX_TIME})
 _SATISFIED = frozenset({FinishReason.CONSTRAINT_COMPLETE, FinishReason.CONSTRAINT_CLOSED})
 # How a request ends that the server failed at. Others were refused or given up: the same request
 # may come again, and is then the same exposure.
@@ -129,7 +128,9 @@ def scores(event: FinishedEvent, *, is_constrained: bool) -> dict[str, float]:
     endings = event.endings
     found = {
         "output_tokens": float(event.usage.output_tokens),
-        "stopped_itself": statistics.fmean(one.reason not in _CUT_OFF for one in endings),
+        "stopped_itself": statistics.fmean(
+            one.reason is not FinishReason.MAX_TOKENS for one in endings
+        ),
     }
     if is_constrained:
         found["constraint_ok"] = statistics.fmean(one.reason in _SATISFIED for one in endings)
