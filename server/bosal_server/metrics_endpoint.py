@@ -37,6 +37,9 @@ def exported(metrics: Metrics, config: ServerConfig) -> Iterator[str | None]:
         shown = f"[{host}]" if ":" in host else host
         yield f"{shown}:{server.server_port}"
     finally:
+        # Wakes the thread, which by itself looks every half second for whether it is to end.
+        with suppress(OSError):
+            server.socket.shutdown(socket.SHUT_RDWR)
         server.shutdown()
         server.server_close()
         thread.join()

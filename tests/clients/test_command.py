@@ -67,3 +67,46 @@ def test_output_that_nobody_reads_ends_a_command_as_the_system_ends_it(
             env=environment(BOSAL_SERVER=server.address),
         )
     assert (ended.returncode, ended.stderr) == (-signal.SIGPIPE, b"")
+
+
+ENDS = """
+import atexit, sys, threading, time
+from bosal_command.ending import prompt_end
+
+class Heavy:
+    def __del__(self): sys.stderr.write("taken apart")
+
+def late():
+    time.sleep(0.2)
+    sys.stdout.write("thread ")
+
+with prompt_end():
+    heavy = Heavy()
+    atexit.register(lambda: sys.stdout.write("registered "))
+    threading.Thread(target=late).start()
+    raise SystemExit({code})
+"""
+
+
+@pytest.mark.parametrize(("code", "told"), [("0", 0), ("None", 0), ("70", 70)])
+def test_a_process_that_ends_keeps_its_promises_and_takes_nothing_apart(
+    code: str, told: int
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS.format(code=code)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (told, "thread registered ", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+def test_an_end_whose_output_cannot_be_written_is_a_failure() -> None:
+    program = "from bosal_command.ending import prompt_end\nwith prompt_end(): print('lost')"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, env=environment()
+        )
+    assert ended.returncode != 0
+    assert b"No space left" in ended.stderr

@@ -1,5 +1,5 @@
 """`python -m bosal_client` is the command `bosal`."""
 
-from bosal_client.cli import main
+from bosal_command.main import main
 
 main()

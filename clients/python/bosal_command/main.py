@@ -4,6 +4,8 @@ import os
 import signal
 from types import FrameType
 
+from bosal_command.ending import prompt_end
+
 __all__ = ["main"]
 
 _INTERRUPTED = 130
@@ -15,11 +17,12 @@ def main() -> None:
     is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_heard:
         signal.signal(signal.SIGINT, _end)
-    from bosal_client import cli
+    with prompt_end():
+        from bosal_client import cli
 
-    if is_heard:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.main()
+        if is_heard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli.main()
 
 
 def _end(number: int, frame: FrameType | None) -> None:

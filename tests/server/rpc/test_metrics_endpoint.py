@@ -1,6 +1,7 @@
 """What a scrape shows after known requests."""
 
 import socket
+from functools import partialmethod
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -11,7 +12,7 @@ from tests.live_server import LiveServer
 from bosal_client import Client, NotFound
 from bosal_server.config import InvalidConfig, ServerConfig
 from bosal_server.metrics import Metrics
-from bosal_server.metrics_endpoint import exported
+from bosal_server.metrics_endpoint import _Server, exported
 
 RULES = {"model": "tiny", "recipe": "rules", "variant": ""}
 INLINE = {"model": "tiny", "recipe": "inline", "variant": ""}
@@ -144,3 +145,12 @@ def test_an_address_that_is_none_is_named() -> None:
             exported(Metrics(), ServerConfig(metrics_host=host)),
         ):
             pass
+
+
+def test_its_end_waits_for_no_look_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Server, "serve_forever", partialmethod(_Server.serve_forever, 3600.0))
+    with (
+        exported(Metrics(), ServerConfig(metrics_port=0)) as address,
+        urlopen(f"http://{address}/metrics") as response,
+    ):
+        assert response.status == 200

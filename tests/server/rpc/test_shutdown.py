@@ -2,7 +2,9 @@
 
 import json
 import signal
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -13,6 +15,16 @@ from tests.live_server import LiveServer, eventually, started
 from bosal_client import Client, Unavailable
 
 ENDLESS = [{"rule": "logit_bias", "ids": {"0": -1000}}]
+EXPERIMENT = {
+    "name": "asked",
+    "variants": [
+        {"key": "control", "recipe": "plain", "weight": 0.5, "control": True},
+        {"key": "ruled", "recipe": "rules", "weight": 0.5},
+    ],
+    "metrics": [
+        {"name": "liked", "kind": "proportion", "direction": "increase", "role": "primary"}
+    ],
+}
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -36,6 +48,24 @@ def test_a_signal_lets_a_running_stream_end(tiny_model: Path) -> None:
             assert len(stream.result().choices[0].token_ids) == 400
         assert live.wait() == 0, live.errors()
         assert "Traceback" not in live.errors()
+
+
+def test_an_end_leaves_a_closed_database_that_has_everything(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Python itself is not taken apart any more; what is ours is ended before."""
+    file = tmp_path / "bosal.db"
+    with LiveServer(f"--model=tiny={tiny_model}", f"--database={file}") as live:
+        with Client(live.address) as client:
+            client.experiments.create(EXPERIMENT)
+            client.experiments.start("asked")
+            for unit in range(20):
+                client.generate("Hi", experiment="asked", unit=f"user-{unit}", max_tokens=1)
+        assert live.stop() == 0, live.errors()
+    assert [one.name for one in tmp_path.glob("bosal.db*")] == ["bosal.db"], "no log beside it"
+    with closing(sqlite3.connect(file)) as database:
+        (exposures,) = database.execute("SELECT count(*) FROM experiment_exposures").fetchone()
+    assert exposures == 20
 
 
 def test_a_second_signal_ends_the_wait(tiny_model: Path) -> None:
