@@ -18,11 +18,12 @@ from bosal_server.request_errors import ReaderStalled, ShuttingDown
 from bosal_server.rpc.bouts import Bouts
 from bosal_server.rpc.open_calls import OpenCalls
 from bosal_server.rpc.reader import reader
+from bosal_server.rpc.reflections import Reflections
 from bosal_server.rpc.refusal_log import RefusalLog
 from bosal_server.rpc.refusal_pace import RefusalPace
 from bosal_server.rpc.stalls import StallWatch
 from bosal_server.rpc.status import Describer
-from bosal_server.security.access import OPEN, Access
+from bosal_server.security.access import OPEN, REFLECTION, Access
 from bosal_server.security.caller import current_caller
 from bosal_server.trace_context import current_trace, trace_headers
 
@@ -42,7 +43,7 @@ class Boundary(grpc.aio.ServerInterceptor):
     """Answers every call of our services with a result or a described status.
 
     A call that may not be made ends before its message is read, whatever its service. Health
-    checks are bounded in number; reflection, for those who may, passes untouched.
+    checks and reflection are bounded in number.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._describe = Describer()
         self._access = access or Access()
         self._open = OpenCalls()
+        self._reflections = Reflections(stall_seconds=stall_seconds)
         self._max_request_bytes = max_request_bytes
         self._num_running = 0
         self._idle = asyncio.Event()
@@ -110,10 +112,12 @@ class Boundary(grpc.aio.ServerInterceptor):
             return refusal  # type: ignore[no-any-return]
         if method in OPEN:
             return self._open.bounded(handler)  # type: ignore[no-any-return]
-        if not method.startswith(_OURS):
-            return handler
         # The handler runs in this context.
         current_caller.set(caller)
+        if method == REFLECTION:
+            return self._reflections.bounded(handler)  # type: ignore[no-any-return]
+        if not method.startswith(_OURS):
+            return handler
         current_trace.set(trace_headers(metadata))
         if method not in self._handlers:
             handler = self._handlers[method] = self._guarded(method, handler)

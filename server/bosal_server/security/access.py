@@ -15,6 +15,7 @@ _RECIPES = frozenset({Scope.RECIPES})
 _EXPERIMENTS = frozenset({Scope.EXPERIMENTS})
 _ANY = frozenset(Scope)
 
+REFLECTION: Final = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 # A key needs one of a method's scopes. A method that is not here is nobody's.
 SCOPES: Final[dict[str, frozenset[Scope]]] = {
     "/bosal.v1.GenerationService/Generate": _GENERATE,
@@ -47,7 +48,7 @@ SCOPES: Final[dict[str, frozenset[Scope]]] = {
     "/bosal.v1.ExperimentService/RecordOutcomes": _EXPERIMENTS | _GENERATE,
     "/bosal.v1.ModelService/ListModels": _ANY,
     "/bosal.v1.ModelService/GetServerInfo": _ANY,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ANY,
+    REFLECTION: _ANY,
 }
 # Asked by probes and load balancers, which have no key; says nothing but up or down.
 OPEN: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
