@@ -266,7 +266,9 @@ class Pipeline:
             (controlled.logits, again_controlled.logits),
             (controlled.group_max, again_controlled.group_max),
             (controlled.row_max, again_controlled.row_max),
+            (controlled.first, again_controlled.first),
             (controlled.yielded, again_controlled.yielded | YIELDED_PLAUSIBILITY),
             (controlled.invalid, again_controlled.invalid),
         ):
-            ours[where] = theirs
+            if ours is not None and theirs is not None:
+                ours[where] = theirs

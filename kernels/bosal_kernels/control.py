@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bosal_kernels.bitmask import LegalTokens
 from bosal_kernels.edits import edit
-from bosal_kernels.groups import group_max
+from bosal_kernels.groups import GroupedRows, first_best, first_tokens, group_max
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import RawRows, raw_rows
 from bosal_kernels.resolve import resolve
@@ -27,8 +27,10 @@ class Control:
 
     logits: Tensor  # [B, V] float32, after shape and mask
     slots: Tensor  # [B] int64
-    group_max: Tensor  # [B, ceil(V / 64)]
+    # [B, ceil(V / 64)]; None where no slot draws or reports anything.
+    group_max: Tensor | None
     row_max: Tensor  # [B]; -inf where nothing is left
+    first: Tensor  # [B] the lowest id that has the row's maximum; any id where that is NaN
     invalid: Tensor  # [B] bool: NaN or +inf came from the model
     yielded: Tensor  # [B] int64, YIELDED_* bits
     raw: RawRows | None  # the rows that ask for log-probabilities, before any edit
@@ -71,7 +73,7 @@ def control(
     resolve(logits, state, slots, combined)
     legal = state.allowed.within(legal, slots)
     if not state.is_editing and not state.is_used("logprobs"):
-        return _unedited(logits, slots, legal)
+        return _unedited(logits, state, slots, legal)
     edits = edit(logits, state, slots, legal)
     raw = None
     asking = slots[:0]
@@ -93,8 +95,7 @@ def control(
     if legal is not None:
         legal.forbid(logits)
     edits.write(logits, edits.banned | edits.repeats | edits.early)
-    maxima = group_max(logits)
-    row_max = maxima.amax(1)
+    maxima, row_max, first = _maxima(logits, state)
     invalid |= ~(row_max < torch.inf)
     yielded = torch.zeros(num_rows, dtype=torch.int64, device=logits.device)
 
@@ -108,8 +109,9 @@ def control(
         if len(rows) == 0:
             return
         edits.write(logits, still_masked[rows], rows)
-        maxima[rows] = group_max(logits[rows])
-        row_max[rows] = maxima[rows].amax(1)
+        groups, row_max[rows], first[rows] = _maxima(logits[rows], state)
+        if maxima is not None:
+            maxima[rows] = groups
         yielded[rows] |= bit
 
     if bool((row_max == -torch.inf).any()):
@@ -121,24 +123,36 @@ def control(
         slots=slots,
         group_max=maxima,
         row_max=row_max,
+        first=first,
         invalid=invalid,
         yielded=yielded,
         raw=raw,
     )
 
 
-def _unedited(logits: Tensor, slots: Tensor, legal: LegalTokens | None) -> Control:
+def _unedited(
+    logits: Tensor, state: SlotState, slots: Tensor, legal: LegalTokens | None
+) -> Control:
     """Mask rows that no rule edits and that report nothing: there is nothing to lift either."""
     if legal is not None:
         legal.forbid(logits)
-    maxima = group_max(logits)
-    row_max = maxima.amax(1)
+    maxima, row_max, first = _maxima(logits, state)
     return Control(
         logits=logits,
         slots=slots,
         group_max=maxima,
         row_max=row_max,
+        first=first,
         invalid=~(row_max < torch.inf),
-        yielded=torch.zeros(len(logits), dtype=torch.int64, device=logits.device),
+        yielded=torch.zeros_like(first),
         raw=None,
     )
+
+
+def _maxima(logits: Tensor, state: SlotState) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return the maxima of groups, where they will be asked for, those of rows, and whose."""
+    if not state.is_used("is_drawing", "logprobs"):
+        first = first_best(logits)
+        return None, logits.gather(1, first[:, None]).squeeze(1), first
+    maxima = group_max(logits)
+    return maxima, maxima.amax(1), first_tokens(GroupedRows(logits, maxima))

@@ -28,7 +28,7 @@ def group_max(rows: Tensor) -> Tensor:
 class GroupedRows:
     """Rows read as whole groups, with their group maxima; -inf beyond the vocabulary.
 
-    A group is a window of the flat batch, so nothing is copied but the rows' last, short groups.
+    A group is a window of the flat batch; the rows' last groups may be short.
     """
 
     def __init__(self, rows: Tensor, maxima: Tensor) -> None:
@@ -37,11 +37,7 @@ class GroupedRows:
         self.maxima = maxima  # [B, NG]
         self.num_rows, self.num_groups = maxima.shape
         self.vocab_size = rows.shape[1]
-        num_full, rest = divmod(self.vocab_size, GROUP)
-        self._last: Tensor | None = None
-        if rest:
-            self._last = rows.new_full((self.num_rows, GROUP), -torch.inf)
-            self._last[:, :rest] = rows[:, num_full * GROUP :]
+        self._rest = self.vocab_size % GROUP
         num_windows = rows.numel() - GROUP + 1
         if num_windows > 0:
             self._windows = rows.as_strided((num_windows, GROUP), (1, 1))
@@ -51,12 +47,14 @@ class GroupedRows:
     def read(self, row: Tensor, group: Tensor) -> Tensor:
         """Return the values of groups, [n, 64]."""
         start = torch.add(row * self.vocab_size, group, alpha=GROUP)
-        if self._last is None:
+        if not self._rest:
             return self._windows.index_select(0, start)
         values = self._windows.index_select(0, start.clamp_(max=len(self._windows) - 1))
         short = (group == self.num_groups - 1).nonzero().squeeze(1)
         if len(short):
-            values[short] = self._last[row[short]]
+            last = self.values[:, -self._rest :].index_select(0, row[short])
+            missing = (0, GROUP - self._rest)
+            values[short] = torch.nn.functional.pad(last, missing, value=-torch.inf)
         return values
 
     def chunks(self, row: Tensor, group: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -86,11 +84,11 @@ def sparse_places(mask: Tensor) -> tuple[Tensor, Tensor]:
 def first_tokens(rows: GroupedRows) -> Tensor:
     """Return the lowest id that has its row's maximum, [B]; any id where that is NaN."""
     row = torch.arange(rows.num_rows, device=rows.maxima.device)
-    group = _first_best(rows.maxima)
-    return _first_best(rows.read(row, group)).add_(group, alpha=GROUP)
+    group = first_best(rows.maxima)
+    return first_best(rows.read(row, group)).add_(group, alpha=GROUP)
 
 
-def _first_best(table: Tensor) -> Tensor:
+def first_best(table: Tensor) -> Tensor:
     """Return where each row is largest, [n, m] -> [n]; the first among equals."""
     if table.device.type != "cpu":
         return table.argmax(1)

@@ -133,12 +133,17 @@ class SlotState(TouchedLists):
                 self.mirostat.admit(slot, target)
             elif stage == Stage.DYNAMIC_TEMPERATURE:
                 self._users["last_temperature"].add(slot)
+        if not params.is_greedy:
+            self._users["is_drawing"].add(slot)
         if params.counts_output or is_listed:
             self._users["is_counting"].add(slot)
         self._fill(slot, touched)
 
     def append(self, slots: Sequence[int], token_lists: Sequence[Sequence[int]]) -> None:
         """Append output tokens to distinct slots: a few side by side, many of one slot at once."""
+        if all(len(tokens) == 1 for tokens in token_lists):
+            self.advance(slots, [token for (token,) in token_lists])
+            return
         pairs = list(zip(slots, token_lists, strict=True))
         # Where kernels draw, nothing that follows may wait for the device, as many at once would.
         most = _FEW if self.touched_bits is None else math.inf
@@ -162,7 +167,7 @@ class SlotState(TouchedLists):
         (where,) = sent([slots], self.device)
         if self.mirostat.is_used:
             self.mirostat.advance(where, self.position[where])
-        self.position[where] += 1
+        self.position.index_add_(0, where, torch.ones_like(where))
 
     def retract(self, slot: int, tokens: Sequence[int]) -> None:
         """Take back the last output tokens, given in output order.

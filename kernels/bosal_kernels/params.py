@@ -112,8 +112,7 @@ class SlotParams:
     def __post_init__(self) -> None:
         if len(self.chain) > MAX_STAGES:
             raise InvalidSlotParams(f"a chain has at most {MAX_STAGES} stages: {len(self.chain)}")
-        now_and_then = {value.column for value in self.scoped if value.param == "chain_stage"}
-        always = [stage for at, (stage, _, _) in enumerate(self.chain) if at not in now_and_then]
+        always = [stage for stage, _, _ in self._always]
         if always.count(Stage.TEMPERATURE) + always.count(Stage.DYNAMIC_TEMPERATURE) > 1:
             raise InvalidSlotParams("a chain has at most one temperature")
         if self.eos_ramp_over < 1:
@@ -136,6 +135,11 @@ class SlotParams:
         return frozenset((*(stage for stage, _, _ in self.chain), *scoped))
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether the best token is taken at every step, and nothing drawn."""
+        return any(stage == Stage.TEMPERATURE and value <= 0 for stage, value, _ in self._always)
+
+    @property
     def keeps_history(self) -> bool:
         """Whether any rule looks back at what was read and said."""
         return self.counts_history or self._has_any(_LOOKING_BACK)
@@ -149,6 +153,12 @@ class SlotParams:
     def counts_output(self) -> bool:
         """Whether any rule asks how often a token is in the output."""
         return self._has_any(_OF_OUTPUT)
+
+    @property
+    def _always(self) -> list[tuple[Stage, float, float]]:
+        """The part of the chain that is always in force."""
+        now_and_then = {value.column for value in self.scoped if value.param == "chain_stage"}
+        return [one for at, one in enumerate(self.chain) if at not in now_and_then]
 
     def _has_any(self, names: Sequence[str]) -> bool:
         if any(getattr(self, name) != _DEFAULTS[name] for name in names):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bosal_kernels.control import Control
 from bosal_kernels.draw import Draw
-from bosal_kernels.groups import GroupedRows, first_tokens
+from bosal_kernels.groups import GroupedRows
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import (
     RawRows,
@@ -64,26 +64,21 @@ def select(
     limit - eta * (surprise of the token - tau), should the token be committed; it stays where the
     mask leaves a single token, which was not drawn from anything.
     """
-    stages = state.chain_stage[slots]
-    values = state.chain_value[slots]
     is_live = ~control.invalid & (control.row_max > -torch.inf)
-    is_greedy = ((stages == Stage.TEMPERATURE) & (values <= 0)).any(1)
-    rows = GroupedRows(control.logits, control.group_max)
     # What a greedy row wants; the others are about to draw.
-    first = first_tokens(rows)
-    tokens = first.masked_fill(~is_live, -1)
-    sampled = (is_live & ~is_greedy).nonzero().squeeze(1)
+    tokens = control.first.masked_fill(~is_live, -1)
     logprobs = None
     inverse = torch.ones_like(control.row_max)
+    sampled = _drawing(state, slots, is_live)
     if len(sampled):
         here = slots[sampled]
-        truncation = _truncate(control, state, slots, rows, sampled, first[sampled])
+        truncation = _truncate(control, state, slots, sampled)
         tokens[sampled] = Draw(truncation).tokens()
         inverse[sampled] = truncation.inverse
         if state.is_used("last_temperature"):
             state.last_temperature[here] = 1 / truncation.inverse.double()
         if state.mirostat.is_used:
-            _learn(state, here, truncation, stages[sampled], tokens[sampled])
+            _learn(state, here, truncation, tokens[sampled])
             state.mirostat.forget(here[_is_settled(control, sampled)])
     if forced is not None:
         place = forced.clamp(min=0)[:, None]
@@ -92,31 +87,29 @@ def select(
         tokens = torch.where(is_forced, forced, tokens)
         state.mirostat.forget(slots[is_forced])
     if control.raw is not None:
-        logprobs = _logprobs(control, control.raw, rows, tokens, inverse)
+        logprobs = _logprobs(control, control.raw, tokens, inverse)
     return Selection(
         tokens=tokens, yielded=control.yielded, invalid=control.invalid, logprobs=logprobs
     )
 
 
-def _truncate(
-    control: Control,
-    state: SlotState,
-    slots: Tensor,
-    rows: GroupedRows,
-    places: Tensor,
-    first_token: Tensor,
-) -> Truncation:
-    """Run the chains of the rows at `places` [R] of the batch, whose slots are `slots` [B].
+def _drawing(state: SlotState, slots: Tensor, is_live: Tensor) -> Tensor:
+    """List the places of the rows that do not take their best token, [R]."""
+    if not state.is_used("is_drawing"):
+        return slots[:0]
+    is_greedy = (state.chain_stage[slots] == Stage.TEMPERATURE) & (state.chain_value[slots] <= 0)
+    return (is_live & ~is_greedy.any(1)).nonzero().squeeze(1)
 
-    `first_token` [R] is each row's best.
-    """
+
+def _truncate(control: Control, state: SlotState, slots: Tensor, places: Tensor) -> Truncation:
+    """Run the chains of the rows at `places` [R] of the batch, whose slots are `slots` [B]."""
     here = slots[places]
     position = state.position[here]
     truncation = Truncation(
-        rows,
+        _grouped(control),
         places,
         row_max=control.row_max[places],
-        first_token=first_token,
+        first_token=control.first[places],
         key=state.key[here],
         position=position,
         exponent=state.dynamic_exponent[here],
@@ -132,15 +125,13 @@ def score(control: Control, state: SlotState, tokens: Tensor) -> Logprobs:
     The slots ask for log-probabilities.
     """
     assert control.raw is not None
-    rows = GroupedRows(control.logits, control.group_max)
     inverse = (1 / temperature_of(state, control.slots)).clamp(max=3e38).float()
     is_dynamic = (state.chain_stage[control.slots] == Stage.DYNAMIC_TEMPERATURE).any(1)
     is_dynamic &= ~control.invalid & (control.row_max > -torch.inf)
     if bool(is_dynamic.any()):
         places = is_dynamic.nonzero().squeeze(1)
-        first = first_tokens(rows)[places]
-        inverse[places] = _truncate(control, state, control.slots, rows, places, first).inverse
-    found = _logprobs(control, control.raw, rows, tokens, inverse)
+        inverse[places] = _truncate(control, state, control.slots, places).inverse
+    found = _logprobs(control, control.raw, tokens, inverse)
     # Where nothing is legal neither is the token.
     return replace(
         found,
@@ -160,11 +151,9 @@ def temperature_of(state: SlotState, slots: Tensor) -> Tensor:
     return torch.where(is_dynamic, state.last_temperature[slots], fixed)
 
 
-def _learn(
-    state: SlotState, slots: Tensor, truncation: Truncation, stages: Tensor, tokens: Tensor
-) -> None:
+def _learn(state: SlotState, slots: Tensor, truncation: Truncation, tokens: Tensor) -> None:
     """Say what the limits on surprise become behind the drawn tokens; all are [R]."""
-    row, place = (stages == Stage.MIROSTAT).nonzero(as_tuple=True)
+    row, place = (state.chain_stage[slots] == Stage.MIROSTAT).nonzero(as_tuple=True)
     if len(row) == 0:
         return
     assert truncation.surprise is not None
@@ -175,17 +164,20 @@ def _learn(
 
 def _is_settled(control: Control, places: Tensor) -> Tensor:
     """Say where rows at `places` [R] have a single token that is legal, [R] bool."""
-    settled = (control.group_max[places] > -torch.inf).sum(1) == 1
+    settled = (_grouped(control).maxima[places] > -torch.inf).sum(1) == 1
     rows = settled.nonzero().squeeze(1)
     if len(rows):
         settled[rows] = (control.logits[places[rows]] > -torch.inf).sum(1) == 1
     return settled
 
 
-def _logprobs(
-    control: Control, raw: RawRows, grouped: GroupedRows, tokens: Tensor, inverse: Tensor
-) -> Logprobs:
-    rows = raw.rows
+def _grouped(control: Control) -> GroupedRows:
+    assert control.group_max is not None
+    return GroupedRows(control.logits, control.group_max)
+
+
+def _logprobs(control: Control, raw: RawRows, tokens: Tensor, inverse: Tensor) -> Logprobs:
+    rows, grouped = raw.rows, _grouped(control)
     chosen = tokens[rows]
     has_token = chosen >= 0
     chosen = chosen.clamp(min=0)

@@ -10,6 +10,8 @@ from tests.kernels import oracle, rows
 from tests.kernels.batch import Row, run
 
 from bosal_kernels import (
+    Scope,
+    ScopedValue,
     SlotParams,
     SlotState,
     Stage,
@@ -303,6 +305,47 @@ CHAINS = {
 }
 
 
+@pytest.mark.parametrize("vocab_size", [1, 63, 64, 200])
+def test_greedy_rows_take_alone_what_they_take_beside_one_that_draws(vocab_size: int) -> None:
+    # Where nobody draws, rows are looked at whole and not by groups.
+    greedy = ((Stage.TEMPERATURE, 0.0, 0.0),)
+    kinds = [rows.logits(kind, vocab_size, 3) for kind in rows.KINDS]
+    ties, nan = np.ones(vocab_size, np.float32), np.ones(vocab_size, np.float32)
+    nan[-1] = np.nan
+    empty = np.full(vocab_size, -np.inf, np.float32)
+    batch = [Row(logits=z, chain=greedy) for z in (*kinds, ties, nan, -empty, empty)]
+    alone, taken = run(batch)
+    beside, as_taken = run([*batch, Row(logits=ties)])
+    assert alone.group_max is None
+    assert beside.group_max is not None
+    assert taken.tokens.tolist() == as_taken.tokens[:-1].tolist()
+    assert taken.tokens[:-3].tolist() == [int(row.logits.argmax()) for row in batch[:-3]]
+    assert taken.tokens[-3:].tolist() == [-1, -1, -1]
+    assert taken.invalid.tolist() == as_taken.invalid[:-1].tolist()
+    is_number = ~taken.invalid
+    assert torch.equal(alone.row_max[is_number], beside.row_max[:-1][is_number])
+
+
+def test_what_a_scope_takes_away_draws_after_all() -> None:
+    cold, late = (Stage.TEMPERATURE, 0.0, 0.0), Scope(after=1)
+    scoped = ScopedValue(param="chain_stage", value=Stage.TEMPERATURE, scope=late)
+    assert SlotParams(key=1, chain=(cold,)).is_greedy
+    assert not SlotParams(key=1, chain=(cold,), scoped=(scoped,)).is_greedy
+    assert not SlotParams(key=1, chain=((Stage.TEMPERATURE, 0.5, 0.0),)).is_greedy
+    assert not SlotParams(key=1).is_greedy
+    state = SlotState(num_slots=40, vocab_size=64)
+    for slot in range(40):
+        params = SlotParams(key=slot, chain=((Stage.NONE, 0.0, 0.0),), scoped=(scoped,))
+        state.admit(slot, params, TouchedTokens.of())
+    slots = torch.arange(40)
+    z = torch.linspace(0, 1, 64).repeat(40, 1)
+    first = select(control(z.clone(), state, slots), state, slots).tokens
+    assert len(set(first.tolist())) > 10
+    state.advance(slots.tolist(), first.tolist())
+    second = select(control(z.clone(), state, slots), state, slots).tokens
+    assert set(second.tolist()) == {63}
+
+
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_draws_follow_the_softmax_of_what_is_kept(
     chain: tuple[tuple[Stage, float, float], ...],
@@ -314,11 +357,7 @@ def test_draws_follow_the_softmax_of_what_is_kept(
     expected = weight / weight.sum() * num_slots * steps
     state = SlotState(num_slots=num_slots, vocab_size=vocab_size)
     for slot in range(num_slots):
-        state.key[slot] = slot * 0x1234567
-        for place, (stage, value, second) in enumerate(chain):
-            state.chain_stage[slot, place] = stage
-            state.chain_value[slot, place] = value
-            state.chain_second[slot, place] = second
+        state.admit(slot, SlotParams(key=slot * 0x1234567, chain=chain), TouchedTokens.of())
     slots = torch.arange(num_slots)
     logits = torch.from_numpy(z).repeat(num_slots, 1)
     controlled = control(logits, state, slots)

@@ -1,8 +1,9 @@
 """Tells the observer what happened; an observer that fails harms no request."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final
 
 from bosal_server.engine.active_request import ActiveRequest
 from bosal_server.engine.blocks import BlockAllocator
@@ -31,7 +32,9 @@ class Reporter:
 
     def prefixes(self, step: SchedulerStep) -> None:
         """Report the prompts that the step completes; before the scheduler records it."""
-        with _harmless():
+        if not step.prefill_tokens:
+            return
+        with _HARMLESS:
             for group in step.ready:
                 if group.state is GroupState.PREFILLING and not group.is_guiding:
                     for stream in group.streams:
@@ -50,7 +53,7 @@ class Reporter:
     ) -> None:
         """Report each model's part; what was neither forward nor control is shared evenly."""
         busy = sum(forward_seconds.values()) + sum(control_seconds.values())
-        with _harmless():
+        with _HARMLESS:
             for name, plan in step.plans.items():
                 self._observer.step(
                     StepReport(
@@ -71,13 +74,25 @@ class Reporter:
                 )
 
     def finished(self, active: ActiveRequest, event: FinishedEvent | FailedEvent) -> None:
-        with _harmless():
+        with _HARMLESS:
             self._observer.finished(active.request, event, active.token_gaps)
 
 
-@contextmanager
-def _harmless() -> Iterator[None]:
-    try:
-        yield
-    except Exception:
-        _LOG.exception("the engine's observer failed")
+class _Harmless:
+    """A context manager without a generator: every step enters it twice."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, Exception):
+            _LOG.error("the engine's observer failed", exc_info=error)
+        return isinstance(error, Exception)
+
+
+_HARMLESS: Final = _Harmless()

@@ -1,6 +1,6 @@
 """One step of the engine as the scheduler puts it together."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,8 +16,9 @@ class SchedulerStep:
     scheduled: list[tuple[Stream, int]] = field(default_factory=list)
     ready: list[StreamGroup] = field(default_factory=list)  # these get logits, `num_rows` a stream
     rows: list[tuple[int, ...]] = field(default_factory=list)  # first row in each stream's model
-    prefill_tokens: Counter[str] = field(default_factory=Counter)  # by model
-    decode_rows: Counter[str] = field(default_factory=Counter)
+    # By model.
+    prefill_tokens: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    decode_rows: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def groups_on(self, model: str) -> list[StreamGroup]:
         """Every group with a token on this model in this step, once each."""
@@ -32,7 +33,7 @@ class Packer:
     def __init__(self) -> None:
         self.step = SchedulerStep()
         self._chunks: dict[str, list[Chunk]] = {}
-        self._num_rows: Counter[str] = Counter()
+        self._num_rows: defaultdict[str, int] = defaultdict(int)
 
     def add(self, stream: Stream, end: int, *, num_logits: int) -> int:
         """Schedule a stream's tokens up to `end`; return its first row of logits, if it has any."""

@@ -37,31 +37,32 @@ class StepPlan:
     def pack(cls, chunks: Sequence[Chunk], block_size: int) -> "StepPlan":
         """Lay out chunks one after the other; a table ends with the last block that is touched."""
         ids: list[int] = []
+        positions: list[int] = []
+        past_lens: list[int] = []
+        begins = [0]
         tables: list[int] = []
         table_begins = [0]
         logits_rows: list[int] = []
-        lengths: list[int] = []
-        for chunk in chunks:
-            length = len(chunk.token_ids)
-            lengths.append(length)
-            ids.extend(chunk.token_ids)
-            num_blocks = -(-(chunk.past_len + length) // block_size)
-            blocks = chunk.blocks
+        longest = 0
+        for token_ids, past_len, blocks, num_logits in chunks:
+            ids.extend(token_ids)
+            context_len = past_len + len(token_ids)
+            positions.extend(range(past_len, context_len))
+            past_lens.append(past_len)
+            begins.append(len(ids))
+            num_blocks = -(-context_len // block_size)
             tables.extend(blocks if len(blocks) == num_blocks else blocks[:num_blocks])
             table_begins.append(len(tables))
-            logits_rows.extend(range(len(ids) - chunk.num_logits, len(ids)))
-        past = np.array([chunk.past_len for chunk in chunks], np.int32)
-        sizes = np.array(lengths, np.int32)
-        begins = _begins(sizes)
-        positions = np.arange(len(ids), dtype=np.int64) + np.repeat(past - begins[:-1], sizes)
+            logits_rows.extend(range(len(ids) - num_logits, len(ids)))
+            longest = max(longest, context_len)
         return cls(
             input_ids=np.array(ids, np.int64),
-            positions=positions,
-            past_lens=past,
-            subsequence_begins=begins,
+            positions=np.array(positions, np.int64),
+            past_lens=np.array(past_lens, np.int32),
+            subsequence_begins=np.array(begins, np.int32),
             block_indices=np.array(tables, np.int32),
             block_indices_begins=np.array(table_begins, np.int32),
-            max_context_len=int((past + sizes).max()),
+            max_context_len=longest,
             logits_rows=np.array(logits_rows, np.int64),
         )
 
