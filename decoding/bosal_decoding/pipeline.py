@@ -213,7 +213,7 @@ class Pipeline:
         return control(
             rows,
             self.slots.state,
-            self.slots.index(slots),
+            self.slots.state.index(slots),
             self.slots.legal(slots),
             combined=combined,
         )

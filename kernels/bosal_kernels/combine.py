@@ -9,6 +9,7 @@ from bosal_kernels.layout import SlotState
 from bosal_kernels.resolve import certainty
 from bosal_kernels.scope import Region
 from bosal_kernels.streams import Combined, CombineParams, CombineState, Space
+from bosal_kernels.transfer import numbered
 
 # Tokens looked at before a whole row is sorted to find its nucleus: most rows are peaked.
 _NUCLEUS_GUESSES = (32, 512)
@@ -53,7 +54,7 @@ def combine(
     if sum(counts) != len(rows):
         raise ValueError(f"{len(rows)} rows for groups of {counts} streams")
     if len(rows) == len(counts):
-        alone = torch.arange(len(rows), device=rows.device)
+        alone = numbered(len(rows), rows.device)
         return Combined(rows=rows, acted=None, streams=rows, base=alone, masked=())
     starts = [0] * len(counts)
     for place in range(1, len(counts)):

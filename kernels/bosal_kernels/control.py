@@ -110,7 +110,7 @@ def control(
             return
         edits.write(logits, still_masked[rows], rows)
         groups, row_max[rows], first[rows] = _maxima(logits[rows], state)
-        if maxima is not None:
+        if maxima is not None and groups is not None:
             maxima[rows] = groups
         yielded[rows] |= bit
 

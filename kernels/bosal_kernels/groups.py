@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from bosal_kernels.transfer import numbered
+
 GROUP = 64
 _LOG2E = 1.4426950408889634
 # Groups read at a time: they stay in the cache, and no large tensor is ever allocated.
@@ -83,7 +85,7 @@ def sparse_places(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def first_tokens(rows: GroupedRows) -> Tensor:
     """Return the lowest id that has its row's maximum, [B]; any id where that is NaN."""
-    row = torch.arange(rows.num_rows, device=rows.maxima.device)
+    row = numbered(rows.num_rows, rows.maxima.device)
     group = first_best(rows.maxima)
     return first_best(rows.read(row, group)).add_(group, alpha=GROUP)
 

@@ -75,6 +75,15 @@ class SlotState(TouchedLists):
         # Tokens banned at one output position, by touched index.
         self.ban_index = full((num_slots, 4), 0, torch.int32)
         self.ban_position = full((num_slots, 4), -1, torch.int64)
+        # The last slots that were made a tensor, and it.
+        self._indexed: tuple[list[int], Tensor] = ([], full((0,), 0, torch.int64))
+
+    def index(self, slots: Sequence[int]) -> Tensor:
+        """Return slots as a tensor, not to be changed: most steps are of the same ones."""
+        if self._indexed[0] != slots:
+            (where,) = sent([slots], self.device)
+            self._indexed = (list(slots), where)
+        return self._indexed[1]
 
     def table(self, name: str) -> Tensor:
         """Return a table of scopable numbers by name, [S, columns], sharing its memory."""
@@ -164,7 +173,7 @@ class SlotState(TouchedLists):
         looking = [pair for pair in pairs if pair[0] in self.history]
         if looking:
             self.history.append(*zip(*looking, strict=True))
-        (where,) = sent([slots], self.device)
+        where = self.index(slots)
         if self.mirostat.is_used:
             self.mirostat.advance(where, self.position[where])
         self.position.index_add_(0, where, torch.ones_like(where))

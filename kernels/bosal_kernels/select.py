@@ -64,13 +64,11 @@ def select(
     limit - eta * (surprise of the token - tau), should the token be committed; it stays where the
     mask leaves a single token, which was not drawn from anything.
     """
-    is_live = ~control.invalid & (control.row_max > -torch.inf)
+    is_dead = control.invalid | (control.row_max == -torch.inf)
     # What a greedy row wants; the others are about to draw.
-    tokens = control.first.masked_fill(~is_live, -1)
-    logprobs = None
+    tokens = control.first.masked_fill(is_dead, -1)
     inverse = torch.ones_like(control.row_max)
-    sampled = _drawing(state, slots, is_live)
-    if len(sampled):
+    if len(sampled := _drawing(state, slots, is_dead)):
         here = slots[sampled]
         truncation = _truncate(control, state, slots, sampled)
         tokens[sampled] = Draw(truncation).tokens()
@@ -83,9 +81,10 @@ def select(
     if forced is not None:
         place = forced.clamp(min=0)[:, None]
         is_legal = control.logits.gather(1, place)[:, 0] > -torch.inf
-        is_forced = (forced >= 0) & is_live & is_legal
+        is_forced = (forced >= 0) & ~is_dead & is_legal
         tokens = torch.where(is_forced, forced, tokens)
         state.mirostat.forget(slots[is_forced])
+    logprobs = None
     if control.raw is not None:
         logprobs = _logprobs(control, control.raw, tokens, inverse)
     return Selection(
@@ -93,12 +92,12 @@ def select(
     )
 
 
-def _drawing(state: SlotState, slots: Tensor, is_live: Tensor) -> Tensor:
-    """List the places of the rows that do not take their best token, [R]."""
+def _drawing(state: SlotState, slots: Tensor, is_dead: Tensor) -> Tensor:
+    """List the places of the rows that do not take their best token, or none, [R]."""
     if not state.is_used("is_drawing"):
         return slots[:0]
     is_greedy = (state.chain_stage[slots] == Stage.TEMPERATURE) & (state.chain_value[slots] <= 0)
-    return (is_live & ~is_greedy.any(1)).nonzero().squeeze(1)
+    return is_dead.logical_or(is_greedy.any(1)).logical_not_().nonzero().squeeze(1)
 
 
 def _truncate(control: Control, state: SlotState, slots: Tensor, places: Tensor) -> Truncation:

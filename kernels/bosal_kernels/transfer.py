@@ -5,6 +5,7 @@ a step sends goes up pinned, and what it brings comes down by one copy, which is
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -36,6 +37,12 @@ def on_device(values: Any, device: torch.device, dtype: torch.dtype = torch.int6
     if device.type != "cuda":
         return found.to(device)
     return found.pin_memory().to(device, non_blocking=True)
+
+
+@lru_cache(maxsize=64)
+def numbered(count: int, device: torch.device) -> Tensor:
+    """Return 0, 1, 2, ... on a device; kept, so not to be changed, and for the rows of a batch."""
+    return torch.arange(count, device=device)
 
 
 def delivered(tensors: Sequence[Tensor]) -> list[Tensor]:

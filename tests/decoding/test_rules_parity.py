@@ -22,7 +22,7 @@ from bosal_decoding.pipeline import Pipeline
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.vocabulary import Vocabulary
 from bosal_kernels import SlotState, TouchedTokens, control
-from bosal_kernels.groups import GroupedRows, first_tokens
+from bosal_kernels.groups import GroupedRows
 from bosal_kernels.truncate import truncate
 from bosal_kernels.truncation import Truncation
 
@@ -37,12 +37,13 @@ def kept_ids(vocabulary: Vocabulary, rule: dict[str, Any], logits: torch.Tensor)
     state.admit(0, plan.params, TouchedTokens.of())
     slots = torch.tensor([0])
     controlled = control(logits[None].clone(), state, slots)
+    assert controlled.group_max is not None
     rows = GroupedRows(controlled.logits, controlled.group_max)
     truncation = Truncation(
         rows,
         slots,
         row_max=controlled.row_max,
-        first_token=first_tokens(rows),
+        first_token=controlled.first,
         key=state.key[slots],
         position=state.position[slots],
     )
