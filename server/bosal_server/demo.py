@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bosal_client import AsyncClient, BosalError, Generation
+from bosal_client.render import note
 
 # Of the dev split: about the world the embedded model was trained on, never asked about there.
 _EMBEDDED_INSTRUCTIONS = (
@@ -74,6 +75,7 @@ def run(
     console = Console(highlight=False)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
+        note("starting a server")
         with serving(models) as address:
             console.print(Text(f"a server is ready at {address}", "dim"))
             rounds = [

@@ -17,6 +17,7 @@ from bosal_client.experiment_page import page
 from bosal_client.experiment_results import Report
 from bosal_client.experiment_view import view
 from bosal_client.experiments import Outcome
+from bosal_client.render import note
 from bosal_server.demo import DemoFailed, serving
 from bosal_server.experiments.assignment import PPM
 from bosal_server.shadowing import is_sampled
@@ -26,6 +27,8 @@ __all__ = ["run"]
 NAME = "brevity"
 _USERS_AT_ONCE = 16
 _WATCH_EVERY = 40
+# Where there is no terminal to show the report in.
+_TELL_EVERY_SECONDS = 10.0
 _SHADOW_SHARE = 0.25
 # For how long the report may stand still while re-runs are expected.
 _PATIENCE_SECONDS = 30.0
@@ -73,7 +76,12 @@ EXPERIMENT: dict[str, Any] = {
 def run(*, users: int, html_file: Path | None, seed: int) -> int:
     """Show the demo; return the process's exit code."""
     console = Console(highlight=False)
+    if html_file is not None:
+        # Before minutes of work for it.
+        with writing(html_file, "--html"), html_file.open("a"):
+            pass
     try:
+        note("starting a server")
         with serving([]) as address, Client(address) as client:
             experiments = client.experiments
             experiments.actor = "demo"
@@ -119,7 +127,11 @@ async def _watch(console: Console, address: str, client: Client, *, users: int, 
     async with AsyncClient(address) as connected:
         crowd = asyncio.gather(*(one(connected, number) for number in range(users)))
         if not console.is_terminal:
+            while not crowd.done():
+                await asyncio.wait((crowd,), timeout=_TELL_EVERY_SECONDS)
+                note(f"{done} of {users} users have been served")
             await crowd
+            note(f"{reruns} of their requests are run again for the shadow variant")
             console.print(view(await _after_reruns(client, reruns)))
             return
         with Live(console=console, auto_refresh=False) as live:
