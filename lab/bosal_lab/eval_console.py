@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bosal_client import BosalError, render
+from bosal_client import BosalError, extras, render
 from bosal_client.invocation import EXIT_CODES
 from bosal_lab.errors import LabError
 
@@ -77,7 +77,7 @@ def reporting(server: str = "") -> Iterator[None]:
         render.error(RuntimeError(f"the results database cannot be used: {error}"))
         raise typer.Exit(2) from None
     except ImportError as error:
-        render.error(RuntimeError(f"{error}: pip install 'bosal[lab]'"))
+        render.error(RuntimeError(extras.missing("the evaluation", "lab", error)))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         render.error(RuntimeError("interrupted; the same command goes on from here"))

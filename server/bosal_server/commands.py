@@ -1,11 +1,13 @@
 """The subcommands `serve`, `demo` and `config`. Light: what they need is imported when they run."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bosal_client import extras, render
 from bosal_server import show_config
 from bosal_server.config import InvalidConfig
 from bosal_server.options import Resolved, with_settings
@@ -49,7 +51,7 @@ def serve(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     except ModuleNotFoundError as error:
-        raise _missing_extra(error) from None
+        raise _missing("serve", error) from None
     raise typer.Exit(main.serve(resolved.config))
 
 
@@ -96,10 +98,9 @@ def demo(
       bosal demo\n
       bosal demo --model Qwen/Qwen3-0.6B-Base
     """
-    try:
-        from bosal_server import demo as demonstration
-    except ModuleNotFoundError as error:
-        raise _missing_extra(error) from None
+    from bosal_server import demo as demonstration
+
+    _check_installed("demo")
     code = demonstration.run(models or (), recipe=recipe, max_tokens=max_tokens, seed=seed)
     raise typer.Exit(code)
 
@@ -117,13 +118,18 @@ def demo_ab(
 
       bosal demo-ab --html brevity.html
     """
-    try:
-        from bosal_server import demo_ab as demonstration
-    except ModuleNotFoundError as error:
-        raise _missing_extra(error) from None
+    _check_installed("demo-ab")
+    from bosal_server import demo_ab as demonstration
+
     raise typer.Exit(demonstration.run(users=users, html_file=html_file, seed=seed))
 
 
-def _missing_extra(error: ModuleNotFoundError) -> typer.Exit:
-    typer.echo(f"error: the server needs {error.name}: pip install 'bosal[server]'", err=True)
+def _check_installed(command: str) -> None:
+    """Refuse before anything is begun what a server of the demo would refuse."""
+    if find_spec("torch") is None:
+        raise _missing(command, ModuleNotFoundError(name="torch"))
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> typer.Exit:
+    render.error(RuntimeError(extras.missing(f"`bosal {command}`", "server", error)))
     return typer.Exit(1)

@@ -166,7 +166,12 @@ def test_a_command_whose_package_is_missing_says_so_whatever_it_is_asked(
     monkeypatch.setitem(sys.modules, "bosal_server.top_command", None)
     ended = run_here("top", "--once", "and more", variables={"COLUMNS": "100"})
     assert ended.returncode == 1
-    assert "pip install 'bosal[server]'" in ended.stderr
+    assert ended.stderr == (
+        "error: `bosal top` needs packages that are not installed (bosal_server.top_command): "
+        "pip install 'bosal[server]'\n"
+    )
+    listed = run_here("--help", variables={"COLUMNS": "100"}).stdout
+    assert "pip install 'bosal[server]'" in listed
 
 
 def test_an_interrupt_before_the_command_begins_is_no_traceback(

@@ -1,6 +1,7 @@
 """`bosal eval` from the command line: what it prints, writes, and exits with."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,3 +223,15 @@ def test_the_headline_is_measured_on_a_given_server(
     assert len(rows) == 16
     assert {row["success"]["value"] for row in rows} == {1.0}
     assert (tmp_path / "page.html").is_file()
+
+
+def test_a_missing_package_is_one_line_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "bosal_lab.tables", None)
+    ended = eval_command("compare", "x.sqlite", "a", "b")
+    assert ended.exit_code == 2
+    assert ended.stderr == (
+        "error: the evaluation needs packages that are not installed (bosal_lab.tables): "
+        "pip install 'bosal[lab]'\n"
+    )

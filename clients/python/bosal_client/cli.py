@@ -12,6 +12,7 @@ from bosal_client.command_help import flow, flowing
 from bosal_client.compare_command import compare
 from bosal_client.connection import DEFAULT_SERVER
 from bosal_client.explain_command import explain
+from bosal_client.extras import missing
 from bosal_client.generate_command import generate
 from bosal_client.invocation import AsJson, Server, Timeout, connected, show
 from bosal_client.rules_command import rules
@@ -152,14 +153,15 @@ def _add(app: typer.Typer, entry: EntryPoint) -> None:
         command = entry.load()
     except ImportError as error:
         extra = entry.module.split(".")[0].removeprefix("bosal_")
-        missing = error.name or str(error)
+        message = missing(f"`bosal {entry.name}`", extra, error)
 
         # Whatever it is asked for: its options are not known.
         anything = {"ignore_unknown_options": True, "allow_extra_args": True}
 
-        @app.command(entry.name, help=f"Needs bosal\\[{extra}].", context_settings=anything)
+        needs = f"Needs more packages: pip install 'bosal\\[{extra}]'."
+
+        @app.command(entry.name, help=needs, context_settings=anything)
         def unavailable() -> None:
-            message = f"`bosal {entry.name}` needs {missing}: pip install 'bosal[{extra}]'"
             render.error(RuntimeError(message))
             raise typer.Exit(1)
 
