@@ -5,6 +5,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+
 from bosal_decoding.conflicts import check_conflicts
 from bosal_decoding.constraints import Constraint
 from bosal_decoding.errors import PromptTooLong
@@ -105,7 +107,7 @@ def _compile_once(
         params=SlotParams(
             key=0,
             **draft.numbers,
-            allowed=tuple(packed(sorted(kept)) for kept in draft.allowed.values()),
+            allowed=tuple(packed(np.flatnonzero(kept)) for kept in draft.allowed.values()),
             scoped=tuple(draft.scoped),
             chain=tuple(draft.chain),
         ),

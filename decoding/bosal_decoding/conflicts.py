@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, product
 
+import numpy as np
+
 from bosal_decoding.errors import RuleConflict, shorten
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.rules import Draft, Rule, RuleStage
@@ -79,28 +81,31 @@ def _check_allowed(recipe: Recipe, draft: Draft, acting: Mapping[int, Scope]) ->
     sure = {place: scope for place, scope in acting.items() if not scope.is_gated}
     sets = [(place, kept) for place, kept in draft.allowed.items() if place in sure]
     for (first, kept), (second, others) in combinations(sets, 2):
-        if sure[first].overlaps(sure[second]) and not kept & others:
+        if sure[first].overlaps(sure[second]) and not (kept & others).any():
             names = recipe.rules[second].name, recipe.rules[first].name
             why = "no token is in both"
             raise RuleConflict(*names, why, field=join_field("rules", second))
-    ends = draft.vocabulary.eos_ids
+    ends = list(draft.vocabulary.eos_ids)
     spelled = draft.vocabulary.token_bytes
     for (place, kept), (at, scope) in product(sets, sure.items()):
         rule, other = recipe.rules[place], recipe.rules[at]
         if not sure[place].overlaps(scope):
             continue
-        can_end, words = bool(kept & ends), kept - ends
+        can_end, words = bool(kept[ends].any()), kept.copy()
+        words[ends] = False
         why = ""
-        if other.name == "min_tokens" and not words:
+        if other.name == "min_tokens" and not words.any():
             why = "only the end of the text is allowed"
         elif other.name in ("eos_ramp", "exponential_decay_length") and not can_end:
             if rule.is_always:
                 why = "the end of the text is not allowed"
-        elif other.name == "no_repeat_ngram" and len(words) == 1 and not can_end:
+        elif other.name == "no_repeat_ngram" and words.sum() == 1 and not can_end:
             why = "the one token that is allowed could only repeat itself"
         elif other.name == "banned_strings" and not can_end:
             texts = [text.encode() for text in getattr(other, "values", ())]
-            if all(any(text in spelled[token] for text in texts) for token in words):
+            if all(
+                any(text in spelled[token] for text in texts) for token in np.flatnonzero(words)
+            ):
                 why = "every token that is allowed holds a banned string"
         if why:
             raise RuleConflict(other.name, rule.name, why, field=join_field("rules", at))

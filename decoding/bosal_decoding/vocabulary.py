@@ -11,6 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from bosal_decoding.errors import InvalidText, SpecialTokenInText, UnsupportedTokenizer
 from bosal_decoding.pieces import speller
+from bosal_decoding.spellings import Spellings
 
 # Characters; a shorter one is encoded before another thread could have taken over.
 _LONG_TEXT: Final = 1000
@@ -117,7 +118,7 @@ class Vocabulary:
     def ids_containing(self, text: str) -> tuple[int, ...]:
         """Every token whose bytes hold this text, in id order."""
         part = _utf8(text)
-        return tuple(token for token, spelled in enumerate(self.token_bytes) if part in spelled)
+        return tuple(self.spellings.holding(part).tolist()) if part else tuple(range(self.size))
 
     def bytes_of(self, tokens: Iterable[int]) -> bytes:
         """The bytes a token sequence spells; special tokens spell nothing."""
@@ -180,6 +181,11 @@ class Vocabulary:
         spelled, _ = self._sorted
         place = bisect_right(spelled, part)
         return place < len(spelled) and spelled[place].startswith(part)
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """The bytes of all tokens, to be asked about all at once."""
+        return Spellings(self.token_bytes)
 
     @cached_property
     def longest(self) -> int:

@@ -5,7 +5,9 @@ In torch alone for now: fused kernels see them as packed masks like a constraint
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bosal_kernels.bitmask import LegalTokens
@@ -67,9 +69,10 @@ class AllowTable:
         return LegalTokens(rows, everything[rows])
 
 
-def packed(tokens: Sequence[int]) -> tuple[int, ...]:
+def packed(tokens: Sequence[int] | NDArray[np.int64]) -> tuple[int, ...]:
     """Pack token ids into signed 32-bit words, bit t % 32 of word t // 32."""
-    words: list[int] = [0] * (max(tokens, default=-1) // 32 + 1)
-    for token in tokens:
-        words[token // 32] |= 1 << (token % 32)
-    return tuple(word - (1 << 32) if word >> 31 else word for word in words)
+    ids = np.asarray(tokens, np.int64)
+    num_words = int(ids.max(initial=-1)) // 32 + 1
+    flags = np.zeros(num_words * 32, np.uint8)
+    flags[ids] = 1
+    return tuple(np.packbits(flags, bitorder="little").view("<i4").tolist())

@@ -56,7 +56,7 @@ class AllowedTokens(Rule):
                 draft.notes.append(f"{where}: no single token spells {shorten(text)}, skipped")
             draft.token_ids[text] = ids
             found.update(ids)
-        draft.allow(found, self.name, with_end=self.allow_end)
+        draft.allow(list(found), self.name, with_end=self.allow_end)
 
 
 class AllowedScripts(Rule):
@@ -83,14 +83,7 @@ class AllowedScripts(Rule):
                 field = join_field(draft.path, "scripts", place)
                 raise RuleUnsupported(self.name, why, field=field) from None
         names = [*self.scripts, *(("Common", "Inherited") if self.common else ())]
-        fits = regex.compile("[" + "".join(rf"\p{{{name}}}" for name in names) + "]+")
-        found = set()
-        for token, spelled in enumerate(draft.vocabulary.token_bytes):
-            try:
-                text = spelled.decode()
-            except UnicodeDecodeError:  # half a character could become anything
-                continue
-            if text and fits.fullmatch(text):
-                found.add(token)
+        others = regex.compile("[^" + "".join(rf"\p{{{name}}}" for name in names) + "]")
+        found = draft.vocabulary.spellings.without(others)
         draft.allow(found, self.name, with_end=True)
         draft.notes.append(f"{draft.path}: {len(found)} tokens are allowed")

@@ -4,6 +4,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bosal_decoding.errors import (
@@ -33,6 +35,8 @@ from bosal_kernels import (
     Stage,
     TokenFlag,
 )
+
+Ids = NDArray[np.int64]
 
 
 class PluginCalls(Protocol):
@@ -94,8 +98,8 @@ class Draft:
     instruction_flags: TokenFlag = TokenFlag.NONE
     # Whether some rule edits the end of the text.
     edits_end: bool = False
-    # Sets of allowed tokens, by place of their rule.
-    allowed: dict[int, set[int]] = field(default_factory=dict)
+    # By place of their rule, whether each token [V] is allowed.
+    allowed: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     breakers: set[int] = field(default_factory=set)
     max_tokens: int | None = None
     # With the rules that bring them, by place; None among them brings them at every step.
@@ -221,10 +225,13 @@ class Draft:
             where = join_field(self.path, *path)
             raise UnknownTokenId(token, self.vocabulary.size, field=where)
 
-    def allow(self, tokens: Iterable[int], rule: str, *, with_end: bool) -> None:
+    def allow(self, tokens: Sequence[int] | Ids, rule: str, *, with_end: bool) -> None:
         """Make all other tokens illegal."""
-        kept = set(tokens) | (self.vocabulary.eos_ids if with_end else set())
-        if not kept:
+        kept = np.zeros(self.vocabulary.size, np.bool_)
+        kept[np.asarray(tokens, np.int64)] = True
+        if with_end:
+            kept[list(self.vocabulary.eos_ids)] = True
+        if not kept.any():
             raise RuleUnsupported(rule, "no token of this vocabulary is left", field=self.path)
         if len(self.allowed) == MAX_ALLOWED:
             why = f"a recipe has at most {MAX_ALLOWED} rules of allowed tokens"
