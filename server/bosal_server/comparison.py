@@ -73,13 +73,18 @@ async def compare(
         with _located(place):
             all_started.append(await core.accept(_of_recipe(shared, one, place)))
     all_started = held_together(all_started)
-    for place, started in enumerate(all_started):
-        yield RecipeEvent(place, started)
     divergences = Divergences(all_started)
     runs = [core.run(started, shared) for started in all_started]
+    num_inside = 0
     async with aclosing(_merged(runs)) as events:
         async for recipe, event in events:
+            # Each says so, or is turned away, before any token comes: who has been told nothing
+            # yet may come again.
             if isinstance(event, Started):
+                num_inside += 1
+                if num_inside == len(runs):
+                    for place, started in enumerate(all_started):
+                        yield RecipeEvent(place, started)
                 continue
             yield RecipeEvent(recipe, event if command.shared.explain else unexplained(event))
             for divergence in divergences.add(recipe, event):

@@ -14,7 +14,7 @@ from bosal_client.connection import DEFAULT_SERVER
 from bosal_client.explain_command import explain
 from bosal_client.extras import missing
 from bosal_client.generate_command import generate
-from bosal_client.invocation import AsJson, Server, Timeout, connected, show
+from bosal_client.invocation import AsJson, RetrySeconds, Server, Timeout, connected, show
 from bosal_client.rules_command import rules
 from bosal_client.score_command import score
 
@@ -56,6 +56,7 @@ def replay_record(
         typer.Argument(help="What `bosal generate --json` wrote; '-' for standard input."),
     ],
     timeout: Timeout = None,
+    retry_seconds: RetrySeconds = 0.0,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Issue a recorded request again and compare the tokens; exit 1 if they differ.
@@ -69,7 +70,7 @@ def replay_record(
         recorded = replay.Record.parse(record.read())
     except replay.InvalidRecord as error:
         raise typer.BadParameter(str(error), param_hint="RECORD") from error
-    with connected(server) as client:
+    with connected(server, retry_seconds=retry_seconds) as client:
         replayed = recorded.replay(client, timeout=timeout)
     for change in replayed.changes():
         render.warning(change)

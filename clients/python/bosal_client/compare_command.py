@@ -13,6 +13,7 @@ from bosal_client.invocation import (
     MaxTokens,
     Model,
     Prompt,
+    RetrySeconds,
     Seed,
     Server,
     Timeout,
@@ -43,6 +44,7 @@ def compare(
     max_tokens: MaxTokens = None,
     seed: Seed = None,
     timeout: Timeout = None,
+    retry_seconds: RetrySeconds = 0.0,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -62,7 +64,7 @@ def compare(
         options["max_tokens"] = max_tokens
     if seed is not None:
         options["seed"] = seed
-    with connected(server) as client:
+    with connected(server, retry_seconds=retry_seconds) as client:
         given = [given_recipe(client, name) for name in names]
         with client.compare(asked, given, timeout=timeout, **options) as stream:
             comparison = stream.result()

@@ -23,6 +23,7 @@ from bosal_client.invocation import (
     Model,
     Prompt,
     Recipe,
+    RetrySeconds,
     Seed,
     Server,
     Timeout,
@@ -54,6 +55,7 @@ def explain(
         typer.Option("--html", metavar="FILE", help="Write a page that needs nothing else."),
     ] = None,
     timeout: Timeout = None,
+    retry_seconds: RetrySeconds = 0.0,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -83,7 +85,7 @@ def explain(
         options["max_tokens"] = max_tokens
     if seed is not None:
         options["seed"] = seed
-    with connected(server) as client:
+    with connected(server, retry_seconds=retry_seconds) as client:
         options["recipe"] = given_recipe(client, recipe)
         generation = client.generate(asked, timeout=timeout, **options)
     if page is not None:

@@ -16,6 +16,7 @@ from bosal_client.invocation import (
     Model,
     Prompt,
     Recipe,
+    RetrySeconds,
     Seed,
     Server,
     Timeout,
@@ -60,6 +61,7 @@ def generate(
         ),
     ] = None,
     timeout: Timeout = None,
+    retry_seconds: RetrySeconds = 0.0,
     as_json: AsJson = False,
     batch: Annotated[
         Path | None,
@@ -104,6 +106,8 @@ def generate(
         raise typer.BadParameter("give a prompt or --batch, not both", param_hint="PROMPT")
     if batch is None and concurrency is not None:
         raise typer.BadParameter("it is for --batch", param_hint="--concurrency")
+    if batch is not None and retry_seconds:
+        raise typer.BadParameter("a batch comes again by itself", param_hint="--retry-seconds")
     if batch is None and not as_json and logprobs is not None:
         raise typer.BadParameter("only --json and --batch show them", param_hint="--logprobs")
     _check_experiment(
@@ -131,7 +135,7 @@ def generate(
     if logprobs is not None:
         options["logprobs"] = logprobs
     is_live = not as_json and (num_choices or 1) == 1
-    with connected(server) as client:
+    with connected(server, retry_seconds=retry_seconds) as client:
         options["recipe"] = given_recipe(client, recipe)
         if batch is not None and out is not None:
             batch_command.run(

@@ -26,6 +26,7 @@ __all__ = [
     "Model",
     "Prompt",
     "Recipe",
+    "RetrySeconds",
     "Seed",
     "Server",
     "Timeout",
@@ -56,6 +57,15 @@ Assignments = Annotated[
 MaxTokens = Annotated[int | None, typer.Option(min=0, help="Longest answer, in tokens.")]
 Seed = Annotated[int | None, typer.Option(help="Makes the answer repeatable.")]
 Timeout = Annotated[float | None, typer.Option(min=0, help="Give up after this many seconds.")]
+RetrySeconds = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        show_default=False,
+        help="When the server is full or the key's quota is used up, try again when the server "
+        "says so, for this many seconds at most. Default: fail at once (75).",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Server = Annotated[
     str, typer.Option("--server", "-s", envvar="BOSAL_SERVER", help="Address of the server.")
@@ -78,11 +88,11 @@ _RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @contextmanager
-def connected(server: str) -> Iterator[Client]:
+def connected(server: str, *, retry_seconds: float = 0.0) -> Iterator[Client]:
     """Open a client; a failure becomes one line on standard error and an exit code."""
     try:
         identity = Identity.from_environment(os.environ)
-        with Client(server, **identity.options()) as client:
+        with Client(server, retry_seconds=retry_seconds, **identity.options()) as client:
             yield client
     except errors.BosalError as error:
         render.error(error, server)

@@ -54,7 +54,8 @@ def error(failure: BosalError | Exception, server: str = "") -> None:
     if isinstance(failure, Unavailable) and not failure.reason:
         message, hint = _silence(failure.message, server)
     elif isinstance(failure, BosalError) and failure.retry_after is not None:
-        hint = f"try again in {failure.retry_after:.1f} s"
+        when = f"try again in {failure.retry_after:.1f} s"
+        hint = when if when not in message else ""
     elif isinstance(failure, BosalError):
         field = failure.field.removeprefix("spec.")
         hint = f"at {field}" if field not in message else ""

@@ -20,6 +20,7 @@ from bosal_client.invocation import (
     Assignments,
     Model,
     Recipe,
+    RetrySeconds,
     Server,
     Timeout,
     connected,
@@ -47,6 +48,7 @@ def score(
     python_type: PythonType = None,
     allow_unsupported: AllowUnsupported = False,
     timeout: Timeout = None,
+    retry_seconds: RetrySeconds = 0.0,
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -58,7 +60,7 @@ def score(
       bosal score "Is the sky blue?" "yes" --choice yes --choice no\n
       bosal score "Name a river." "The Rhine." --recipe plain --json
     """
-    with connected(server) as client:
+    with connected(server, retry_seconds=retry_seconds) as client:
         found = client.score(
             prompt,
             answer,
