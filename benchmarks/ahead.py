@@ -1,5 +1,6 @@
 """Triton kernels compiled for devices that are not at hand, and what the machine code needs."""
 
+import os
 import re
 import subprocess
 import tempfile
@@ -43,6 +44,8 @@ class MachineCode:
     # Those that a thread executes on its way through all wide loads; loops taken once.
     streaming_instructions: int
     wide_loads: int
+    # Of one processor, ptxas and all.
+    compile_seconds: float
 
 
 def compile_ahead(source: Source, arch: int) -> MachineCode:
@@ -58,6 +61,7 @@ def compile_ahead(source: Source, arch: int) -> MachineCode:
         for place, name in enumerate(names)
         if signature[name].startswith("*") or name in source.aligned
     }
+    began = _processor_seconds()
     compiled = triton.compile(
         ASTSource(
             fn=source.kernel,
@@ -68,6 +72,7 @@ def compile_ahead(source: Source, arch: int) -> MachineCode:
         target=GPUTarget("cuda", arch, 32),
         options={"num_warps": source.num_warps, "enable_fp_fusion": False},
     )
+    seconds = _processor_seconds() - began
     tools = Path(nvidia.get_ptxas(arch).path).parent
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
@@ -82,6 +87,7 @@ def compile_ahead(source: Source, arch: int) -> MachineCode:
         instructions=sum(len(block.lines) for block in blocks),
         streaming_instructions=_streaming(blocks),
         wide_loads=sum(block.wide_loads for block in blocks),
+        compile_seconds=seconds,
     )
 
 
@@ -140,6 +146,11 @@ def _streaming(blocks: list[_Block]) -> int:
         wide, cost = max(ways, default=(0, 0))
         best[number] = (wide + block.wide_loads, cost - len(block.lines))
     return -best[0][1]
+
+
+def _processor_seconds() -> float:
+    """Return what this process and its children have used."""
+    return sum(os.times()[:4])
 
 
 def _run(*command: object) -> str:

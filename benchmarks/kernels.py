@@ -138,7 +138,7 @@ def table(counts: list[Count]) -> Table:
     found = Table(title="kernels: machine code", title_justify="left")
     for column in (
         "kernel", "rows", "sm", "registers", "spills", "instructions", "per element",
-        "bytes per element", "128-bit loads", "floor us",
+        "bytes per element", "128-bit loads", "floor us", "compiled in s",
     ):  # fmt: skip
         found.add_column(column, justify="left" if column in ("kernel", "rows") else "right")
     for one in counts:
@@ -154,6 +154,7 @@ def table(counts: list[Count]) -> Table:
             _number(what.bytes_per_element, 2),
             str(code.wide_loads),
             _number(one.floor_us),
+            _number(code.compile_seconds),
         )
     return found
 
@@ -181,6 +182,7 @@ def count(report: Report, *, is_quick: bool, num_processes: int) -> None:
         report.detail(f"{name}_registers", [code.registers])
         report.detail(f"{name}_spills", [code.spills])
         report.detail(f"{name}_instructions", [code.instructions])
+        report.detail(f"{name}_compile_seconds", [code.compile_seconds])
         if one.configuration.elements_per_thread:
             report.detail(f"{name}_wide_loads", [code.wide_loads])
         for what, value in (
@@ -195,7 +197,7 @@ def count(report: Report, *, is_quick: bool, num_processes: int) -> None:
     report.detail("launches_without_history", [launches_per_step(looks_back=False)])
     with_streams = launches_per_step(looks_back=False, is_normed=True)
     report.detail("launches_of_log_probabilities_without_history", [with_streams])
-    Console(width=140).print(table(counts))
+    Console(width=150).print(table(counts))
 
 
 def main() -> None:

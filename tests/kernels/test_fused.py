@@ -32,6 +32,7 @@ REGISTERS = {
 @pytest.mark.parametrize(
     "script",
     [
+        "interpreted_noise.py",
         "interpreted_rows.py",
         "interpreted_control.py",
         "interpreted_history.py",

@@ -8,7 +8,7 @@ from bosal_kernels.fused.interval import LAST_TOKEN, raised
 from bosal_kernels.fused.masses import kept_masses
 from bosal_kernels.fused.noise import coin
 from bosal_kernels.fused.numbers import LARGEST_INVERSE, MAX_STAGES, STAGE_PLACES
-from bosal_kernels.fused.rows import LEAST_KEY, key_of
+from bosal_kernels.fused.rows import LEAST_KEY, key_of, list_groups
 from bosal_kernels.fused.thresholds import last_choice, share_floor
 from bosal_kernels.fused.tile_stats import sigma_floor
 from bosal_kernels.params import Stage
@@ -153,9 +153,8 @@ def truncate(
             is_moment_known = tl.full((), 0, tl.int32)
         if is_xtc:
             chosen = is_open & (keys >= key_of(tl.maximum(low, floor)))
-            choices, end, end_token = last_choice(
-                chosen, listed, view, kept, floor, GROUPS, STREAMS, LEGAL
-            )
+            count = list_groups(chosen, listed, GROUPS)
+            choices, end, end_token = last_choice(listed, count, view, kept, floor, STREAMS, LEGAL)
             if choices >= 2:
                 high, high_token, first, first_token = end, end_token, end, end_token
                 is_mass_known = tl.full((), 0, tl.int32)

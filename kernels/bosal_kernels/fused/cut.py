@@ -7,6 +7,7 @@ from bosal_kernels.fused.exponential import exp2
 from bosal_kernels.fused.interval import LAST_TOKEN, contains
 from bosal_kernels.fused.members import ASIDE, MEMBERS, members_of, set_aside
 from bosal_kernels.fused.numbers import LOG2E
+from bosal_kernels.fused.outlined import outlined
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
@@ -64,6 +65,7 @@ def cut_at(
     count = tl.full((), 0, tl.int32)
     found = members
     least = kept[0]
+    of_control = tl.full((), 0, tl.int32)
     if members < 0:
         chosen = (keys > LEAST_KEY) & (keys >= key_of(least))
         is_enumerated = (by_mass == 0) & (kept[2] == float("inf")) & (k <= _MAX_ENUMERATED)
@@ -74,7 +76,7 @@ def cut_at(
             chosen = best & chosen
             num_best = k
         count = list_groups(chosen, listed, GROUPS)
-        found = set_aside(0, least, kept, listed, count, aside, view, STREAMS, LEGAL)
+        found = set_aside(of_control, least, kept, listed, count, aside, view, STREAMS, LEGAL)
         num_best = tl.minimum(num_best, found)
     if found <= MEMBERS:
         members = found
@@ -99,7 +101,7 @@ def cut_at(
     return edge, edge_token, members, num_best
 
 
-@triton.jit
+@outlined
 def _searched(
     by_mass,
     target,

@@ -9,12 +9,14 @@ from bosal_kernels.fused.masses import kept_masses
 from bosal_kernels.fused.members import members_of
 from bosal_kernels.fused.noise import group_noise, noise_of, token_noise
 from bosal_kernels.fused.numbers import LOG2E
+from bosal_kernels.fused.outlined import outlined
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
     GROUP,
     LEAST_KEY,
     NOTHING,
+    group_keys,
     key_of,
     list_groups,
     packed,
@@ -58,11 +60,11 @@ def draw_member(
     return token_of(winner), tl.max(tl.where(pack == winner, z, float("-inf")), 0)
 
 
-@triton.jit
+@outlined
 def draw_from_groups(
     noise_key,
     here,
-    keys,
+    maxima,
     listed,
     view,
     kept,
@@ -71,6 +73,7 @@ def draw_from_groups(
     row_max,
     scale,
     lazy,
+    num_groups,
     GROUPS: tl.constexpr,
     STREAMS: tl.constexpr,
     LEGAL: tl.constexpr,
@@ -82,13 +85,14 @@ def draw_from_groups(
     low, low_token, high, high_token = kept
     lazy_target, lazy_scale = lazy
     group = tl.arange(0, GROUPS)
+    keys = group_keys(maxima, num_groups, GROUPS)
     is_open = keys > LEAST_KEY
     # On each group's lane its noise is greatest: those scores are floors.
-    _smallest, limit, lane_of = group_noise(noise_key, here, GROUPS)
+    least, most, lane_of = group_noise(noise_key, here, GROUPS)
     holder = group * GROUP + lane_of
     pivot = value_at(holder, is_open & (holder < view[2]), view, STREAMS, LEGAL)
-    pivot_score = (pivot - row_max) * scale + limit
-    bound = (tl.minimum(value_of(keys), high) - row_max) * scale + limit
+    pivot_score = (pivot - row_max) * scale + least
+    bound = (tl.minimum(value_of(keys), high) - row_max) * scale + most
     bound = tl.where(is_open, bound, float("-inf"))
     token = first_token
     value_of_token = first
@@ -98,18 +102,10 @@ def draw_from_groups(
         beaten = tl.max(tl.where(is_member, pivot_score, float("-inf")), 0)
         chosen = is_open & (keys >= key_of(low)) & (bound >= beaten)
         count = list_groups(chosen, listed, GROUPS)
-        winner = tl.full((), NOTHING, tl.int64)
-        for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
-            of_group, t, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
-            inside = contains(z, t, low, low_token, high, high_token)
-            score = (z - row_max) * scale
-            score = score + token_noise(noise_key, here, of_group, CHUNK)
-            pack = tl.where(inside, packed(score, t), NOTHING)
-            best = tl.max(pack, 0)
-            if best > winner:
-                winner = best
-                value_of_token = tl.max(tl.where(pack == best, z, float("-inf")), 0)
-        token = token_of(winner)
+        now_kept = (low, low_token, high, high_token)
+        token, value_of_token = _draw_listed(
+            noise_key, here, listed, count, view, now_kept, row_max, scale, STREAMS, LEGAL
+        )
         is_pending = tl.full((), 0, tl.int32)
         if (lazy_target < float("inf")) & (token != first_token):
             chosen = is_open & (keys >= key_of(value_of_token))
@@ -125,3 +121,33 @@ def draw_from_groups(
                 )
                 is_pending = tl.full((), 1, tl.int32)
     return token, value_of_token
+
+
+@outlined
+def _draw_listed(
+    noise_key,
+    here,
+    listed,
+    count,
+    view,
+    kept,
+    row_max,
+    scale,
+    STREAMS: tl.constexpr,
+    LEGAL: tl.constexpr,
+):
+    """Return the kept token of listed groups of greatest (z - row_max) scale + g, and its logit."""
+    low, low_token, high, high_token = kept
+    winner = tl.full((), NOTHING, tl.int64)
+    value = tl.full((), float("-inf"), tl.float32)
+    for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
+        of_group, t, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
+        inside = contains(z, t, low, low_token, high, high_token)
+        score = (z - row_max) * scale
+        score = score + token_noise(noise_key, here, of_group, CHUNK)
+        pack = tl.where(inside, packed(score, t), NOTHING)
+        best = tl.max(pack, 0)
+        if best > winner:
+            winner = best
+            value = tl.max(tl.where(pack == best, z, float("-inf")), 0)
+    return token_of(winner), value

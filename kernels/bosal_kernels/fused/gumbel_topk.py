@@ -52,13 +52,13 @@ def gumbel_topk_kernel(
     place = number.to(tl.int64) * num_groups
     best = tl.load(maxima + place + group, mask=group < num_groups, other=NO_KEY)
     is_open = best > LEAST_KEY
-    _smallest, limit, lane = group_noise(key, position, GROUPS)
-    bound = tl.where(is_open, (value_of(best) - row_max) + limit, float("-inf"))
+    least, most, lane = group_noise(key, position, GROUPS)
+    bound = tl.where(is_open, (value_of(best) - row_max) + most, float("-inf"))
     # On each group's lane its noise is greatest: the n-th of those scores is a floor.
     holder = group * GROUP + lane
     pivot = tl.load(row + holder, mask=is_open & (holder < vocab_size), other=float("-inf"))
     pivot = pivot.to(tl.float32)
-    scores = tl.where(pivot > float("-inf"), key_of((pivot - row_max) + limit), NO_KEY)
+    scores = tl.where(pivot > float("-inf"), key_of((pivot - row_max) + least), NO_KEY)
     floor, _count = nth_key(scores, tl.max(scores, 0), n, n)
     chosen = is_open & (key_of(bound) >= floor)
     count = list_groups(chosen, listed + place, GROUPS)

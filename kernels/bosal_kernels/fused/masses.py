@@ -7,12 +7,13 @@ from bosal_kernels.fused.exponential import exp2
 from bosal_kernels.fused.interval import contains
 from bosal_kernels.fused.members import members_of
 from bosal_kernels.fused.numbers import FAR, LOG2E
+from bosal_kernels.fused.outlined import outlined
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
     GROUP,
     LEAST_KEY,
-    NO_KEY,
+    group_keys,
     key_of,
     list_groups,
 )
@@ -52,21 +53,42 @@ def kept_masses(
     s = (z - row_max) scale - offset, e = exp(s), each float32; the second is 0 if not
     `has_moment`. `kept` is (low, low_token, high, high_token).
     """
-    low, low_token, high, high_token = kept
     mass = tl.full((), 0.0, tl.float64)
     moment = tl.full((), 0.0, tl.float64)
     if members >= 0:
         t, z, is_one = members_of(aside, members)
-        inside = is_one & contains(z, t, low, low_token, high, high_token)
+        inside = is_one & contains(z, t, kept[0], kept[1], kept[2], kept[3])
         mass, moment = _masses(z, inside, row_max, scale, offset, has_moment)
     else:
         count = list_groups(chosen, listed, GROUPS)
-        for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
-            _group, t_, z_ = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
-            inside_ = contains(z_, t_, low, low_token, high, high_token)
-            more, shares = _masses(z_, inside_, row_max, scale, offset, has_moment)
-            mass += more
-            moment += shares
+        mass, moment = _listed_masses(
+            listed, count, view, kept, row_max, scale, offset, has_moment, STREAMS, LEGAL
+        )
+    return mass, moment
+
+
+@outlined
+def _listed_masses(
+    listed,
+    count,
+    view,
+    kept,
+    row_max,
+    scale,
+    offset,
+    has_moment,
+    STREAMS: tl.constexpr,
+    LEGAL: tl.constexpr,
+):
+    low, low_token, high, high_token = kept
+    mass = tl.full((), 0.0, tl.float64)
+    moment = tl.full((), 0.0, tl.float64)
+    for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
+        _group, t, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
+        inside = contains(z, t, low, low_token, high, high_token)
+        more, shares = _masses(z, inside, row_max, scale, offset, has_moment)
+        mass += more
+        moment += shares
     return mass, moment
 
 
@@ -84,7 +106,7 @@ def merge_edited(maxima, edited_tokens, shaped, count):
 
 @triton.jit
 def plausible_keys(
-    raw_keys,
+    raw_maxima,
     floor,
     maxima,
     listed,
@@ -94,10 +116,20 @@ def plausible_keys(
     STREAMS: tl.constexpr,
     LEGAL: tl.constexpr,
 ):
-    """Return groups' maxima of plausible tokens; those that the reduction left are bounds only."""
+    """Put maxima of plausible tokens in place of those of the reduction, which are bounds only."""
     group = tl.arange(0, GROUPS)
+    raw_keys = group_keys(raw_maxima, num_groups, GROUPS)
     is_read = (raw_keys >= key_of(floor)) & (raw_keys > LEAST_KEY)
     count = list_groups(is_read, listed, GROUPS)
+    is_group = group < num_groups
+    tl.store(maxima + group, LEAST_KEY, mask=is_group & (is_read == 0))
+    _write_maxima(listed, count, maxima, view, STREAMS, LEGAL)
+    return group_keys(maxima, num_groups, GROUPS)
+
+
+@outlined
+def _write_maxima(listed, count, maxima, view, STREAMS: tl.constexpr, LEGAL: tl.constexpr):
+    """Write the maxima of listed groups, seen from now on."""
     for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
         _group, _token, z = chunk_values(listed, chunk, count, view, STREAMS, LEGAL)
         best = tl.max(tl.reshape(z, [CHUNK_GROUPS, GROUP]), 1)
@@ -106,5 +138,3 @@ def plausible_keys(
         place = tl.load(listed + which, mask=is_one, other=0)
         tl.store(maxima + place, key_of(best), mask=is_one)
     tl.debug_barrier()
-    again = tl.load(maxima + group, mask=is_read, other=LEAST_KEY, volatile=True)
-    return tl.where(is_read, again, tl.where(group < num_groups, LEAST_KEY, NO_KEY))

@@ -1,11 +1,14 @@
 """The noise specification of `bosal_kernels.noise` on a device, word for word.
 
-Logarithms are taken in float64 as there: few tokens of a row ever need one, and so a draw is the
-same bits on every machine.
+Logarithms of a token's noise are taken in float64 as there: few tokens of a row ever need one, and
+so a draw is the same bits on every machine.
 """
 
 import triton
 import triton.language as tl
+
+# Ten times what `nearly_negative_log` may be off.
+_SLACK = tl.constexpr(0.001)
 
 
 @triton.jit
@@ -53,13 +56,26 @@ def negative_log(value):
 
 
 @triton.jit
+def nearly_negative_log(word):
+    """Return -ln(X(h) / 64) to 1e-4, by float32 logarithms alone."""
+    u = tl.minimum((word.to(tl.float32) + 0.5) * 2.3283064365386963e-10, 0.999999940395355224609375)
+    # 1 - u would lose what a small u is.
+    series = u + u * u * (0.5 + u * (0.3333333333333333 + u * 0.25))
+    drawn = tl.where(u < 0.015625, series, -tl.log(1.0 - u))
+    return -tl.log(drawn * 0.015625)
+
+
+@triton.jit
 def group_noise(key, position, GROUPS: tl.constexpr):
-    """Return E_j, N_j and the lane of the smallest exponential of groups 0 .. GROUPS - 1."""
+    """Return bounds of N_j, and the lane whose noise it is, of groups 0 .. GROUPS - 1.
+
+    Bounds serve to say which groups are read, and many devices have few units for float64.
+    """
     w0, w1, w2, w3 = philox_words(key, position, tl.arange(0, GROUPS // 2), 1)
     # Two groups share a block.
-    smallest = exponential(tl.join(w0, w2).reshape([GROUPS])) * 0.015625
+    near = nearly_negative_log(tl.join(w0, w2).reshape([GROUPS]))
     lane = (tl.join(w1, w3).reshape([GROUPS]) >> 26).to(tl.int32)
-    return smallest, negative_log(smallest), lane
+    return near - _SLACK, near + _SLACK, lane
 
 
 @triton.jit

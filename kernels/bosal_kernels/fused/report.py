@@ -4,11 +4,13 @@ import triton
 import triton.language as tl
 
 from bosal_kernels.fused.members import MEMBERS, members_of, seen_values, set_aside
+from bosal_kernels.fused.outlined import outlined
 from bosal_kernels.fused.rows import (
     CHUNK,
     CHUNK_GROUPS,
     NOTHING,
     best_groups,
+    group_keys,
     key_of,
     list_groups,
     packed,
@@ -40,7 +42,7 @@ def clear_report(report, number, top_width):
     tl.debug_barrier()
 
 
-@triton.jit
+@outlined
 def write_report(
     report,
     number,
@@ -48,25 +50,31 @@ def write_report(
     asked,
     token,
     value_of_token,
-    out,
-    is_tile,
+    stats,
+    num_stats,
     row_mass,
     row_max,
     heat,
-    keys,
-    raw_keys,
+    maxima,
+    raw_maxima,
+    num_groups,
     members,
     num_best,
     listed,
     aside,
     view,
     GROUPS: tl.constexpr,
+    STATS: tl.constexpr,
+    NUM_STATS: tl.constexpr,
     STREAMS: tl.constexpr,
     LEGAL: tl.constexpr,
 ):
     """Write a token's log-probability and rank and the `asked` best, before and after control."""
     raw_logprobs, logprobs, raw_ranks, ranks, raw_top_ids, raw_tops, top_ids, tops = report
     normalizer = tl.log(row_mass) + row_max.to(tl.float64) * heat.to(tl.float64)
+    tile = tl.arange(0, STATS)
+    is_tile = tile < num_stats
+    out = stats + (number * num_stats + tile) * NUM_STATS
     raw_best = tl.load(out + 6, mask=is_tile, other=float("-inf"))
     raw_part = tl.load(out + 7, mask=is_tile, other=0.0).to(tl.float64)
     raw_max = tl.max(raw_best, 0)
@@ -82,9 +90,10 @@ def write_report(
         edge_value = tl.where(is_raw != 0, raw_value, value_of_token)
         scale = tl.where(is_raw != 0, 1.0, heat).to(tl.float64)
         norm = tl.where(is_raw != 0, raw_normalizer, normalizer)
-        now = keys
+        maxima_now = maxima
         if is_raw != 0:
-            now = raw_keys
+            maxima_now = raw_maxima
+        now = group_keys(maxima_now, num_groups, GROUPS)
         rank_place = ranks
         id_place = top_ids
         logprob_place = tops
@@ -123,14 +132,21 @@ def write_report(
                 )  # fmt: skip
         if rank == 0:
             count = list_groups(now > key_of(edge_value), listed, GROUPS)
-            rank = tl.full((), 1, tl.int32)
-            for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
-                _t, z_ = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL, CHUNK)
-                rank += tl.sum(tl.where(z_ > edge_value, 1, 0), 0)
+            rank = 1 + _count_above(is_raw, edge_value, listed, count, view, STREAMS, LEGAL)
         tl.store(rank_place + number, rank.to(tl.int64))
 
 
-@triton.jit
+@outlined
+def _count_above(is_raw, value, listed, count, view, STREAMS: tl.constexpr, LEGAL: tl.constexpr):
+    """Return how many of listed groups' tokens exceed a logit."""
+    above = tl.full((), 0, tl.int32)
+    for chunk in range(tl.cdiv(count, CHUNK_GROUPS)):
+        _t, z = seen_values(is_raw, listed, chunk, count, view, STREAMS, LEGAL, CHUNK)
+        above += tl.sum(tl.where(z > value, 1, 0), 0)
+    return above
+
+
+@outlined
 def _many_tops(
     is_raw,
     asked,

@@ -39,6 +39,13 @@ def value_of(key):
 
 
 @triton.jit
+def group_keys(maxima, num_groups, GROUPS: tl.constexpr):
+    """Return the keys of a row's groups [GROUPS] as they are now, NO_KEY where there is none."""
+    group = tl.arange(0, GROUPS)
+    return tl.load(maxima + group, mask=group < num_groups, other=NO_KEY, volatile=True)
+
+
+@triton.jit
 def packed(value, token):
     """Pack tokens so that the greatest number is the first by (value desc, id asc)."""
     return (key_of(value).to(tl.int64) << 32) | (0x7FFFFFFF - token).to(tl.int64)

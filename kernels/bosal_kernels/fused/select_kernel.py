@@ -9,7 +9,7 @@ from bosal_kernels.fused.interval import LAST_TOKEN
 from bosal_kernels.fused.masses import kept_masses, merge_edited, plausible_keys
 from bosal_kernels.fused.members import ASIDE
 from bosal_kernels.fused.report import clear_report, write_report
-from bosal_kernels.fused.rows import GROUP, LEAST_KEY, NO_KEY, value_of
+from bosal_kernels.fused.rows import GROUP, LEAST_KEY, group_keys, value_of
 from bosal_kernels.fused.streams import stream_terms, value_at
 from bosal_kernels.fused.tile_stats import inverse_temperature
 
@@ -143,19 +143,16 @@ def select_kernel(
         maxima_row = maxima + number.to(tl.int64) * num_groups
         aside_row = aside + number.to(tl.int64) * ASIDE
         group = tl.arange(0, GROUPS)
-        is_group = group < num_groups
         floor = tl.full((), float("-inf"), tl.float32)
 
         # The maxima of groups, edited tokens now among them.
         merge_edited(maxima_row, t_tok + slot * touched_stride, shaped_row, num_touched)
-        keys = tl.load(maxima_row + group, mask=is_group, other=NO_KEY, volatile=True)
-        raw_keys = keys
-        if PLAUSIBLE or LOGPROBS:
-            raw_place = raw_maxima + number.to(tl.int64) * num_groups + group
-            raw_keys = tl.load(raw_place, mask=is_group, other=NO_KEY)
+        keys = group_keys(maxima_row, num_groups, GROUPS)
+        raw_maxima_row = raw_maxima + number.to(tl.int64) * num_groups
         if PLAUSIBLE:
             cut = tl.load(log_plausibility + slot)
             if (terms[0] > 1) & (cut > float("-inf")):
+                raw_keys = group_keys(raw_maxima_row, num_groups, GROUPS)
                 floor = value_of(tl.max(raw_keys, 0)) + cut
         view = (
             row, row_stride, vocab_size, terms, floor, legal, legal_row, touched, index_row,
@@ -164,8 +161,9 @@ def select_kernel(
         if PLAUSIBLE:
             if floor > float("-inf"):
                 keys = plausible_keys(
-                    raw_keys, floor, maxima_row, list_row, view, num_groups, GROUPS, STREAMS, LEGAL
-                )
+                    raw_maxima_row, floor, maxima_row, list_row, view, num_groups, GROUPS, STREAMS,
+                    LEGAL,
+                )  # fmt: skip
         best_key = tl.max(keys, 0)
         row_max = value_of(best_key)
         anchor = tl.where(best_key > LEAST_KEY, row_max, 0.0)
@@ -221,8 +219,8 @@ def select_kernel(
                     )  # fmt: skip
                 else:
                     token, value_of_token = draw_from_groups(
-                        noise_key, here, keys, list_row, view, kept, first, first_token, row_max,
-                        scale, lazy, GROUPS, STREAMS, LEGAL,
+                        noise_key, here, maxima_row, list_row, view, kept, first, first_token,
+                        row_max, scale, lazy, num_groups, GROUPS, STREAMS, LEGAL,
                     )  # fmt: skip
             if FORCED:
                 wish = tl.load(forced + number).to(tl.int32)
@@ -238,10 +236,10 @@ def select_kernel(
                 asked = tl.load(wanted + slot).to(tl.int32)
                 if asked >= 0:
                     write_report(
-                        report, number, top_width, asked, token, value_of_token, out, is_tile,
-                        row_mass, row_max, heat, keys, raw_keys, members, num_best, list_row,
-                        aside_row, view,
-                        GROUPS, STREAMS, LEGAL,
+                        report, number, top_width, asked, token, value_of_token, stats, num_stats,
+                        row_mass, row_max, heat, maxima_row, raw_maxima_row, num_groups, members,
+                        num_best, list_row, aside_row, view,
+                        GROUPS, STATS, NUM_STATS, STREAMS, LEGAL,
                     )  # fmt: skip
             if COMMIT:
                 listed_at = tl.load(index_row + token)

@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 
 from bosal_kernels.fused.interval import contains, least_logit, rounded_up
-from bosal_kernels.fused.rows import CHUNK_GROUPS, list_groups
+from bosal_kernels.fused.outlined import outlined
+from bosal_kernels.fused.rows import CHUNK_GROUPS
 from bosal_kernels.fused.streams import chunk_values
 
 
@@ -30,20 +31,10 @@ def share_floor(
     return least_logit(least, row_max, scale)
 
 
-@triton.jit
-def last_choice(
-    chosen,
-    listed,
-    view,
-    kept,
-    floor,
-    GROUPS: tl.constexpr,
-    STREAMS: tl.constexpr,
-    LEGAL: tl.constexpr,
-):
-    """Return how many kept tokens reach a floor, and the last of them: its logit and its id."""
+@outlined
+def last_choice(listed, count, view, kept, floor, STREAMS: tl.constexpr, LEGAL: tl.constexpr):
+    """Return how many kept tokens of listed groups reach a floor, and the last: logit and id."""
     low, low_token, high, high_token = kept
-    count = list_groups(chosen, listed, GROUPS)
     choices = tl.full((), 0, tl.int32)
     end = tl.full((), float("inf"), tl.float32)
     end_token = tl.full((), -1, tl.int32)
