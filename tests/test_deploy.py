@@ -34,12 +34,50 @@ def used_metrics(text: str) -> set[str]:
     return set(re.findall(r"\b(?:bosal|process)_[a-z_]+\b", text))
 
 
+# On the page, not on the dashboard: their sums are there, or who looks for them looks for one
+# recipe, request or moment.
+OFF_BOARD = {
+    "bosal_config_last_reload_success_timestamp_seconds",
+    "bosal_config_reloads",
+    "bosal_divergence_nats",
+    "bosal_interventions",
+    "bosal_model_info",
+    "bosal_request_seconds",
+    "bosal_rule_activations",
+    "bosal_rule_flips",
+    "bosal_stream_forwards",
+    "process_start_time_seconds",
+    "process_virtual_memory_bytes",
+}
+
+
 @pytest.mark.parametrize("file", ["alerts.yml", "alerts.test.yml", "grafana.json"])
 def test_every_metric_that_is_asked_for_exists(file: str) -> None:
     used = used_metrics((DEPLOY / file).read_text())
     assert len(used) >= 5
     names = exported()
     assert {base_name(name) for name in used} <= names
+
+
+def test_every_metric_is_on_the_dashboard_or_left_out_on_purpose() -> None:
+    shown = {base_name(name) for name in used_metrics((DEPLOY / "grafana.json").read_text())}
+    assert shown | OFF_BOARD == exported()
+    assert shown & OFF_BOARD == set()
+
+
+def test_every_label_of_the_dashboard_is_one_of_its_metric() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `((?:bosal|process)_[a-z_]+)` \| \w+ \|([^|]*)\|", page, re.MULTILINE)
+    labels = {base_name(name): set(re.findall(r"\w+", stated)) for name, stated in rows}
+    board = json.loads((DEPLOY / "grafana.json").read_text())
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            expression = target["expr"]
+            grouped = re.findall(r"by \(([^)]*)\)", expression)
+            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            asked = shown.union(*(re.findall(r"\w+", one) for one in grouped)) - {"le", "instance"}
+            for name in used_metrics(expression):
+                assert asked <= labels[base_name(name)], (panel["title"], asked)
 
 
 def test_the_page_of_metrics_is_the_live_endpoint(server: LiveServer, client: Client) -> None:
@@ -133,4 +171,6 @@ def test_the_dashboard_is_a_dashboard() -> None:
     board = json.loads((DEPLOY / "grafana.json").read_text())
     ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids) >= 10
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]}
+    assert len(places) == len(ids)
     assert all(panel["targets"] for panel in board["panels"])

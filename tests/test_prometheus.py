@@ -13,8 +13,15 @@ from bosal_client import Client, NotFound
 DEPLOY = Path(__file__).parents[1] / "deploy"
 BOARD = json.loads((DEPLOY / "grafana.json").read_text())
 QUERIES = [target["expr"] for panel in BOARD["panels"] for target in panel["targets"]]
-# What nothing happened for has no series: nobody was refused here.
-QUIET = ("bosal_refusals_total", "bosal_auth_failures_total")
+# What nothing happened for has no series: nobody was refused here, nothing is read but arguments,
+# no experiment runs.
+QUIET = (
+    "bosal_refusals_total",
+    "bosal_auth_failures_total",
+    "bosal_sample_ratio_mismatch",
+    "bosal_config_last_reload_successful",
+    "bosal_certificate_expiry_timestamp_seconds",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +35,8 @@ def prometheus(server: LiveServer) -> Iterator[Prometheus]:
 
         def has_rates() -> bool:
             client.generate("Hello", max_tokens=4)
+            letters = {"regex": "[a-z]+"}
+            client.generate("Hi", max_tokens=4, recipe="rules", explain=True, constraint=letters)
             with pytest.raises(NotFound):
                 client.generate("Hello", recipe="nobody")
             return bool(it.query("rate(bosal_generated_tokens_total[1m]) > 0"))

@@ -62,7 +62,7 @@ def frame(before: Scrape, now: Scrape) -> Table:
     load.add_row("tokens a second", f"{rate('generated_tokens_total'):.1f}")
     used, there = now.by("kv_blocks_used", "model"), now.by("kv_blocks", "model")
     for model, blocks in sorted(there.items()):
-        load.add_row(f"key-value blocks of {model}", _share(used[model], blocks))
+        load.add_row(f"blocks of {model}", _share(used[model], blocks))
     hits, queries = rate("prefix_cache_hits_total"), rate("prefix_cache_queries_total")
     load.add_row("prefix cache hits", _share(hits, queries))
     times = Table("", "p50", "p95", "p99", title="times, ms", title_justify="left")
@@ -77,7 +77,10 @@ def frame(before: Scrape, now: Scrape) -> Table:
         times.add_row(title, *cells)
     served = _difference(now, before, "generated_tokens_total", "recipe")
     failed = _difference(now, before, "errors_total", "code")
-    failed.update(_difference(now, before, "refusals_total", "reason"))
+    refused = _difference(now, before, "refusals_total", "reason")
+    # The same calls, by their reason.
+    failed["RESOURCE_EXHAUSTED"] = max(failed["RESOURCE_EXHAUSTED"] - refused.total(), 0)
+    failed.update(refused)
     # Side by side, so that a frame fits a terminal of 80 by 24: what is below its end is not shown.
     whole = Table.grid(padding=(0, 1))
     whole.add_row(load, times)
@@ -132,16 +135,26 @@ def _milliseconds(seconds: float) -> str:
 
 def top(
     url: Annotated[
-        str, typer.Option("--metrics", metavar="URL", help="Where the server exports its metrics.")
+        str,
+        typer.Option(
+            "--metrics",
+            metavar="URL",
+            help="Where the server exports its metrics, as it says when it is ready; HOST:PORT "
+            "will do.",
+        ),
     ] = "http://127.0.0.1:9464/metrics",
     interval: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Show one interval, and end.")] = False,
 ) -> None:
     """Show a server's load, latencies and errors until Ctrl-C.
 
-    [bold]Example[/bold]
+    Rates and latencies are of the time between two looks; `blocks` are the key-value blocks that
+    running choices hold, of those there are.
 
-      bosal top --metrics http://127.0.0.1:9464/metrics
+    [bold]Examples[/bold]
+
+      bosal top\n
+      bosal top --metrics 10.0.0.7:9464 --once
     """
     console = Console()
     try:
@@ -161,9 +174,11 @@ def top(
 
 
 def _scrape(url: str) -> Scrape:
-    # Values that are wrong: an address without http://, a page that is no metrics.
+    # Values that are wrong: an address that is none, a page that is no metrics.
     try:
-        with urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
+        with urlopen(
+            url if "://" in url else f"http://{url}", timeout=_TIMEOUT_SECONDS
+        ) as response:
             return Scrape.parse(response.read().decode(), time.monotonic())
     except (OSError, HTTPException, ValueError) as error:
         cause = getattr(error, "reason", "") or error

@@ -13,6 +13,7 @@ import typer
 from grpc import StatusCode
 from prometheus_client import generate_latest
 from rich.console import Console
+from tests.live_server import LiveServer
 from typer.testing import CliRunner
 
 from bosal_client.cli import application
@@ -39,6 +40,8 @@ def test_a_frame_shows_what_happened_between_two_scrapes() -> None:
     before = scrape(10.0)
     for _ in range(8):
         metrics.observe_lag(0.0015)
+        # A call that is refused is counted as both.
+        metrics.count_error("Generate", "RESOURCE_EXHAUSTED")
         metrics.count_refusal("QUEUE_FULL")
     metrics.prefix("base", 100, 40)
     output = StringIO()
@@ -50,12 +53,13 @@ def test_a_frame_shows_what_happened_between_two_scrapes() -> None:
 
     assert row("choices running", "5")
     assert row("choices waiting", "2")
-    assert row("key-value blocks of base", "25%")
+    assert row("blocks of base", "25%")
     assert row("prefix cache hits", "40%")
     # Between 1 and 2 ms.
     assert row("event loop lag", "1.5")
     assert row("first token", "-")
     assert row("QUEUE_FULL", "2.0")
+    assert not row("RESOURCE_EXHAUSTED")
     # It happened before.
     assert not row("NOT_FOUND")
 
@@ -76,7 +80,7 @@ def test_a_frame_fits_a_terminal() -> None:
     Console(width=80, file=output).print(frame(before, now))
     shown = output.getvalue()
     assert len(shown.splitlines()) <= 24
-    assert "key-value blocks of tuned-small │ 25%" in shown
+    assert "blocks of tuned-small │ 25%" in shown
     # The most frequent by name, and the others' sum.
     assert codes[-1] in shown
     assert codes[0] not in shown
@@ -84,11 +88,20 @@ def test_a_frame_fits_a_terminal() -> None:
     assert "none" in shown
 
 
-@pytest.mark.parametrize("url", ["localhost:9464", "http://127.0.0.1:no/metrics"])
+@pytest.mark.parametrize("url", ["localhost:no", "http://127.0.0.1:no/metrics"])
 def test_an_address_that_is_none_is_refused_on_one_line(url: str) -> None:
     ended = CliRunner().invoke(application(), ["top", "--once", "--metrics", url])
     assert ended.exit_code == 69, ended.output
     assert url in ended.output
+
+
+def test_a_host_and_a_port_will_do(server: LiveServer) -> None:
+    _, _, where = server.metrics_url.partition("://")
+    for address in (where, where.removesuffix("/metrics")):
+        arguments = ["top", "--once", "--interval=0.2", "--metrics", address]
+        ended = CliRunner().invoke(application(), arguments)
+        assert ended.exit_code == 0, ended.output
+        assert "choices running" in ended.stdout
 
 
 def test_one_interval_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
