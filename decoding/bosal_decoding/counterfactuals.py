@@ -66,6 +66,12 @@ class Counterfactuals:
     # Whether each rule is asked at every token what it did; if not, only what parts recipes.
     has_effects: bool = True
 
+    @property
+    def num_plans(self) -> int:
+        """How many plans follow each choice, a shadow each."""
+        others = sum(1 + len(other.without) for other in self.others)
+        return 1 + len(self.without) + others
+
     @classmethod
     def of(cls, plan: Plan, models: tuple[StreamModel, ...] = ()) -> "Counterfactuals":
         """Compile them, or return those compiled before; `models` are what the plan's rules name.

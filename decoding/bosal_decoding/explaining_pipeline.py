@@ -26,8 +26,12 @@ class ExplainingPipeline(Pipeline):
         device: torch.device | str = "cpu",
         *,
         plugin_seconds: float = PLUGIN_SECONDS,
+        max_shadows: int | None = None,
     ) -> None:
-        self._shadows = Shadows(vocabulary_size, device, plugin_seconds=plugin_seconds)
+        """As a pipeline; all explained choices together have at most `max_shadows`."""
+        self._shadows = Shadows(
+            vocabulary_size, device, plugin_seconds=plugin_seconds, most=max_shadows
+        )
         super().__init__(
             vocabulary_size,
             num_slots,

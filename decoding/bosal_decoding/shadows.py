@@ -23,7 +23,18 @@ from bosal_kernels import Control, LegalTokens, temperature_of
 
 _FIRST_CAPACITY = 16
 # Slots whose memory is kept when nobody is explained.
-_KEPT_CAPACITY = 1024
+_KEPT_CAPACITY = 64
+# Of a shadow's memory, what each token of the vocabulary takes (its place among those that are
+# edited, sets of allowed tokens, breakers, masks), each token of the context (histories, edited
+# tokens, bans, limits on surprise, all with room to grow), and what a recipe may weigh.
+_TOKEN_BYTES = 7
+_POSITION_BYTES = 112
+_RECIPE_BYTES = 4 * 1024 * 1024
+
+
+def shadow_bytes(vocabulary_size: int, context_tokens: int) -> int:
+    """The memory that a shadow takes at most, of a model with so many rows in its head."""
+    return _TOKEN_BYTES * vocabulary_size + _POSITION_BYTES * context_tokens + _RECIPE_BYTES
 
 
 class _GivenMasks(Legality):
@@ -57,11 +68,16 @@ class Shadows:
         device: torch.device | str = "cpu",
         *,
         plugin_seconds: float = PLUGIN_SECONDS,
+        most: int | None = None,
     ) -> None:
-        """Follow choices of a model whose head has `vocabulary_size` rows."""
+        """Follow choices of a model whose head has `vocabulary_size` rows.
+
+        There are never more than `most` shadows, and no memory for more; unset is without end.
+        """
         self._vocabulary_size = vocabulary_size
         self._device = torch.device(device)
         self._plugin_seconds = plugin_seconds
+        self._most = most
         self._explained: dict[int, Explained] = {}
         self._capacity = 0
         self._free: list[int] = []
@@ -82,7 +98,7 @@ class Shadows:
         seed: int,
         choice: int,
     ) -> None:
-        """Give shadows to the choice that a slot was given to."""
+        """Give shadows to the choice that a slot was given to; whoever asks knows that they fit."""
         self.free(slot)
 
         def shadow(counterfactual: Counterfactual, teacher: Shadow | None = None) -> Shadow:
@@ -231,13 +247,19 @@ class Shadows:
         return given, pipeline
 
     def _make_room(self, count: int) -> None:
-        """Have `count` free slots: move to a pipeline of at least twice the size if need be."""
+        """Have `count` free slots: move to a pipeline of twice the size, or more, if need be."""
         if len(self._free) >= count:
             return
         used = [shadow for explained in self._explained.values() for shadow in explained]
         outputs = [self._slots.output(shadow.slot) for shadow in used]
         learned = [self._slots.surprise.learned(shadow.slot) for shadow in used]
-        self._reopen(max(2 * self._capacity, _FIRST_CAPACITY, len(used) + count))
+        needed = len(used) + count
+        capacity = max(2 * self._capacity, _FIRST_CAPACITY, needed)
+        if self._most is not None:
+            if needed > self._most:
+                raise ValueError(f"{needed} shadows, of which there may be {self._most}")
+            capacity = min(capacity, self._most)
+        self._reopen(capacity)
         for shadow in used:
             shadow.slot = self._free.pop()
             shadow.begin(self._slots)
@@ -251,6 +273,7 @@ class Shadows:
     def _reopen(self, capacity: int) -> None:
         """Begin with an empty pipeline of another size."""
         self._pipeline.close()
-        self._capacity = capacity
-        self._given, self._pipeline = self._open()
+        # An empty one first, so that the old and the new are never there together.
+        for self._capacity in (0, capacity):
+            self._given, self._pipeline = self._open()
         self._free = list(range(capacity - 1, -1, -1))

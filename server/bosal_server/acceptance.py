@@ -19,6 +19,7 @@ from bosal_decoding.schema import join_field
 from bosal_server import call
 from bosal_server.chosen_plan import ChosenPlan, PlanDesk, recipe_field
 from bosal_server.constraint_desk import ConstraintDesk
+from bosal_server.errors import check_shadows
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.held_draws import Held
 from bosal_server.experiments.trial import instruction_text
@@ -189,6 +190,11 @@ class Acceptance:
         """Tokenise the prompts, and check what hangs on them."""
         served, plan = chosen.served, chosen.plan
         messages, field = chosen.messages, chosen.field
+        explain = None
+        if command.explain:
+            with located("explain"):
+                explain = Counterfactuals.of(plan, self._models.streams)
+            check_shadows(explain.num_plans, served.max_shadows)
         wanted = command.max_tokens
         if command.continuation is not None:
             wanted = num_given_tokens(plan, command.continuation)
@@ -202,10 +208,6 @@ class Acceptance:
             continuation = given_tokens(plan, prompts, command.continuation, limit=limit)
             max_tokens = len(continuation)
         num_choices = command.num_choices or 1
-        explain = None
-        if command.explain:
-            with located("explain"):
-                explain = Counterfactuals.of(plan, self._models.streams)
         _check_response(command, num_choices * max_tokens, explain)
         held: tuple[Held, ...] = ()
         if assignment is not None and assignment.is_held:
@@ -225,7 +227,12 @@ class Acceptance:
                     self._models.streams,
                     has_effects=command.explain,
                 )
-            explain, held = opposition.counterfactuals, opposition.held
+            held = opposition.held
+            if served.can_explain(opposition.counterfactuals):
+                explain = opposition.counterfactuals
+            else:
+                # Nobody asked for it, so nobody is refused.
+                held = tuple(replace(one, place=None, is_symmetric=False) for one in held)
         instruction_tokens = 0
         if assignment is not None and assignment.is_recorded:
             instruction_tokens = len(served.vocabulary.encode(instruction_text(messages)))

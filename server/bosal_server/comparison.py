@@ -11,7 +11,7 @@ from bosal_decoding.errors import DecodingError
 from bosal_server import call
 from bosal_server.core import GenerationCore
 from bosal_server.divergence import Divergence, Divergences, held_together
-from bosal_server.errors import ServerError
+from bosal_server.errors import ExplanationTooLarge, ServerError, check_shadows
 from bosal_server.generate_command import GenerateCommand
 from bosal_server.request_errors import OutOfRange
 from bosal_server.started import CoreEvent, Started, unexplained
@@ -73,6 +73,10 @@ async def compare(
         with _located(place):
             all_started.append(await core.accept(_of_recipe(shared, one, place)))
     all_started = held_together(all_started)
+    for place, started in enumerate(all_started):
+        assert started.explain is not None
+        with _located(place):
+            check_shadows(started.explain.num_plans, started.model.max_shadows)
     divergences = Divergences(all_started)
     runs = [core.run(started, shared) for started in all_started]
     num_inside = 0
@@ -108,7 +112,10 @@ def _located(place: int) -> Iterator[None]:
     try:
         yield
     except (DecodingError, ServerError) as error:
-        if error.field:
+        if isinstance(error, ExplanationTooLarge):
+            # It is the comparison that needs the draws explained.
+            error.field = f"recipes[{place}]"
+        elif error.field:
             is_own = error.field.split(".")[0].split("[")[0] in _OF_RECIPE
             prefix = f"recipes[{place}]" if is_own else "spec"
             error.field = f"{prefix}.{error.field}"

@@ -271,6 +271,13 @@ class ServerConfig:
         minimum=0,
         maximum=1,
     )
+    max_explain_bytes: int = setting(
+        2 * 1024**3,
+        "Memory, for each model and on its device, of what explained choices are held against: "
+        "their recipe less each of its rules. Choices wait for it as for the cache; one that needs "
+        "more is refused.",
+        minimum=1,
+    )
     lame_duck_seconds: float = setting(
         2.0,
         "How long calls are still taken after SIGTERM, while health says NOT_SERVING already. "

@@ -263,9 +263,10 @@ class GenerationCore:
         if started.continuation or random.random() >= self._explain_share:
             return None
         try:
-            return Counterfactuals.of(started.plan, self.models.streams)
+            found = Counterfactuals.of(started.plan, self.models.streams)
         except DecodingError:
             return None
+        return found if started.model.can_explain(found) else None
 
 
 def _priority(caller: Caller, wanted: Priority | None) -> Priority:

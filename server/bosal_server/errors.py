@@ -8,6 +8,7 @@ ServerError
 └── EngineError             a request's: it gets this answer
     ├── UnknownModel
     ├── RequestTooLarge
+    ├── ExplanationTooLarge
     ├── RequestIdInUse
     ├── QueueFull
     ├── QueueTimeout
@@ -133,6 +134,31 @@ class RequestTooLarge(EngineError):
                 "max_tokens": str(max_tokens),
             },
         )
+
+
+class ExplanationTooLarge(EngineError):
+    """Raised when one choice has more to be held against than there is memory for."""
+
+    reason = "EXPLANATION_TOO_LARGE"
+    code = "INVALID_ARGUMENT"
+
+    def __init__(self, num_plans: int, limit: int) -> None:
+        super().__init__(
+            f"the recipe less each of its rules, and what it is compared with, make "
+            f"{num_plans} plans to hold a choice against; this server has memory for {limit}",
+            field="explain",
+            metadata={"plans": str(num_plans), "limit": str(limit)},
+        )
+
+
+def check_shadows(num_plans: int, limit: int | None) -> None:
+    """Refuse to explain a choice by more plans than a model has memory for.
+
+    Raises:
+        ExplanationTooLarge: it says how many there may be.
+    """
+    if limit is not None and num_plans > limit:
+        raise ExplanationTooLarge(num_plans, limit)
 
 
 class RequestIdInUse(EngineError):

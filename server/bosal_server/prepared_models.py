@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from bosal_decoding.shadows import shadow_bytes
 from bosal_server.config import ModelConfig, ServerConfig
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.openvino_cache import default_folder
@@ -21,9 +22,19 @@ log = logging.getLogger(__name__)
 class PreparedModels:
     """What the engine computes, and what requests see of it."""
 
-    def __init__(self, models: Sequence[LoadedModel], choices: Mapping[str, RunnerChoice]) -> None:
+    def __init__(
+        self,
+        models: Sequence[LoadedModel],
+        choices: Mapping[str, RunnerChoice],
+        max_explain_bytes: int,
+    ) -> None:
         self._models = models
         self._choices = choices
+        self._max_shadows = {
+            model.name: max_explain_bytes
+            // shadow_bytes(choices[model.name].runner.vocab_size, model.context_tokens)
+            for model in models
+        }
 
     @classmethod
     def load(
@@ -36,7 +47,8 @@ class PreparedModels:
         """
         loaded = [_load(model, config) for model in models]
         _compare(loaded)
-        return cls(loaded, {model.name: _choose(model, config, threads) for model in loaded})
+        choices = {model.name: _choose(model, config, threads) for model in loaded}
+        return cls(loaded, choices, config.max_explain_bytes)
 
     def __iter__(self) -> Iterator[LoadedModel]:
         return iter(self._models)
@@ -51,13 +63,17 @@ class PreparedModels:
                 runner=self._choices[model.name].runner,
                 vocabulary=model.vocabulary,
                 context_tokens=model.context_tokens,
+                max_shadows=self._max_shadows[model.name],
                 digest=model.digest,
             )
             for model in self._models
         }
 
     def for_requests(self) -> list[ServedModel]:
-        return [_served(model, self._choices[model.name]) for model in self._models]
+        return [
+            _served(model, self._choices[model.name], self._max_shadows[model.name])
+            for model in self._models
+        ]
 
     def describe(self, metrics: Metrics) -> None:
         """Tell the metrics what computes each model."""
@@ -128,7 +144,7 @@ def _choose(model: LoadedModel, config: ServerConfig, threads: int) -> RunnerCho
     return choice
 
 
-def _served(model: LoadedModel, choice: RunnerChoice) -> ServedModel:
+def _served(model: LoadedModel, choice: RunnerChoice, max_shadows: int) -> ServedModel:
     runner = choice.runner
     return ServedModel(
         name=model.name,
@@ -142,4 +158,5 @@ def _served(model: LoadedModel, choice: RunnerChoice) -> ServedModel:
         dtype=choice.precision,
         device=runner.device,
         cache_tokens=runner.num_blocks * runner.block_size,
+        max_shadows=max_shadows,
     )

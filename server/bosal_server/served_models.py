@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bosal_decoding.compile import compile as compile_recipe
+from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.plan import Plan
 from bosal_decoding.recipe import Recipe
 from bosal_decoding.streams import StreamModel
@@ -26,6 +27,12 @@ class ServedModel:
     dtype: str
     device: str
     cache_tokens: int
+    # Plans that all explained choices may be held against together; None is without end.
+    max_shadows: int | None = None
+
+    def can_explain(self, counterfactuals: Counterfactuals) -> bool:
+        """Whether there is memory for what a choice is held against."""
+        return self.max_shadows is None or counterfactuals.num_plans <= self.max_shadows
 
 
 class ServedModels:

@@ -21,7 +21,7 @@ from bosal_decoding.streams import StreamModel
 from bosal_server.divergence import Divergences
 from bosal_server.engine.loop import EngineLoop
 from bosal_server.engine.request import EngineRequest, FailedEvent, FinishedEvent, TokensEvent
-from bosal_server.errors import ServerError
+from bosal_server.errors import ExplanationTooLarge, ServerError
 from bosal_server.experiments.assignment import PPM
 from bosal_server.experiments.enrolment import Assignment, Reason
 from bosal_server.experiments.held_draws import HeldDraws
@@ -166,6 +166,9 @@ class Shadowing:
             explain=False,
         )
         shadow = await self._accept(command, job.assignment)
+        if shadow.explain is None:
+            plans = Counterfactuals.of(shadow.plan, self._models).num_plans
+            raise ExplanationTooLarge(plans, shadow.model.max_shadows or 0)
         control = replace(job.control, explain=Counterfactuals.of(job.control.plan, self._models))
         divergences = Divergences([control, shadow], is_first_explained=False)
         spellings = shadow.model.vocabulary.token_bytes

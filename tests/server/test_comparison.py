@@ -19,7 +19,7 @@ from bosal_server.core import GenerationCore
 from bosal_server.divergence import Divergence, DivergenceCause
 from bosal_server.engine.loop import EngineLoop
 from bosal_server.engine.request import FinishedEvent, TokensEvent
-from bosal_server.errors import ServerError
+from bosal_server.errors import ExplanationTooLarge, ServerError
 from bosal_server.model import LoadedModel
 from bosal_server.request_errors import OutOfRange
 from bosal_server.started import Started
@@ -259,3 +259,19 @@ def test_wrong_recipes_are_named_before_any_work(tiny_llama: LoadedModel) -> Non
         assert engine.stats().num_steps == 0
 
     run(tiny_llama, check)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_recipes_with_too_much_to_hold_against_each_other_are_named(
+    tiny_llama: LoadedModel, most: int
+) -> None:
+    """By itself each has two or three plans; beside each other the first has more."""
+
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        asked = command([], [{"rule": "top_k", "k": 5}])
+        with pytest.raises(ExplanationTooLarge) as refused:
+            await anext(compare(core, asked))
+        assert refused.value.field == "recipes[0]"
+        assert engine.stats().num_steps == 0
+
+    run(tiny_llama, check, max_shadows=most)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -14,7 +15,7 @@ from bosal_server.core import GenerationCore
 from bosal_server.engine.engine_model import EngineModel
 from bosal_server.engine.loop import EngineConfig, EngineLoop
 from bosal_server.engine.request import FinishedEvent, TokensEvent
-from bosal_server.errors import DeadlineExceeded, QueueFull, ServerError
+from bosal_server.errors import DeadlineExceeded, ExplanationTooLarge, QueueFull, ServerError
 from bosal_server.generate_command import GenerateCommand, PromptCommand
 from bosal_server.limits import Limits
 from bosal_server.mailbox import Delivery
@@ -33,6 +34,7 @@ async def running(
     loaded: LoadedModel,
     explain_share: float = 0.0,
     recipes: RecipeStore | None = None,
+    max_shadows: int | None = None,
     **limits: int,
 ) -> AsyncIterator[tuple[GenerationCore, EngineLoop]]:
     metrics = Metrics()
@@ -45,6 +47,7 @@ async def running(
         vocabulary=loaded.vocabulary,
         context_tokens=loaded.context_tokens,
         digest=loaded.digest,
+        max_shadows=max_shadows,
     )
     deliver = Delivery(asyncio.get_running_loop())
     engine = EngineLoop({"tiny": model}, EngineConfig(switch_interval=None), deliver, metrics)
@@ -60,6 +63,7 @@ async def running(
         dtype=runner.dtype,
         device=runner.device,
         cache_tokens=4096,
+        max_shadows=max_shadows,
     )
     core = GenerationCore(
         models=[served],
@@ -143,6 +147,29 @@ def test_sampled_explanations_feed_the_metrics_and_stay_inside(tiny_llama: Loade
             if sample.name == "bosal_explained_tokens_total"
         )
         assert counted == 2 * summary.num_tokens == 18
+
+    asyncio.run(check())
+
+
+def test_only_who_asks_is_refused_for_want_of_memory_to_explain(tiny_llama: LoadedModel) -> None:
+    rules = [*ENDLESS["rules"], {"rule": "top_k", "k": 5}, {"rule": "temperature", "value": 0.5}]
+
+    async def check() -> None:
+        # Bare, and without each of three rules.
+        async with running(tiny_llama, 1.0, None, 3) as (core, engine):
+            command = ask(max_tokens=5, seed=1, recipe={"rules": rules}, explain=True)
+            with pytest.raises(ExplanationTooLarge) as refused:
+                await anext(core.generate(command))
+            assert (refused.value.field, refused.value.code) == ("explain", "INVALID_ARGUMENT")
+            assert refused.value.metadata == {"plans": "4", "limit": "3"}
+            assert engine.stats().num_steps == 0
+            plain = [event async for event in core.generate(replace(command, explain=False))]
+            few = replace(command, prompt=ask().prompt)
+            explained = [event async for event in core.generate(few)]
+        for events, is_explained in ((plain, False), (explained, True)):
+            finished = events[-1]
+            assert isinstance(finished, FinishedEvent)
+            assert (finished.endings[0].explanation is not None) == is_explained
 
     asyncio.run(check())
 

@@ -63,6 +63,24 @@ def test_where_a_request_would_part_is_where_the_other_variant_parts(
     run(tiny_llama, check)
 
 
+def test_a_request_that_cannot_be_held_for_want_of_memory_is_served_and_unknown(
+    tiny_llama: LoadedModel,
+) -> None:
+    control = inline("control", weight=500_000, is_control=True)
+    cold = inline("cold", {"rule": "temperature", "value": 0.5}, weight=500_000)
+
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        await begin(core, variants=(control, cold), metrics=METRICS)
+        for seed, unit in enumerate(UNITS):
+            arm, tokens = await served(core, unit, seed=seed)
+            assert tokens == await alone(core, control if arm == "control" else cold, seed=seed)
+        (found,) = (await reported(core)).divergences
+        assert (found.requests, found.equal, found.unknown) == (0, 0, len(UNITS))
+        assert not found.causes
+
+    run(tiny_llama, check, max_shadows=2)
+
+
 @pytest.mark.parametrize(
     ("rules", "touched"),
     [

@@ -81,6 +81,18 @@ def test_a_shadow_answers_what_it_would_have_answered(tiny_llama: LoadedModel) -
     run(tiny_llama, check)
 
 
+def test_a_shadow_without_memory_to_explain_it_is_given_up(tiny_llama: LoadedModel) -> None:
+    shadow = inline("cold", {"rule": "temperature", "value": 0.3})
+
+    async def check(core: GenerationCore, engine: EngineLoop) -> None:
+        fields = {"variants": (CONTROL,), "shadows": (shadow,), "shadow_share_ppm": ALL}
+        await begin(core, metrics=PRIMARY, **fields)
+        await served(core, "u0")
+        await shadowed(core, pairs=0, given_up=1)
+
+    run(tiny_llama, check, max_shadows=1)
+
+
 def test_a_rule_that_changes_nothing_makes_an_equal_shadow(tiny_llama: LoadedModel) -> None:
     async def check(core: GenerationCore, engine: EngineLoop) -> None:
         shadow = inline("same", {"rule": "top_p", "p": 1.0})

@@ -44,6 +44,7 @@ class ActiveRequest:
                 priority=request.priority,
                 key_id=request.key_id,
                 label=request.label,
+                num_shadows=0 if request.explain is None else request.explain.num_plans,
             )
             for choice in range(request.num_choices)
         ]

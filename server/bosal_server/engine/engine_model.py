@@ -13,4 +13,6 @@ class EngineModel:
     runner: ModelRunner
     vocabulary: Vocabulary
     context_tokens: int
+    # Shadows that all explained choices may have together; None is without end.
+    max_shadows: int | None = None
     digest: str = ""  # of weights and tokenizer; keeps prefixes of different models apart

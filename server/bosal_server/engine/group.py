@@ -160,6 +160,7 @@ class StreamGroup:
         "max_tokens",
         "models",
         "num_rows",
+        "num_shadows",
         "output",
         "phrases",
         "priority",
@@ -183,6 +184,7 @@ class StreamGroup:
         priority: int = 1,
         key_id: str = "",
         label: str = "",
+        num_shadows: int = 0,
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -199,6 +201,8 @@ class StreamGroup:
         # Of its recipe, for the clock.
         self.rules = rules
         self.label = label
+        # Plans that its draws are held against, if they are explained.
+        self.num_shadows = num_shadows
         last = self.streams[-1]
         self.guide = last if isinstance(last, GuideStream) else None
         self.nudger: Nudger | None = None

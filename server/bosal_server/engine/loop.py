@@ -19,7 +19,13 @@ from bosal_server.engine.request import EngineEvent, EngineRequest
 from bosal_server.engine.scheduler import check_size
 from bosal_server.engine.stepper import Stepper
 from bosal_server.engine.waiting_room import WaitingRoom
-from bosal_server.errors import EngineStopped, InternalFault, QueueFull, UnknownModel
+from bosal_server.errors import (
+    EngineStopped,
+    InternalFault,
+    QueueFull,
+    UnknownModel,
+    check_shadows,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,7 +110,7 @@ class EngineLoop:
 
         Raises:
             UnknownModel: one of its models is not served.
-            RequestTooLarge: it could never be admitted.
+            RequestTooLarge, ExplanationTooLarge: it could never be admitted.
             QueueFull: too many requests wait; says when to try again.
             DeadlineUnreachable: it would still wait at its deadline.
             EngineStopped: the engine is shutting down.
@@ -116,6 +122,8 @@ class EngineLoop:
             raise ValueError(f"the plan was not compiled for model '{request.model}'")
         if (request.program is None) != (request.plan.recipe.constraint is None):
             raise ValueError("a plan with a constraint goes with its program, another with none")
+        if request.explain is not None:
+            check_shadows(request.explain.num_plans, model.max_shadows)
         self._check_size(request)
         active = ActiveRequest(request, sink)
         with self._lock:

@@ -1,9 +1,9 @@
 """Decides who is admitted and what each step computes.
 
 Rule 1: each model's groups are admitted in the order of `WaitingQueues`, with their worst case
-        reserved, so an admitted group never waits for blocks and nothing is preempted. A group
-        with streams on several models is admitted once it is first on all of them; a free slot
-        goes to the oldest of the groups that could be admitted.
+        and its shadows reserved, so an admitted group waits for neither and nothing is preempted.
+        A group with streams on several models is admitted once it is first on all of them; a free
+        slot goes to the oldest of the groups that could be admitted.
 Rule 2: a group that is decoding is in every step with all its streams, or in none.
 Rule 3: a group with several streams prefills each up to its last prompt token and parks there;
         once all are parked, their last tokens go in one step.
@@ -20,6 +20,7 @@ from bosal_server.engine.blocks import BlockAllocator
 from bosal_server.engine.group import GroupState, Stream, StreamGroup
 from bosal_server.engine.queues import WaitingQueues
 from bosal_server.engine.scheduler_step import Packer, SchedulerStep
+from bosal_server.engine.shadow_room import ShadowRoom
 from bosal_server.errors import RequestTooLarge
 
 
@@ -32,12 +33,14 @@ class Scheduler:
         *,
         max_groups: int,
         max_batch_tokens: int,
+        shadow_room: ShadowRoom | None = None,
     ) -> None:
         self.allocators = dict(allocators)
         self._block_sizes = {name: pool.block_size for name, pool in self.allocators.items()}
         self._max_batch_tokens = max_batch_tokens
         self._min_prefill_tokens = max(self._block_sizes.values())
         self._free_slots = list(range(max_groups - 1, -1, -1))
+        self._shadow_room = shadow_room or ShadowRoom({})
         self._waiting = WaitingQueues(self.allocators)
         self._running: dict[StreamGroup, None] = {}  # in order of admission
 
@@ -80,6 +83,7 @@ class Scheduler:
         elif group.state is not GroupState.GONE:
             del self._running[group]
             self._free_slots.append(group.slot)
+            self._shadow_room.give_back(group)
             for stream in group.streams:
                 self._let_go(stream, keep=keep)
         group.state = GroupState.GONE
@@ -122,6 +126,7 @@ class Scheduler:
             self._waiting.remove(group, was_admitted=True)
             group.slot = self._free_slots.pop()
             group.state = GroupState.PREFILLING
+            self._shadow_room.take(group)
             for stream in group.streams:
                 self._hold(stream)
             self._running[group] = None
@@ -129,6 +134,8 @@ class Scheduler:
         return admitted
 
     def _fits(self, group: StreamGroup) -> bool:
+        if not self._shadow_room.has_room(group):
+            return False
         needed: Counter[str] = Counter()
         for stream in group.streams:
             pool = self.allocators[stream.model]

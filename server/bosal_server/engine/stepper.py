@@ -20,6 +20,7 @@ from bosal_server.engine.sampler import Sampler
 from bosal_server.engine.scheduler import Scheduler
 from bosal_server.engine.scheduler_step import SchedulerStep
 from bosal_server.engine.settler import Settler
+from bosal_server.engine.shadow_room import ShadowRoom
 from bosal_server.engine.waiting_room import WaitingRoom
 
 _LOG = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Stepper:
                 max_groups,
                 device=model.runner.device,
                 plugin_seconds=plugin_seconds,
+                max_shadows=model.max_shadows,
             )
             for name, model in self._models.items()
         }
@@ -62,7 +64,10 @@ class Stepper:
         self._forwarding = Forwarding({name: model.runner for name, model in self._models.items()})
         self._sampler = Sampler(self._forwarding, self._pipelines)
         self._scheduler = Scheduler(
-            self._allocators, max_groups=max_groups, max_batch_tokens=max_batch_tokens
+            self._allocators,
+            max_groups=max_groups,
+            max_batch_tokens=max_batch_tokens,
+            shadow_room=ShadowRoom({name: one.max_shadows for name, one in self._models.items()}),
         )
         self._reporter = Reporter(observer, self._scheduler, self._allocators)
         self.roster = Roster(

@@ -1,6 +1,7 @@
 """Explanations through the engine: against transformers' own rows, over rollbacks and batches."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from bosal_decoding.counterfactuals import Counterfactuals
 from bosal_decoding.explanation import Explanation
 from bosal_decoding.plan import Plan
 from bosal_server.engine.request import TokensEvent
+from bosal_server.errors import ExplanationTooLarge
 from bosal_server.model import LoadedModel
 
-from .bench import Answer, Bench
+from .bench import Answer, Bench, MakeModel
+from .desk import Desk
 
 MakeBench = Callable[..., Bench]
 MakePlan = Callable[..., Plan]
@@ -136,3 +139,56 @@ def test_a_row_that_cannot_be_explained_fails_its_own_request(
     assert victim.error.code == "INTERNAL"
     assert len(neighbour.tokens()) == 6
     assert bench.held_blocks == 0
+
+
+def reasons(answer: Answer, choice: int) -> list[object]:
+    """What explanations say beside numbers, which vary a little with the batch."""
+    return [
+        (one.uncontrolled_token, [effect.rule for effect in one.effects])
+        for one in explanations(answer, choice)
+    ]
+
+
+def test_choices_wait_for_room_for_their_shadows(
+    tiny_llama: LoadedModel, engine_model: MakeModel, make_bench: MakeBench, make_plan: MakePlan
+) -> None:
+    plan = make_plan(*RULES, greedy=False)
+    counterfactuals = Counterfactuals.of(plan)
+    alone = make_bench()
+    expected = alone.submit(plan, PROMPT, max_tokens=8, num_choices=5, explain=counterfactuals)
+    alone.run()
+    most = 2 * counterfactuals.num_plans + 1
+    model = replace(engine_model(tiny_llama), max_shadows=most)
+    bench = make_bench({"tiny": model})
+    answer = bench.submit(plan, PROMPT, max_tokens=8, num_choices=5, explain=counterfactuals)
+    shadows = bench.stepper._pipelines["tiny"]._shadows
+    others = [bench.submit(plan, PROMPT, max_tokens=3, seed=seed) for seed in range(2)]
+    at_once = []
+    while bench.stepper.has_work:
+        bench.step()
+        at_once.append(len(shadows._explained))
+        assert shadows._capacity <= most
+    assert max(at_once) == 2
+    for choice in range(5):
+        assert answer.tokens(choice) == expected.tokens(choice)
+        assert reasons(answer, choice) == reasons(expected, choice)
+    assert all(other.is_over for other in others)
+    # Whoever is cancelled gives its room back.
+    cancelled = bench.submit(plan, PROMPT, max_tokens=8, num_choices=5, explain=counterfactuals)
+    bench.step()
+    bench.cancel(cancelled)
+    again = bench.submit(plan, PROMPT, max_tokens=8, num_choices=5, explain=counterfactuals)
+    bench.run()
+    assert again.tokens(4) == expected.tokens(4)
+
+
+def test_a_choice_that_never_had_room_for_its_shadows_is_refused_at_once(
+    tiny_llama: LoadedModel, engine_model: MakeModel, make_plan: MakePlan
+) -> None:
+    plan = make_plan(*RULES, greedy=False)
+    counterfactuals = Counterfactuals.of(plan)
+    model = replace(engine_model(tiny_llama), max_shadows=counterfactuals.num_plans - 1)
+    desk = Desk(model, plan)
+    with pytest.raises(ExplanationTooLarge) as refused:
+        desk.submit("r", PROMPT, explain=counterfactuals)
+    assert refused.value.field == "explain"
