@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from bosal_decoding.conflicts import check_opening
@@ -261,25 +262,8 @@ class Plan:
         return replace(self.params, key=choice_key(seed, choice), logprobs=logprobs)
 
     def touched(self, history: Sequence[int]) -> TouchedTokens:
-        """The tokens whose logits a choice edits from its first step."""
-        entries = dict.fromkeys((token for token, _ in self.deltas), 0)
-        for value in self.params.scoped:
-            if value.param == DELTA:
-                entries[value.column] = int(TokenFlag.LISTED)
-        if self.edits_end:
-            for token in self.eos_ids:
-                entries[token] = entries.get(token, 0) | TokenFlag.EOS
-        if self.instruction_flags:
-            # As a plain number, and each token once: an instruction may have tens of thousands.
-            flags = int(self.instruction_flags)
-            for token in dict.fromkeys(history):
-                entries[token] = entries.get(token, 0) | flags
-        deltas = dict(self.deltas)
-        return TouchedTokens.of(
-            ids=list(entries),
-            deltas=[deltas.get(token, 0.0) for token in entries],
-            flags=list(entries.values()),
-        )
+        """The tokens whose logits a choice edits from its first step; choices share them."""
+        return _touched(self, tuple(history) if self.instruction_flags else ())
 
     def text_stop(self) -> TextStop:
         """A fresh watcher of one choice's text."""
@@ -289,3 +273,24 @@ class Plan:
         room = self.all_streams[stream].context_tokens
         if prompt_tokens + max_tokens > room:
             raise PromptTooLong(prompt_tokens, max_tokens, room, stream=stream)
+
+
+@lru_cache(maxsize=8)
+def _touched(plan: Plan, history: tuple[int, ...]) -> TouchedTokens:
+    entries = dict.fromkeys((token for token, _ in plan.deltas), 0)
+    for value in plan.params.scoped:
+        if value.param == DELTA:
+            entries[value.column] = int(TokenFlag.LISTED)
+    if plan.edits_end:
+        for token in plan.eos_ids:
+            entries[token] = entries.get(token, 0) | TokenFlag.EOS
+    # As a plain number, and each token once: an instruction may have tens of thousands.
+    flags = int(plan.instruction_flags)
+    for token in dict.fromkeys(history):
+        entries[token] = entries.get(token, 0) | flags
+    deltas = dict(plan.deltas)
+    return TouchedTokens.of(
+        ids=list(entries),
+        deltas=[deltas.get(token, 0.0) for token in entries],
+        flags=list(entries.values()),
+    )

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from tests.decoding.plans import plan_of, user
+from tests.operations import lines_executed
 from tokenizers import Tokenizer
 
 from bosal_decoding.compile import compile
@@ -227,3 +228,14 @@ def test_plans_watch_text(vocabulary: Vocabulary) -> None:
     assert stop.feed(b"yes\n") is None
     assert stop.feed(b"Q: and") is not None
     assert stop.flush() == b"yes"
+
+
+def test_choices_of_a_request_share_what_their_prompt_touches(vocabulary: Vocabulary) -> None:
+    plan = plan_of(vocabulary, {"rule": "repetition_penalty", "value": 1.2})
+    history = tuple(range(3, vocabulary.size)) * 50
+    first = plan.touched(history)
+    with lines_executed() as count:
+        others = [plan.touched(history) for _ in range(15)]
+    assert all(one is first for one in others)
+    assert count.lines < 100
+    assert plan.touched([7, 8, 8]).ids.tolist() == [7, 8]
