@@ -60,7 +60,7 @@ def unexplained(event: CoreEvent) -> CoreEvent:
     if isinstance(event, Started):
         return event
     if isinstance(event, TokensEvent):
-        return event if event.explanations is None else replace(event, explanations=None)
+        return event if event.explanations is None else event._replace(explanations=None)
     if all(ending.explanation is None for ending in event.endings):
         return event
     endings = tuple(replace(ending, explanation=None) for ending in event.endings)

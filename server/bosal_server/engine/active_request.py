@@ -91,14 +91,16 @@ class ActiveRequest:
         if self._admitted_at is None:
             self._admitted_at = now
 
-    def note_token(self, output: ChoiceOutput, now: float) -> None:
-        """Record when a choice's token was drawn."""
+    def note_token(self, output: ChoiceOutput, now: float) -> bool:
+        """Record when a choice's token was drawn; return whether it is the request's first."""
         if output.last_token_at is not None:
             self.token_gaps.append(now - output.last_token_at)
         output.last_token_at = now
         self._last_token_at = now
-        if self._first_token_at is None:
+        is_first = self._first_token_at is None
+        if is_first:
             self._first_token_at = now
+        return is_first
 
     @property
     def start_seconds(self) -> float | None:

@@ -97,7 +97,8 @@ class ChoiceOutput:
         if self._interventions is not None:
             self._interventions.append(is_intervention)
         self._held_ids.append(token)
-        self._explanations.append(explanation)
+        if self._summary is not None:
+            self._explanations.append(explanation)
         if logprobs is not None:
             assert self._logprobs is not None
             self._logprobs.append(logprobs)
@@ -151,19 +152,20 @@ class ChoiceOutput:
         if not count and not text:
             return None
         behind = self._behind()
-        ids = self._held_ids[:count]
-        del self._held_ids[:count]
+        ids, self._held_ids = self._held_ids[:count], self._held_ids[count:]
         del self._held_ends[:count]
         first = self.num_tokens - len(self._held_ids) - count
         logprobs = self._logprobs.take(count) if self._logprobs is not None else None
-        explanations = self._explanations[:count]
-        del self._explanations[:count]
-        num_forced = bisect_left(self._forced, first + count)
-        forced = tuple(self._forced[:num_forced])
-        del self._forced[:num_forced]
-        if self._summary is None:
-            return TokensEvent(self.choice, first, ids, text, logprobs, None, forced, behind)
-        self._summary.add(one for one in explanations if one is not None)
+        forced: tuple[int, ...] = ()
+        if self._forced:
+            num_forced = bisect_left(self._forced, first + count)
+            forced = tuple(self._forced[:num_forced])
+            del self._forced[:num_forced]
+        explanations = None
+        if self._summary is not None:
+            explanations = self._explanations[:count]
+            del self._explanations[:count]
+            self._summary.add(one for one in explanations if one is not None)
         return TokensEvent(self.choice, first, ids, text, logprobs, explanations, forced, behind)
 
     def _take_text(self) -> str:
@@ -178,9 +180,9 @@ class ChoiceOutput:
 
     def _behind(self) -> str:
         """Return what the last tokens spell behind the end of the text, if it was cut."""
-        count = self._num_bytes - self._num_given if self.ending is not None else 0
-        if self._stop is None or not count:
+        if self._stop is None or self.ending is None or self._num_bytes == self._num_given:
             return ""
+        count = self._num_bytes - self._num_given
         spelled = b"".join(map(self._spelling, self._held_ids))
         return spelled[-count:].decode(errors="replace")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
+from typing import NamedTuple
 
 from bosal_decoding.constraints.program import Program
 from bosal_decoding.counterfactuals import Counterfactuals
@@ -130,8 +131,7 @@ class TokenLogprobs:
         del self.top_raw[positions], self.top_controlled[positions]
 
 
-@dataclass(frozen=True, slots=True)
-class TokensEvent:
+class TokensEvent(NamedTuple):
     """Tokens of one choice that became final, and the text that became final with them."""
 
     choice: int

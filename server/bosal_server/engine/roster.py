@@ -124,8 +124,7 @@ class Roster:
 
     def note_token(self, active: ActiveRequest, output: ChoiceOutput, now: float) -> None:
         """Record when a choice's token was drawn."""
-        is_first = active.start_seconds is None
-        active.note_token(output, now)
+        is_first = active.note_token(output, now)
         if is_first and active.start_seconds is not None:
             self._room.note_start(active.start_seconds)
 

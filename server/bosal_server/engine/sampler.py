@@ -135,6 +135,8 @@ class Sampler:
         clock: RuleClock,
     ) -> list[Draw | None]:
         """Draw for all members; what the kernels cannot draw does not keep them from the rest."""
+        if pipeline.backend != "triton":
+            return [*_select(pipeline, step, members, logits, clock)]
         draws: list[Draw | None] = [None] * len(members)
         places: dict[bool, list[int]] = {}
         for place, member in enumerate(members):
@@ -255,8 +257,11 @@ def _select(
 
 def _is_fused(pipeline: ExplainingPipeline, group: StreamGroup) -> bool:
     """Whether kernels may draw for a group: nobody asks about what precedes the draw."""
-    is_watched = pipeline.is_explained(group.slot) or group.nudger is not None
-    return pipeline.backend == "triton" and not is_watched
+    return (
+        pipeline.backend == "triton"
+        and not pipeline.is_explained(group.slot)
+        and group.nudger is None
+    )
 
 
 def _moves(

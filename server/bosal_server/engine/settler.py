@@ -140,7 +140,7 @@ class Settler:
         output = active.outputs[group.choice]
         slots = self._slots_of(group)
         group.commit([drawn.token])
-        if self._postpone_end(active, group, drawn.token):
+        if group.phrases is not None and self._postpone_end(active, group, drawn.token):
             return
         # Most are not: of them nothing needs to be asked.
         is_bound = slots.is_bound(group.slot)
@@ -163,7 +163,8 @@ class Settler:
             in_force: Collection[int] = self._in_force(active, group, output.num_tokens)
         else:
             in_force = slots.in_force(group.slot, active.request.plan.text_scopes)
-            output.note_yielded(drawn.yielded)
+            if drawn.yielded:
+                output.note_yielded(drawn.yielded)
         rollback = output.accept(
             drawn.token,
             drawn.logprobs,
@@ -245,7 +246,8 @@ class Settler:
 
     def _postpone_end(self, active: ActiveRequest, group: StreamGroup, token: int) -> bool:
         """Whether the end of the text was drawn where a phrase must come first; now it will."""
-        if group.phrases is None or token not in active.request.plan.eos_ids:
+        assert group.phrases is not None
+        if token not in active.request.plan.eos_ids:
             return False
         slots = self._slots_of(group)
         if slots.was_forced(group.slot):
