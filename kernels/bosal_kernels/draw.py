@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from bosal_kernels.groups import GROUP, sparse_places
-from bosal_kernels.noise import GroupNoise, Source, pair_noise, token_noise
+from bosal_kernels.noise import GroupNoise, Source, group_noise, pair_noise, token_noise
+from bosal_kernels.transfer import numbered
 from bosal_kernels.truncation import Truncation
 
 _NO_TOKEN = torch.iinfo(torch.int64).max
@@ -18,6 +19,32 @@ _LEAST = torch.finfo(torch.float32).min
 # More than a few roundings of float32 are off by, and more than any noise is large.
 _ROUNDING = 1e-6
 _NOISE = 32.0
+
+
+def drawn_tokens(truncation: Truncation) -> Tensor:
+    """Return the drawn token of every sampling row, [R]."""
+    if truncation.shortlist.is_short and not truncation.nucleus.is_used:
+        return _of_shortlist(truncation)
+    return Draw(truncation).tokens()
+
+
+def _of_shortlist(truncation: Truncation) -> Tensor:
+    """Draw where few tokens are left of every row, and known: each of them gets its noise."""
+    values, tokens, is_member = truncation.shortlist.members()
+    row = numbered(len(tokens), tokens.device)[:, None].expand_as(tokens).flatten()
+    token = tokens.clamp(min=0).view(-1)
+    source = Source(truncation.key, truncation.position)
+    noise = token_noise(source, row, token, group_noise(source, row, token >> 6))
+    score = _scaled(truncation, values).add_(noise.view_as(values))
+    score.masked_fill_(~is_member, -torch.inf)
+    is_best = is_member & (score == score.amax(1, keepdim=True))
+    return tokens.masked_fill(~is_best, _NO_TOKEN).amin(1)
+
+
+def _scaled(truncation: Truncation, values: Tensor) -> Tensor:
+    """Scale [R, n] logits of all rows."""
+    row_max = truncation.intervals.row_max[:, None]
+    return (values - row_max).mul_(truncation.inverse[:, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +85,7 @@ class Draw:
         rows, maxima = intervals.rows, intervals.maxima
         noise = self._noise()
         best = torch.minimum(maxima, intervals.high_value[:, None]) if intervals.is_cut else maxima
-        bound = self._scaled(best).add_(noise.bound)
+        bound = _scaled(truncation, best).add_(noise.bound)
         # The token on which a group's smallest exponential sits scores the group's bound if it is
         # the group's best; at any rate its score is a floor under the winner's. Groups left over
         # have none.
@@ -75,7 +102,7 @@ class Draw:
             noise=noise,
             pivot_token=pivot_token,
             pivot_value=pivot_value,
-            pivot_score=self._scaled(pivot_value).add_(noise.bound.gather(1, pivot)),
+            pivot_score=_scaled(truncation, pivot_value).add_(noise.bound.gather(1, pivot)),
         )
 
     def tokens(self) -> Tensor:
@@ -127,11 +154,6 @@ class Draw:
             bound=spread(noise.bound, -torch.inf),
             lane=spread(noise.lane, 0),
         )
-
-    def _scaled(self, values: Tensor) -> Tensor:
-        """Scale [R, n] logits of all rows."""
-        truncation = self.truncation
-        return (values - truncation.intervals.row_max[:, None]).mul_(truncation.inverse[:, None])
 
     def _best(self, which: Tensor, groups: _Groups) -> tuple[Tensor, Tensor]:
         """Return the members of rows `which` with the greatest scores, lowest id on ties.

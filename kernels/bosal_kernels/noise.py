@@ -15,11 +15,12 @@ exponentials, so the g_t are independent Gumbel variables; yet one draw per grou
 Logarithms are taken in float64 and rounded to float32.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,65 +49,47 @@ def choice_key(seed: int, choice: int) -> int:
     return state ^ (state >> 31)
 
 
-def philox4x32(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor],
-    key: tuple[Tensor, Tensor],
-    *,
-    rounds: int = 7,
-) -> Tensor:
-    """Return the four output words, [4, ...] int64 in [0, 2^32).
+def philox4x32(counter: Sequence[Any], key: Sequence[Any], *, rounds: int = 7) -> tuple[Any, ...]:
+    """Return the four output words, int64 in [0, 2^32).
 
-    All inputs are int64 in [0, 2^32) and broadcast to the shape of the first counter word.
+    The four words of the counter and the two of the key are int64 in [0, 2^32) and broadcast: all
+    tensors, or all of NumPy's arrays, which a CPU computes a fifth as long where they are small.
     Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (2011).
     """
-    # The two lanes of a round in one tensor; `even` is (c0, c2), `odd` is (c1, c3). Only the low
-    # 32 bits of `odd` and of the keys count: what lies above is masked with the next `even`.
-    even = torch.stack([counter[0], counter[2].expand_as(counter[0])])
-    odd = torch.stack([counter[1], counter[3]])
-    return _philox(even, odd, torch.stack(key), rounds)
-
-
-def _philox(even: Tensor, odd: Tensor, keys: Tensor, rounds: int = 7) -> Tensor:
-    """Run the rounds on lanes [2, ...]; `even` and `keys` are overwritten."""
-    first, second = even.unbind()
-    # An odd half outlives its round by one.
-    products = [torch.empty_like(even), torch.empty_like(even)]
-    halves = [product.unbind() for product in products]
-    weyl = _weyl(even.device, even.dim())
+    first, second, third, fourth = counter
+    left_key, right_key = key
     for number in range(rounds):
         if number:
-            keys += weyl
-        product, (left, right) = products[number % 2], halves[number % 2]
-        torch.mul(second, _MULTIPLIERS[1], out=left)
-        torch.mul(first, _MULTIPLIERS[0], out=right)
-        torch.bitwise_right_shift(product, 32, out=even)
-        even.bitwise_xor_(odd).bitwise_xor_(keys).bitwise_and_(_MASK32)
-        odd = product
-    odd.bitwise_and_(_MASK32)
-    return torch.stack([even, odd], 1).flatten(0, 1)
-
-
-@lru_cache(maxsize=8)
-def _weyl(device: torch.device, num_dims: int) -> Tensor:
-    """What the keys grow by in a round."""
-    return torch.tensor(_WEYL, device=device).view((2,) + (1,) * (num_dims - 1))
+            left_key, right_key = left_key + _WEYL[0], right_key + _WEYL[1]
+        # Only the low 32 bits of products and keys count: what lies above is masked away.
+        left, right = third * _MULTIPLIERS[1], first * _MULTIPLIERS[0]
+        first = ((left >> 32) ^ second ^ left_key) & _MASK32
+        third = ((right >> 32) ^ fourth ^ right_key) & _MASK32
+        second, fourth = left, right
+    return first, second & _MASK32, third, fourth & _MASK32
 
 
 class Source:
     """Where rows draw their noise from: their choices' keys and their positions, [R] each."""
 
     def __init__(self, key: Tensor, position: Tensor) -> None:
-        self._keys = torch.stack([key, key >> 32]).bitwise_and_(_MASK32)
-        self._position = torch.stack([position, position >> 32]).bitwise_and_(_MASK32)
+        self._numbers = [
+            half for whole in map(_array, (key, position)) for half in (whole, whole >> 32)
+        ]
 
     def words(self, row: Tensor, counter: Tensor, purpose: Purpose) -> Tensor:
         """Return the four words of counters [n] of rows [n], [4, n]."""
-        low, high = self._position.index_select(1, row)
-        return _philox(
-            torch.stack([counter, high]),
-            torch.stack([low, torch.full_like(low, int(purpose))]),
-            self._keys.index_select(1, row),
-        )
+        of_row = _array(row)
+        *key, low, high = (number[of_row] & _MASK32 for number in self._numbers)
+        words = philox4x32((_array(counter), low, high, int(purpose)), key)
+        if isinstance(words[0], Tensor):
+            return torch.stack(words)
+        return torch.from_numpy(np.stack(words))
+
+
+def _array(tensor: Tensor) -> Any:
+    """Return a tensor's own memory as NumPy's array where it is on the host, else the tensor."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
 def exponential(word: Tensor) -> Tensor:

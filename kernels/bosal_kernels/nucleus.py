@@ -19,6 +19,8 @@ class Nucleus:
 
     def __init__(self, intervals: Intervals) -> None:
         self._intervals = intervals
+        # Whether any row's is pending.
+        self.is_used = False
         row_max = intervals.row_max
         # The mass ahead at which a token is left out; NaN until a whole row's is needed.
         self._target = torch.full_like(row_max, torch.inf, dtype=torch.float64)
@@ -27,6 +29,7 @@ class Nucleus:
 
     def put(self, which: Tensor, inverse: Tensor, share: Tensor) -> None:
         """Keep a share [k] of the mass of rows `which`, at inverse temperatures [k]."""
+        self.is_used = True
         self._share[which] = share
         self._inverse[which] = inverse
         target = torch.full_like(share, torch.nan)

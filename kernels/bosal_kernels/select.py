@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bosal_kernels.control import Control
-from bosal_kernels.draw import Draw
+from bosal_kernels.draw import drawn_tokens
 from bosal_kernels.groups import GroupedRows
 from bosal_kernels.layout import SlotState
 from bosal_kernels.logprobs import (
@@ -71,7 +71,7 @@ def select(
     if len(sampled := _drawing(state, slots, is_dead)):
         here = slots[sampled]
         truncation = _truncate(control, state, slots, sampled)
-        tokens[sampled] = Draw(truncation).tokens()
+        tokens[sampled] = drawn_tokens(truncation)
         inverse[sampled] = truncation.inverse
         if state.is_used("last_temperature"):
             state.last_temperature[here] = 1 / truncation.inverse.double()

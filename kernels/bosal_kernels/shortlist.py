@@ -6,6 +6,7 @@ from torch import Tensor
 from bosal_kernels.groups import GROUP, weights
 from bosal_kernels.interval import Intervals
 from bosal_kernels.logprobs import best_tokens
+from bosal_kernels.transfer import numbered
 
 
 class Shortlist:
@@ -17,10 +18,23 @@ class Shortlist:
         # Padded by -inf to whole groups; a row that was never listed is empty.
         self._values = intervals.maxima.new_empty((num_rows, 0))
         self._tokens = intervals.place.new_empty((num_rows, 0))
+        self._listed: set[int] = set()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether all rows were listed, with a group's worth of tokens at most."""
+        return len(self._listed) == len(self._values) and self._values.shape[1] == GROUP
+
+    def members(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits and ids listed, and which of them are still left, [R, n] each."""
+        row = numbered(len(self._values), self._values.device)[:, None]
+        is_left = self._intervals.contains(row, self._tokens, self._values)
+        return self._values, self._tokens, is_left & (self._values > -torch.inf)
 
     def list(self, which: Tensor, count: Tensor) -> None:
         """List the `count` [k] best tokens of rows `which`, whole ones, and drop the others."""
         intervals = self._intervals
+        self._listed.update(which.tolist())
         best = best_tokens(intervals.rows, intervals.place.take(which), count)
         self._reach(int(count.max()))
         width = self._values.shape[1]

@@ -149,6 +149,29 @@ def test_a_pending_top_p_leaves_out_what_the_sum_of_the_row_leaves_out(temperatu
         assert torch.equal(left_out, ahead.gather(1, at).squeeze(1) >= target)
 
 
+def test_a_batch_of_short_lists_gets_the_tokens_of_brute_force() -> None:
+    # Where a top-k leaves few of every row, these alone get their noise.
+    shortening = [(Stage.TOP_K, float(k), 0.0) for k in (1, 2, 50, 64)]
+    behind = [
+        (),
+        ((Stage.TOP_P, 0.9, 0.0),),
+        ((Stage.XTC, 1.0, 0.05), (Stage.MIN_P, 0.02, 0.0)),
+        ((Stage.TYPICAL, 0.7, 0.0),),
+        ((Stage.TOP_K, 20.0, 0.0), (Stage.TOP_P, 0.5, 0.0)),
+    ]
+    for seed, kind in enumerate(rows.KINDS):
+        for vocab_size in (70, 4097):
+            z = rows.logits(kind, vocab_size, seed)
+            warm = (Stage.TEMPERATURE, 0.8 + seed % 3, 0.0)
+            chains = [(warm, few, *rest) for few in shortening for rest in behind]
+            check(
+                [
+                    Row(logits=z, chain=chain, key=seed * 100 + place, position=place)
+                    for place, chain in enumerate(chains)
+                ]
+            )
+
+
 def test_touched_tokens_take_part_like_any_other() -> None:
     rng = np.random.default_rng(3)
     batch = []
