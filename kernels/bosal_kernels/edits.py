@@ -1,6 +1,7 @@
 """The tokens that the rules of a batch edit: their logits before and after, and what masks them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -57,7 +58,10 @@ class Touched:
         self.tokens = torch.where(self.valid, tokens, tokens[:, :1]).long()
         self.count = self.entries(state.t_out_count)
         self.flags = self.entries(state.t_flag)
-        self.position = self.param(state.position)
+
+    @cached_property
+    def position(self) -> Tensor:
+        return self.param(self.state.position)
 
     def entries(self, table: Tensor) -> Tensor:
         """Return what a touched list holds, [B, W]; neutral beyond its end."""

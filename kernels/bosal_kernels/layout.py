@@ -144,6 +144,8 @@ class SlotState(TouchedLists):
                 self._users["last_temperature"].add(slot)
         if not params.is_greedy:
             self._users["is_drawing"].add(slot)
+        if params.may_be_greedy:
+            self._users["is_greedy"].add(slot)
         if params.counts_output or is_listed:
             self._users["is_counting"].add(slot)
         self._fill(slot, touched)

@@ -140,6 +140,15 @@ class SlotParams:
         return any(stage == Stage.TEMPERATURE and value <= 0 for stage, value, _ in self._always)
 
     @property
+    def may_be_greedy(self) -> bool:
+        """Whether the best token is taken at every step, or under some scope."""
+        scoped = {value.column for value in self.scoped if value.param == "chain_stage"}
+        return any(
+            value <= 0 and (stage == Stage.TEMPERATURE or at in scoped)
+            for at, (stage, value, _) in enumerate(self.chain)
+        )
+
+    @property
     def keeps_history(self) -> bool:
         """Whether any rule looks back at what was read and said."""
         return self.counts_history or self._has_any(_LOOKING_BACK)

@@ -96,8 +96,11 @@ def _drawing(state: SlotState, slots: Tensor, is_dead: Tensor) -> Tensor:
     """List the places of the rows that do not take their best token, or none, [R]."""
     if not state.is_used("is_drawing"):
         return slots[:0]
-    is_greedy = (state.chain_stage[slots] == Stage.TEMPERATURE) & (state.chain_value[slots] <= 0)
-    return is_dead.logical_or(is_greedy.any(1)).logical_not_().nonzero().squeeze(1)
+    is_idle = is_dead
+    if state.is_used("is_greedy"):
+        is_cold = (state.chain_stage[slots] == Stage.TEMPERATURE) & (state.chain_value[slots] <= 0)
+        is_idle = is_dead | is_cold.any(1)
+    return (is_idle == 0).nonzero().squeeze(1)
 
 
 def _truncate(control: Control, state: SlotState, slots: Tensor, places: Tensor) -> Truncation:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bosal_kernels import stages
 from bosal_kernels.params import Stage
+from bosal_kernels.transfer import numbered
 from bosal_kernels.truncation import Truncation
 
 # Up to this many tokens a top-k is listed.
@@ -68,9 +69,10 @@ def truncate(left: Truncation, chain: Tensor, values: Tensor, seconds: Tensor) -
     # Rows differ within a place, so the order of its calls does not matter.
     for call in sorted(calls, key=lambda call: call[0]):
         which, value, other = zip(*calls[call], strict=True)
+        is_all = len(which) == len(chain)
         call[1](
             left,
-            torch.tensor(which, device=device),
+            numbered(len(which), device) if is_all else torch.tensor(which, device=device),
             torch.tensor(value, dtype=torch.float64, device=device),
             torch.tensor(other, dtype=torch.float64, device=device),
         )
