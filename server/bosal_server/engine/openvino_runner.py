@@ -10,6 +10,7 @@ from torch import Tensor
 from bosal_server.engine.kv_pool import LayerShape
 from bosal_server.engine.openvino_cascade_inputs import MIN_SPARED, CascadeInputs
 from bosal_server.engine.openvino_compiled import CompiledGraph
+from bosal_server.engine.openvino_prefault import Prefault
 from bosal_server.engine.openvino_runtime import BLOCK_SIZE, load_openvino
 from bosal_server.engine.openvino_trace import PagedLayer
 from bosal_server.engine.step import StepPlan
@@ -40,6 +41,7 @@ class OpenVinoRunner:
         self._num_blocks = num_blocks
         # The last block is the stand-in for a shared prefix.
         self._pool = _allocate(self._request, num_blocks + graph.cascades)
+        self._prefault = Prefault([memory for memory, _ in self._pool.values()])
         self._cascade: CascadeInputs | None = None
         if graph.cascades:
             caches = {name: memory.view(np.float32) for name, (memory, _) in self._pool.items()}
@@ -64,10 +66,13 @@ class OpenVinoRunner:
     def forward(self, plan: StepPlan) -> Tensor:
         paged = plan if self._cascade is None else self._cascade.write(plan)
         self._inputs.write(paged)
+        if not self._prefault.is_complete:
+            self._prefault.reach(int(plan.block_indices.max(initial=0)))
         output = next(iter(self._infer(self._request, {}, True, False).values()))
         return torch.from_numpy(output)[: len(plan.logits_rows)]
 
     def close(self) -> None:
+        self._prefault.close()
         self._cascade = None
         self._pool = {}
         self._request = self._inputs = None
