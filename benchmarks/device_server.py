@@ -5,7 +5,6 @@ both are on the CPU, which shows nothing but that this runs.
 """
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Self
 
 import torch
 
+from benchmarks.announcement import Announcement
 from benchmarks.harness import Report, arguments, say
 from bosal_client import Client
 
@@ -29,7 +29,6 @@ PROMPTS = (
 )
 # What decides between two tokens is far from the last digit here; no text is long.
 MAX_TOKENS = 32
-_READY = re.compile(r"ready at ([^,]+),")
 # What a server imports at its start and these requests do not reach: reports of experiments, and
 # certificates. A machine without a network may lack them.
 _UNUSED = ("statsmodels", "cryptography")
@@ -76,12 +75,9 @@ class Server:
 
     def address(self) -> str:
         """Wait until it is ready."""
-        assert self._process.stdout is not None
-        ready = _READY.match(self._process.stdout.readline())
-        if ready is None:
-            raise RuntimeError(f"the server did not start: {self.errors()}")
+        ready = Announcement.read(self._process.stdout, self.errors)
         self.seconds_to_ready = perf_counter() - self._begin
-        return ready[1]
+        return ready.address
 
     def errors(self) -> str:
         self._errors.seek(0)

@@ -1,7 +1,6 @@
 """The server that is measured or worn out: a process of its own on a random model."""
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -16,8 +15,8 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import models
+from benchmarks.announcement import Announcement
 
-_READY = re.compile(r"ready at (?P<address>[^,]+),.* metrics (?P<metrics>\S+)$")
 _BASELINE_SECONDS = 2.5
 
 MODEL = models.TINY
@@ -128,10 +127,8 @@ def subject(
             )
         assert process.stdout is not None
         try:
-            ready = _READY.match(process.stdout.readline())
-            if ready is None:
-                raise RuntimeError(f"the server did not start\n{log.read_text()}")
-            yield Subject(process, ready["address"], ready["metrics"], log)
+            ready = Announcement.read(process.stdout, log.read_text)
+            yield Subject(process, ready.address, ready.metrics, log)
             process.terminate()
             code = process.wait(60)
             assert code == 0, f"exit code {code}\n{log.read_text()[-3000:]}"

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import random
-import re
 import string
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from time import perf_counter
 import torch
 
 from benchmarks import models
+from benchmarks.announcement import Announcement
 from benchmarks.engines import GREEDY, Engine, load
 from benchmarks.harness import Report, arguments, interleave, ratio
 from bosal_client import AsyncClient
@@ -23,7 +23,6 @@ from bosal_client import AsyncClient
 MODEL = "15m"
 PROMPT_CHARACTERS = 256  # 128 tokens of the benchmark tokenizer
 NEW_TOKENS = 64
-READY = re.compile(r"ready at ([^,]+),")
 
 
 @contextlib.contextmanager
@@ -36,12 +35,9 @@ def server(threads: int, runner: str) -> Iterator[str]:
         command += [f"--runner={runner}", f"--threads={threads}", "--lame-duck-seconds=0"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-            assert child.stdout is not None
-            ready = READY.search(child.stdout.readline())
-            if ready is None:
-                raise RuntimeError("the server did not start")
+            address = Announcement.read(child.stdout).address
             try:
-                yield ready[1]
+                yield address
             finally:
                 child.terminate()
 

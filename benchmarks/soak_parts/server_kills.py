@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import models
+from benchmarks.announcement import Announcement
 from benchmarks.harness import Report
 from benchmarks.soak_parts.kills import NAME, begin, check
-from benchmarks.wire import READY
 from bosal_client import AsyncClient, BosalError
 from bosal_client.experiments import Outcome
 
@@ -73,10 +73,9 @@ async def _round(
     """Serve until killed; note every key the server has acknowledged."""
     child, told = _server(file, model)
     try:
-        ready = READY.search(await asyncio.to_thread(_first_line, told))
-        assert ready is not None, "the server did not start again"
+        address = await asyncio.to_thread(_address, told)
         has_begun = asyncio.Event()
-        async with AsyncClient(ready[1]) as client:
+        async with AsyncClient(address) as client:
             callers = [
                 asyncio.create_task(_call(client, f"{round_}-{caller}", acknowledged, has_begun))
                 for caller in range(_CALLERS)
@@ -112,9 +111,9 @@ def _serve(arguments: Sequence[str], telling: Connection) -> None:
     runpy.run_module("bosal_server", run_name="__main__")
 
 
-def _first_line(told: Connection) -> str:
+def _address(told: Connection) -> str:
     with os.fdopen(os.dup(told.fileno())) as lines:
-        return lines.readline()
+        return Announcement.read(lines).address
 
 
 async def _call(
