@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.text import Text
 from tests.clients.command import bosal, bosal_process, run_here
 from tests.live_server import LiveServer, environment, eventually
 from typer.testing import CliRunner
@@ -187,11 +188,22 @@ def test_an_interrupt_before_the_command_begins_is_no_traceback(
 
 
 def test_paragraphs_of_help_flow() -> None:
-    text = "Ask.\n\nOne line\nand its end.\n\n  an example\n  another"
-    assert flowing(text) == "Ask.\n\nOne line and its end.\n\n  an example\n  another"
+    text = "Ask.\n\nOne line\nand its end.\n\n  an example\n\n  another\n"
+    shown = Text.from_markup(flowing(text)).plain
+    assert shown == "Ask.\n\nOne line and its end.\n\n  an example\n  another\n"
     assert flowing(flowing(text)) == flowing(text)
     shown = CliRunner().invoke(application(), ["serve", "--help"], env={"COLUMNS": "400"}).output
     assert "by its environment variable, and by its name in bosal.toml; a flag comes" in shown
+
+
+def test_examples_are_indented_lines_below_each_other() -> None:
+    for command in (["generate"], ["explain"], ["models"], ["recipes"], ["serve"]):
+        shown = CliRunner().invoke(application(), [*command, "--help"], env={"COLUMNS": "120"})
+        lines = [line.rstrip() for line in shown.output.splitlines()]
+        first = lines.index(" Examples") + 2
+        examples = lines[first : lines.index("", first)]
+        assert len(examples) >= 2, command
+        assert all(line.startswith("   ") and "bosal " in line for line in examples), examples
 
 
 def test_interrupting_cancels_the_call(server: LiveServer) -> None:

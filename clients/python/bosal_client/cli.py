@@ -53,7 +53,9 @@ def models(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
 def replay_record(
     record: Annotated[
         typer.FileBinaryRead,
-        typer.Argument(help="What `bosal generate --json` wrote; '-' for standard input."),
+        typer.Argument(
+            metavar="FILE", help="What `bosal generate --json` wrote; '-' for standard input."
+        ),
     ],
     timeout: Timeout = None,
     retry_seconds: RetrySeconds = 0.0,

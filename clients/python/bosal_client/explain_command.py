@@ -63,7 +63,11 @@ def explain(
 
     On a terminal the text is coloured by the rank that the model itself gave each token: plain is
     its first choice, yellow the second or third, red further down; underlined is what the same
-    draw would not have given without the recipe's rules. In a pipe: a line per token.
+    draw would not have given without the recipe's rules.
+
+    In a pipe: a line per token with its position, itself, what the same draw would have given
+    without rules, the rules that changed it, its shift, its rank, its probability before and after
+    the rules, and the share that a constraint forbids.
 
     [bold]Examples[/bold]
 

@@ -137,7 +137,7 @@ def create(
     as_json: AsJson = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Keep recipes on the server, each in force under its name; twice is as good as once.
+    """Keep recipes on the server, each in force under its name; doing it again changes nothing.
 
     A file without a `name` takes the file's.
 

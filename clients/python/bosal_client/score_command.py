@@ -54,6 +54,9 @@ def score(
 ) -> None:
     """Print the log-probability of an answer, token by token, before and after the rules.
 
+    A line per token: the token, its log-probability and rank as the model has them, and under the
+    rules; `forced` where a rule dictates the token. The last line has the sums.
+
     [bold]Examples[/bold]
 
       bosal score "Name a river." "The Rhine."\n
