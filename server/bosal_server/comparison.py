@@ -71,7 +71,9 @@ async def compare(
     all_started: list[Started] = []
     for place, one in enumerate(command.recipes):
         with _located(place):
-            all_started.append(await core.accept(_of_recipe(shared, one, place)))
+            started = await core.accept(_of_recipe(shared, one))
+        # Longer than an id that a request may have.
+        all_started.append(replace(started, request_id=f"{started.request_id}.{place}"))
     all_started = held_together(all_started)
     for place, started in enumerate(all_started):
         assert started.explain is not None
@@ -95,14 +97,14 @@ async def compare(
                 yield divergence
 
 
-def _of_recipe(shared: GenerateCommand, one: ComparedRecipe, place: int) -> GenerateCommand:
+def _of_recipe(shared: GenerateCommand, one: ComparedRecipe) -> GenerateCommand:
     """One recipe's part of a comparison; draws are explained, to tell why outputs part."""
     return replace(
         shared,
         prompt=replace(shared.prompt, recipe=one.recipe),
         overrides=one.overrides,
         explain=True,
-        request_id=f"{shared.request_id or call.request_id()}.{place}",
+        request_id=shared.request_id or call.request_id(),
     )
 
 
@@ -144,7 +146,8 @@ async def _merged(
         while num_left:
             place, item = await queue.get()
             if isinstance(item, Exception):
-                raise item
+                with _located(place):
+                    raise item
             if item is None:
                 num_left -= 1
             else:

@@ -13,6 +13,7 @@ from bosal_server.errors import ServerError
 from bosal_server.preparation import Preparation
 from bosal_server.recipe_entry import RecipeEntry
 from bosal_server.recipe_store import RecipeStore
+from bosal_server.request_errors import named
 from bosal_server.rule_cost import control_seconds
 from bosal_server.security.caller import ANYBODY, Caller
 from bosal_server.security.quota import QuotaLedger
@@ -60,7 +61,7 @@ class RecipeDesk:
         """
 
         def create() -> tuple[tuple[RecipeEntry, bool], Plan]:
-            recipe = Recipe.parse(document)
+            recipe = _parsed(document)
             plan = self._usable(recipe)
             return self._recipes.create(recipe), plan
 
@@ -77,9 +78,7 @@ class RecipeDesk:
         Keys take turns.
         """
         self._charge(caller)
-        plan = await self._preparation.run(
-            lambda: self._models.compile(model, Recipe.parse(document))
-        )
+        plan = await self._preparation.run(lambda: self._models.compile(model, _parsed(document)))
         self._quotas.spend(caller, plan.scaffold_tokens)
         program = await self._constraints.program(plan, "constraint", owner=caller.key_id)
         if not model.device.startswith("cpu"):
@@ -143,3 +142,9 @@ class RecipeDesk:
             except DecodingError as error:
                 failures.append(error)
         raise failures[0]
+
+
+def _parsed(document: Mapping[str, Any] | str) -> Recipe:
+    """Read a recipe; a text that is no document at all is wrong as a whole."""
+    with named(""):
+        return Recipe.parse(document)

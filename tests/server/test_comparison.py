@@ -22,6 +22,7 @@ from bosal_server.engine.request import FinishedEvent, TokensEvent
 from bosal_server.errors import ExplanationTooLarge, ServerError
 from bosal_server.model import LoadedModel
 from bosal_server.request_errors import OutOfRange
+from bosal_server.security.caller import Caller, Priority
 from bosal_server.started import Started
 
 ENDLESS = {"rule": "logit_bias", "ids": {"0": -1000}}
@@ -252,6 +253,9 @@ def test_wrong_recipes_are_named_before_any_work(tiny_llama: LoadedModel) -> Non
         assert field == "recipes[1].inline_recipe.rules[0].rule"
         wrong = replace(good.shared, max_tokens=0)
         assert await refused(core, replace(good, shared=wrong)) == "spec.max_tokens"
+        caller = Caller(max_priority=Priority.LOW)
+        wrong = replace(good.shared, priority=Priority.HIGH, caller=caller)
+        assert await refused(core, replace(good, shared=wrong)) == "spec.priority"
         for count in (0, 1, 9):
             recipes = [good.recipes[0]] * count
             with pytest.raises(OutOfRange):

@@ -28,6 +28,10 @@ def read_schema(text: str, *, max_repetition: int) -> dict[str, Any]:
         raise ConstraintTooLarge(f"nested deeper than {MAX_DEPTH}") from None
     except ValueError as error:
         raise ConstraintSyntax(f"not JSON: {error}") from None
+    try:
+        json.dumps(schema, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ConstraintSyntax("holds a lone surrogate, which is not Unicode") from None
     if isinstance(schema, bool):
         # Spelled out, because the compiler reads objects alone.
         schema = {} if schema else {"enum": []}

@@ -35,6 +35,7 @@ def check_definition(experiment: Experiment) -> None:
     for field in ("description", "unit_kind"):
         if len(getattr(experiment, field)) > _MAX_TEXT:
             raise InvalidExperiment(field, f"must have at most {_MAX_TEXT} characters")
+    check_counts(len(experiment.variants), len(experiment.shadows), len(experiment.metrics))
     _check_variants(experiment.variants, experiment.shadows)
     _check_shadows(experiment)
     _check_metrics(experiment.metrics)
@@ -79,15 +80,19 @@ def check_apart(experiment: Experiment, others: Mapping[str, Experiment]) -> Non
             )
 
 
-def _check_variants(variants: Sequence[Variant], shadows: Sequence[Variant]) -> None:
+def check_counts(variants: int, shadows: int, metrics: int) -> None:
+    """Refuse an experiment of too few or too many parts."""
     # With a shadow the control may be alone: nobody is served anything else.
     fewest = 1 if shadows else 2
-    if not fewest <= len(variants) <= _MAX_VARIANTS:
-        raise InvalidExperiment(
-            "variants", f"from {fewest} to {_MAX_VARIANTS}, not {len(variants)}"
-        )
-    if len(shadows) > _MAX_VARIANTS:
-        raise InvalidExperiment("shadows", f"at most {_MAX_VARIANTS}, not {len(shadows)}")
+    if not fewest <= variants <= _MAX_VARIANTS:
+        raise InvalidExperiment("variants", f"from {fewest} to {_MAX_VARIANTS}, not {variants}")
+    if shadows > _MAX_VARIANTS:
+        raise InvalidExperiment("shadows", f"at most {_MAX_VARIANTS}, not {shadows}")
+    if not 1 <= metrics <= _MAX_METRICS:
+        raise InvalidExperiment("metrics", f"from 1 to {_MAX_METRICS}, not {metrics}")
+
+
+def _check_variants(variants: Sequence[Variant], shadows: Sequence[Variant]) -> None:
     fields = [f"variants[{index}]" for index in range(len(variants))]
     fields += [f"shadows[{index}]" for index in range(len(shadows))]
     keys = [variant.key for variant in (*variants, *shadows)]
@@ -133,8 +138,6 @@ def _check_doses(experiment: Experiment) -> None:
 
 
 def _check_metrics(metrics: Sequence[Metric]) -> None:
-    if not 1 <= len(metrics) <= _MAX_METRICS:
-        raise InvalidExperiment("metrics", f"from 1 to {_MAX_METRICS}, not {len(metrics)}")
     names = [metric.name for metric in metrics]
     for index, metric in enumerate(metrics):
         field = f"metrics[{index}]"

@@ -8,7 +8,7 @@ from google.protobuf import struct_pb2
 from bosal.v1 import recipe_pb2
 from bosal_decoding.limits import MAX_DOCUMENT_BYTES, MAX_RULES
 from bosal_server.recipe_entry import RecipeEntry, RecipeSource
-from bosal_server.request_errors import InvalidRequest, MissingField
+from bosal_server.request_errors import InvalidRequest
 from bosal_server.rpc.constraints import constraint_document, constraint_message
 
 # Beyond this a double no longer tells whole numbers apart.
@@ -40,17 +40,6 @@ def recipe_document(message: recipe_pb2.Recipe) -> dict[str, Any]:
     if message.HasField("constraint"):
         document["constraint"] = constraint_document(message.constraint)
     return document
-
-
-def given_document(
-    request: recipe_pb2.CreateRecipeRequest | recipe_pb2.ValidateRecipeRequest,
-) -> dict[str, Any] | str:
-    """Read the recipe of a request: a message, or a text that says the same."""
-    if request.HasField("recipe") == bool(request.document):
-        raise MissingField("recipe", "give a recipe, or its text as `document`")
-    if request.document:
-        return request.document
-    return recipe_document(request.recipe)
 
 
 def rule_documents(messages: Sequence[recipe_pb2.Rule], field: str) -> list[dict[str, Any]]:

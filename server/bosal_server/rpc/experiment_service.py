@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import grpc.aio
@@ -24,6 +25,8 @@ _DEFAULT_INTERVAL = 2.0
 _MIN_INTERVAL = 0.2
 # A report that has not changed is sent again after so long, so that a dead connection is noticed.
 _SILENCE_SECONDS = 30.0
+# How long a report is still watched by a key that is no longer good.
+_KEY_SECONDS = 2.0
 
 
 class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
@@ -148,8 +151,6 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
                 raise InvalidExperiment("min_interval", f"at least {_MIN_INTERVAL} s")
         sent, silence = pb.Report(), 0.0
         while not self._is_ending.is_set():
-            # The one call that would outlive its key for ever.
-            self._access.check(current_caller.get())
             found = reports.report(await self._experiments.report(request.name, 0))
             as_of = found.as_of
             found.ClearField("as_of")
@@ -158,9 +159,19 @@ class ExperimentService(experiment_pb2_grpc.ExperimentServiceServicer):
                 message = pb.StreamReportResponse(report=found)
                 message.report.as_of.CopyFrom(as_of)
                 yield message
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_ending.wait(), interval)
+            await self._pause(interval)
             silence += interval
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until a watched report is due or the server ends.
+
+        This is the one call that would outlive its key for ever.
+        """
+        due = monotonic() + seconds
+        while (left := due - monotonic()) > 0 and not self._is_ending.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_ending.wait(), min(left, _KEY_SECONDS))
+            self._access.check(current_caller.get())
 
     async def PlanExperiment(
         self, request: pb.PlanExperimentRequest, context: Context

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from bosal.v1 import experiment_pb2 as pb
 from bosal_decoding.recipe import Recipe
 from bosal_server.experiments.catalogue import AuditEvent, Change
+from bosal_server.experiments.definition import check_counts
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.errors import InvalidExperiment
 from bosal_server.experiments.experiment import INLINE, Experiment, Namespace, Phase, Variant
@@ -17,6 +18,7 @@ from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import located
 from bosal_server.rpc.documents import recipe_document, recipe_message
 from bosal_server.security.caller import acting_as
+from bosal_server.statistics.effect import Method
 
 Value = TypeVar("Value")
 
@@ -30,9 +32,15 @@ _DIRECTIONS: dict[int, Direction] = {
     pb.MetricDirection.Value(f"METRIC_DIRECTION_{one}"): one for one in Direction
 }
 
+_METHODS: dict[int, Method] = {
+    pb.AnalysisMethod.Value(f"ANALYSIS_METHOD_{one}"): one for one in Method
+}
+
 
 def draft(message: pb.Experiment, recipes: RecipeStore) -> Experiment:
     """Read an experiment that is to be made; its recipes become the versions they are now."""
+    # Before fifty thousand of them are read, which takes seconds.
+    check_counts(len(message.variants), len(message.shadows), len(message.metrics))
     fields: dict[str, Any] = {}
     for name in ("alpha", "planned_units", "min_units", "coverage_ppm"):
         if message.HasField(name):
@@ -55,7 +63,7 @@ def draft(message: pb.Experiment, recipes: RecipeStore) -> Experiment:
         shadow_share_ppm=message.shadow_share_ppm,
         compares_draws=message.compare_draws,
         metrics=tuple(_metric(one, f"metrics[{i}]") for i, one in enumerate(message.metrics)),
-        is_fixed_horizon=message.method == pb.ANALYSIS_METHOD_FIXED,
+        is_fixed_horizon=method(message.method) is Method.FIXED,
         max_failures_per_minute=message.max_failures_per_minute,
         **fields,
     )
@@ -104,6 +112,11 @@ def _metric(message: pb.Metric, field: str) -> Metric:
         is_margin_relative=message.is_margin_relative,
         covariate=message.covariate,
     )
+
+
+def method(number: int) -> Method | None:
+    """Return when an experiment may be decided; None: it is not said."""
+    return _known(_METHODS, number, "method") if number else None
 
 
 def _known(values: Mapping[int, Value], number: int, field: str) -> Value:

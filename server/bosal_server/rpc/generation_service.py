@@ -78,7 +78,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         command = comparisons.compare_command(
             request, _deadline(context.time_remaining()), self._core.limits
         )
-        vocabulary = self._core.models.find(command.shared.model).vocabulary
+        with located("spec"):
+            vocabulary = self._core.models.find(command.shared.model).vocabulary
         async with aclosing(compare(self._core, command)) as events:
             async for event in events:
                 yield comparisons.compare_response(event, self._core.versions, vocabulary)

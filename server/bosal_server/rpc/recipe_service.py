@@ -1,6 +1,7 @@
 """RecipeService over gRPC."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -13,7 +14,7 @@ from bosal_server.core import GenerationCore
 from bosal_server.recipe_entry import RecipeEntry
 from bosal_server.request_errors import InvalidRequest, MissingField, OutOfRange, located
 from bosal_server.rpc import descriptions
-from bosal_server.rpc.documents import given_document, recipe_version
+from bosal_server.rpc.documents import recipe_document, recipe_version
 from bosal_server.security.caller import current_caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,9 +36,8 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
     async def CreateRecipe(
         self, request: pb.CreateRecipeRequest, context: Context
     ) -> pb.CreateRecipeResponse:
-        with located(_source(request)):
-            document = given_document(request)
-            caller = current_caller.get()
+        caller = current_caller.get()
+        with _given(request) as document:
             entry, has_changed = await self._desk.create(document, caller=caller)
         return pb.CreateRecipeResponse(recipe=self._version(entry), has_changed=has_changed)
 
@@ -82,9 +82,9 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
         self, request: pb.ValidateRecipeRequest, context: Context
     ) -> pb.ValidateRecipeResponse:
         model = self._models.find(request.model)
-        with located(_source(request)):
-            caller = current_caller.get()
-            validation = await self._desk.validate(given_document(request), model, caller=caller)
+        caller = current_caller.get()
+        with _given(request) as document:
+            validation = await self._desk.validate(document, model, caller=caller)
         return descriptions.validation(validation)
 
     async def ListRules(
@@ -99,8 +99,19 @@ class RecipeService(recipe_pb2_grpc.RecipeServiceServicer):
         return recipe_version(entry, is_default=(entry.name, entry.version) == in_force)
 
 
-def _source(request: pb.CreateRecipeRequest | pb.ValidateRecipeRequest) -> str:
-    return "document" if request.document else "recipe"
+@contextmanager
+def _given(
+    request: pb.CreateRecipeRequest | pb.ValidateRecipeRequest,
+) -> Iterator[dict[str, Any] | str]:
+    """Read the recipe of a request, and say of errors that they are about it.
+
+    Raises:
+        MissingField: there is none, or there are two.
+    """
+    if request.HasField("recipe") == bool(request.document):
+        raise MissingField("recipe", "give a recipe, or its text as `document`")
+    with located("document" if request.document else "recipe"):
+        yield request.document or recipe_document(request.recipe)
 
 
 def _required(name: str) -> None:

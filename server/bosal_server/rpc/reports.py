@@ -15,11 +15,6 @@ from bosal_server.experiments.report import (
     ShadowReport,
 )
 from bosal_server.rpc import experiments
-from bosal_server.statistics.effect import Method
-
-_METHODS: dict[int, Method] = {
-    pb.AnalysisMethod.Value(f"ANALYSIS_METHOD_{method}"): method for method in Method
-}
 
 
 def report(value: Report) -> pb.Report:
@@ -173,7 +168,7 @@ def plan_command(message: pb.PlanExperimentRequest) -> PlanCommand:
         for name in ("deviation", "rate", "alpha", "power")
         if message.HasField(name)
     }
-    return PlanCommand(effect=message.effect, method=_METHODS.get(message.method), **given)
+    return PlanCommand(effect=message.effect, method=experiments.method(message.method), **given)
 
 
 def plan(value: Plan) -> pb.PlanExperimentResponse:

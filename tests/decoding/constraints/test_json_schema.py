@@ -225,6 +225,8 @@ def test_special_tokens_are_legal_nowhere_in_a_string(
         ("{", ConstraintSyntax, "JSON"),
         ("[]", ConstraintSyntax, "object"),
         ('{"minimum": NaN}', ConstraintSyntax, "NaN"),
+        (r'{"const": "\ud800"}', ConstraintSyntax, "lone surrogate"),
+        (r'{"properties": {"\udfff": {}}}', ConstraintSyntax, "lone surrogate"),
         ({"type": "string", "maxLength": 10_001}, ConstraintTooLarge, "maxLength"),
         ({"enum": list(range(10_001))}, ConstraintTooLarge, "10001"),
         ('{"items":' * 70 + "{}" + "}" * 70, ConstraintTooLarge, "64"),

@@ -80,6 +80,7 @@ def test_the_asyncio_client_gives_the_same(server: LiveServer, client: Client) -
             "recipes[1].inline_recipe.rules[0].k",
         ),
         ([PLAIN, PLAIN], {"max_tokens": 0}, "spec.max_tokens"),
+        ([PLAIN, PLAIN], {"request_id": "x" * 129}, "spec.request_id"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_by_field(
@@ -95,3 +96,15 @@ def test_an_unknown_recipe_is_found_by_its_place(client: Client) -> None:
         client.compare(WORDS, [PLAIN, "stered"]).result()
     assert refused.value.field == "recipes[1].recipe"
     assert "steered" in str(refused.value)
+
+
+def test_an_unknown_model_is_a_field_of_what_all_share(client: Client) -> None:
+    with pytest.raises(NotFound) as refused:
+        client.compare(WORDS, [PLAIN, PLAIN], model="none").result()
+    assert refused.value.field == "spec.model"
+
+
+def test_a_comparison_takes_the_longest_request_id(client: Client) -> None:
+    name = "x" * 128
+    found = client.compare(WORDS, [PLAIN, PLAIN], max_tokens=1, request_id=name).result()
+    assert [one.request_id for one in found.generations] == [f"{name}.0", f"{name}.1"]

@@ -10,7 +10,10 @@ from tests.live_server import LiveServer
 from bosal.v1 import experiment_pb2 as pb
 from bosal.v1 import experiment_pb2_grpc, generation_pb2, generation_pb2_grpc
 from bosal_client.documents import recipe_message
+from bosal_client.errors import from_rpc_error
 
+# None of the contract's.
+NO_METHOD: Any = 9
 COLD = {"rule": "temperature", "value": 0.3}
 
 
@@ -172,12 +175,29 @@ def test_nothing_else_may_change_the_recipe(
     assert field.removeprefix("spec.") in str(failure.value.details())
 
 
+@pytest.mark.parametrize("field", ["variants", "shadows", "metrics"])
+def test_the_parts_of_an_experiment_are_counted_before_they_are_read(
+    experiments: experiment_pb2_grpc.ExperimentServiceStub, field: str
+) -> None:
+    kind = {"variants": pb.Variant, "shadows": pb.Variant, "metrics": pb.Metric}[field]
+    # No single one of them could be read.
+    asked = draft("crowded", **{field: [kind()] * 21})
+    with pytest.raises(grpc.RpcError) as failure:
+        experiments.CreateExperiment(pb.CreateExperimentRequest(experiment=asked))
+    error = from_rpc_error(failure.value)
+    assert (error.reason, error.field) == ("INVALID_EXPERIMENT", f"experiment.{field}")
+
+
 @pytest.mark.parametrize(
     ("call", "request_", "code"),
     [
         ("GetExperiment", pb.GetExperimentRequest(name="no"), grpc.StatusCode.NOT_FOUND),
         ("StartExperiment", pb.StartExperimentRequest(), grpc.StatusCode.INVALID_ARGUMENT),
         ("CreateExperiment", pb.CreateExperimentRequest(), grpc.StatusCode.INVALID_ARGUMENT),
+        ("CreateExperiment", pb.CreateExperimentRequest(experiment=draft("e", method=NO_METHOD)),
+         grpc.StatusCode.INVALID_ARGUMENT),
+        ("PlanExperiment", pb.PlanExperimentRequest(effect=1, deviation=1, method=NO_METHOD),
+         grpc.StatusCode.INVALID_ARGUMENT),
         ("RecordOutcomes", pb.RecordOutcomesRequest(experiment="no"), grpc.StatusCode.NOT_FOUND),
         ("Assign", pb.AssignRequest(experiment="no"), grpc.StatusCode.NOT_FOUND),
         ("ListAuditEvents", pb.ListAuditEventsRequest(page_token="x"),
