@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,9 +81,7 @@ class Source:
         of_row = _array(row)
         *key, low, high = (number[of_row] & _MASK32 for number in self._numbers)
         words = philox4x32((_array(counter), low, high, int(purpose)), key)
-        if isinstance(words[0], Tensor):
-            return torch.stack(words)
-        return torch.from_numpy(np.stack(words))
+        return torch.stack([torch.as_tensor(word) for word in words])
 
 
 def _array(tensor: Tensor) -> Any:
