@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +47,23 @@ class Bars:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, note="")
         self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
+
+
+class Lines:
+    """A line for each stage's end, and now and then before it: for a log."""
+
+    def __init__(self, console: Console, every: float = 60.0) -> None:
+        """`every` is in seconds."""
+        self._console = console
+        self._every = every
+        self._told_at = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if done < total and now - self._told_at < self._every:
+            return
+        self._told_at = now
+        self._console.print(f"{stage}: {done} of {total}, {note}", markup=False, soft_wrap=True)
 
 
 def _usable(device: str) -> str:
@@ -93,9 +111,10 @@ def build(
     console = Console()
     try:
         names = [member(name).name for name in only] if only else list(FAMILY)
-        with Progress(*columns, console=console) as progress:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             chosen = plan.quick() if quick else plan
-            folders = Build(out, chosen, Bars(progress), device, is_compiled=is_compiled).run(names)
+            tell = Bars(progress) if console.is_terminal else Lines(console)
+            folders = Build(out, chosen, tell, device, is_compiled=is_compiled).run(names)
         if ship_to is not None:
             size = ship(folders, ship_to)
             console.print(f"{len(folders)} models, {size / 2**20:.1f} MiB in {ship_to}")

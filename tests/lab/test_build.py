@@ -1,13 +1,15 @@
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from bosal_lab.__main__ import app
+from bosal_lab.__main__ import Lines, app
 from bosal_lab.build import Build, Plan
 from bosal_lab.errors import DamagedFileError, StageError
 from bosal_lab.export import FILES
@@ -140,3 +142,14 @@ def test_an_unknown_model_lists_the_known_ones() -> None:
     result = CliRunner().invoke(app, ["build", "--only", "giant"])
     assert result.exit_code == 1
     assert "amateur" in result.stderr
+
+
+@pytest.mark.parametrize(("every", "told"), [(0.0, 3), (3600.0, 1)])
+def test_a_log_has_a_line_for_each_stage_and_some_on_the_way(every: float, told: int) -> None:
+    output = StringIO()
+    tell = Lines(Console(file=output), every)
+    for done in (1, 2, 3):
+        tell("base", done, 3, "loss 6.9")
+    lines = output.getvalue().splitlines()
+    assert len(lines) == told
+    assert lines[-1] == "base: 3 of 3, loss 6.9"
