@@ -1,4 +1,4 @@
-"""Controls logits and draws tokens, batched over slots; depends on torch alone."""
+"""Controls logits and draws tokens, batched over slots; depends on torch and numpy alone."""
 
 from bosal_kernels.allow import MAX_ALLOWED, packed
 from bosal_kernels.bitmask import LegalTokens
