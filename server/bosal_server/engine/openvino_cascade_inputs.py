@@ -66,6 +66,8 @@ class CascadeInputs:
         return found.replaced(plan, self._stand_in, BLOCK_SIZE)
 
     def _copy(self, blocks: IntArray) -> None:
+        # For want of memory it may be half of a copy.
+        self._blocks = _NO_BLOCKS
         for name, cache in self._caches.items():
             by_head = cache[blocks, ..., :-1].transpose(1, 0, 2, 3)
             self._put(COPY_OF + name, by_head.reshape(len(by_head), -1, cache.shape[3] - 1))

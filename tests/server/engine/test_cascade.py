@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from tests.server.engine.bench import Bench, make_prompts
 
 from bosal_decoding.plan import Plan
 from bosal_server.engine.engine_model import EngineModel
+from bosal_server.engine.openvino_cascade import COPY_OF
+from bosal_server.engine.openvino_cascade_inputs import CascadeInputs
 from bosal_server.engine.openvino_compiled import CompiledGraph, compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
 from bosal_server.engine.openvino_runner import OpenVinoRunner
@@ -86,6 +89,36 @@ def test_blocks_that_were_written_again_are_another_prefix(
         torch.testing.assert_close(
             runner.forward(plan), reference.forward(plan), atol=1e-5, rtol=1e-5
         )
+
+
+def test_a_prefix_that_could_not_be_copied_spoils_none_that_was(
+    runner: OpenVinoRunner, reference: TorchRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*blocks: int) -> StepPlan:
+        return StepPlan.pack([Chunk([5], 64, [*blocks, 10 + row], True) for row in range(3)], 32)
+
+    for one in (runner, reference):
+        for offset, blocks in ((3, [6, 2]), (50, [8, 4])):
+            prompt = [place + offset for place in range(64)]
+            one.forward(StepPlan.pack([Chunk(prompt, 0, blocks, True)], 32))
+    runner.forward(plan(6, 2))
+    put = CascadeInputs._put
+    copied: list[str] = []
+
+    def put_once(self: CascadeInputs, name: str, array: Any) -> None:
+        if name.startswith(COPY_OF):
+            if copied:
+                raise MemoryError
+            copied.append(name)
+        put(self, name, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CascadeInputs, "_put", put_once)
+        with pytest.raises(MemoryError):
+            runner.forward(plan(8, 4))
+    torch.testing.assert_close(
+        runner.forward(plan(6, 2)), reference.forward(plan(6, 2)), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("cascades", [True, False])
