@@ -24,6 +24,8 @@ from bosal_decoding.scaffolds import PlainScaffold, Scaffold, read_scaffold
 from bosal_decoding.scaffolds.example_file import with_examples
 from bosal_decoding.schema import Schema, at_most_bytes, join_field
 
+# What a recipe that came with a request or an experiment is called; no kept one may be.
+INLINE: Final = "inline"
 _NAME: Final = re.compile(rf"[A-Za-z0-9._-]{{0,{MAX_NAME_CHARS}}}")
 
 
@@ -174,6 +176,9 @@ def _load(entries: Iterable[Traversable]) -> dict[str, Recipe]:
             continue
         try:
             recipe = _parse_file(entry.read_bytes(), stem, examples)
+            if recipe.name == INLINE:
+                message = f"'{INLINE}' is what a recipe inside a request is called"
+                raise InvalidRecipe.at("name", message)
             if recipe.name in recipes:
                 raise InvalidRecipe.at("name", f"'{recipe.name}' is in the folder twice")
         except DecodingError as error:

@@ -7,10 +7,9 @@ from typing import Any
 from bosal_decoding.constraints import read_constraint
 from bosal_decoding.constraints.constraint import Constraint
 from bosal_decoding.plan import Plan
-from bosal_decoding.recipe import Recipe
+from bosal_decoding.recipe import INLINE, Recipe
 from bosal_decoding.scaffolds import Message
 from bosal_server.experiments.enrolment import Assignment
-from bosal_server.experiments.experiment import INLINE
 from bosal_server.generate_command import GenerateCommand
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import located

@@ -7,7 +7,7 @@ from threading import Lock
 from time import monotonic
 from typing import Final, Self
 
-from bosal_decoding.recipe import Recipe, load_shipped
+from bosal_decoding.recipe import INLINE, Recipe, load_shipped
 from bosal_server.database import Database
 from bosal_server.errors import ServerError
 from bosal_server.recipe_archive import ArchiveGuard, RecipeArchive, StoredRecipe
@@ -117,12 +117,16 @@ class RecipeStore:
         """Put a recipe in force under its name; the second value tells if that changed anything.
 
         Raises:
+            InvalidRequest: it has no name, or one that means another thing.
             RecipeNameTaken: a read-only recipe has that name.
         """
         if self._archive is None:
             raise InvalidRequest("this server keeps no recipes: it has no database")
         if not recipe.name:
             raise InvalidRequest("a recipe that is kept needs a name", field="name")
+        if recipe.name == INLINE:
+            message = f"'{INLINE}' is what a recipe inside a request is called; take another name"
+            raise InvalidRequest(message, field="name")
         if recipe.name in self._fixed:
             source = self._fixed[recipe.name].source
             raise RecipeNameTaken(recipe.name, source, field="name")

@@ -365,6 +365,7 @@ def test_a_folder_is_read_by_name(tmp_path: Path) -> None:
         (b"- a", "must be a mapping"),
         (b"\xff", "not UTF-8"),
         (b"name: one", "'one' is in the folder twice"),
+        (b"name: inline", "what a recipe inside a request is called"),
     ],
 )
 def test_a_bad_file_in_a_folder_is_named(tmp_path: Path, content: bytes, words: str) -> None:

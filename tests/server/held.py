@@ -5,11 +5,11 @@ from typing import Any
 from tests.server.experiments.drafts import draft
 from tests.server.test_core import ENDLESS
 
-from bosal_decoding.recipe import Recipe
+from bosal_decoding.recipe import INLINE, Recipe
 from bosal_server.core import GenerationCore
 from bosal_server.engine.request import TokensEvent
 from bosal_server.experiments.catalogue import Change
-from bosal_server.experiments.experiment import INLINE, Experiment, Variant
+from bosal_server.experiments.experiment import Experiment, Variant
 from bosal_server.experiments.intake import OutcomeCommand
 from bosal_server.experiments.report import Report
 from bosal_server.generate_command import ExperimentCommand, GenerateCommand, PromptCommand

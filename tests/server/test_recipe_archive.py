@@ -160,6 +160,12 @@ def test_read_only_recipes_are_neither_created_nor_archived(store: RecipeStore) 
     assert read_only.value.code == "FAILED_PRECONDITION"
 
 
+def test_no_recipe_takes_the_name_of_those_inside_requests(store: RecipeStore) -> None:
+    with pytest.raises(InvalidRequest, match="inside a request is called") as refused:
+        store.create(recipe(1, "inline"))
+    assert refused.value.field == "name"
+
+
 def test_unknown_recipes_are_not_archived(store: RecipeStore) -> None:
     store.create(recipe(1))
     with pytest.raises(UnknownRecipe, match="did you mean 'mine'"):

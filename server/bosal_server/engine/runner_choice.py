@@ -131,7 +131,11 @@ def choose_runner(
 
 
 def _resolve_dtypes(model: LoadedModel, dtype: str) -> tuple[str, ...]:
-    """Return the types to compute in, the first that works; bfloat16 only in hardware."""
+    """Return the types to compute in, the first that works.
+
+    Raises:
+        OpenVinoRefused: the one asked for is not computed in here.
+    """
     load_openvino()
     if model.device != "cpu":
         raise OpenVinoRefused(f"the model is on {model.device}")
@@ -139,7 +143,10 @@ def _resolve_dtypes(model: LoadedModel, dtype: str) -> tuple[str, ...]:
         return ("bfloat16", "float32") if has_bf16() else ("float32",)
     if dtype not in ITEM_SIZES:
         raise OpenVinoRefused(f"it is to compute in {dtype}; known: {', '.join(ITEM_SIZES)}")
-    return (dtype if has_bf16() else "float32",)
+    if dtype == "bfloat16" and not has_bf16():
+        cause = "this processor has no instructions for"
+        raise OpenVinoRefused(f"it is to compute in bfloat16, which {cause}")
+    return (dtype,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

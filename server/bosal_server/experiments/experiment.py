@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from bosal_decoding.recipe import Recipe
+from bosal_decoding.recipe import INLINE, Recipe
 from bosal_server.experiments.assignment import PPM
 from bosal_server.experiments.metric import DOSES, FAILED, Metric, MetricKind, MetricRole
 
@@ -17,8 +17,6 @@ __all__ = ["Experiment", "Namespace", "Phase", "State", "Variant"]
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MIN_UNITS: Final = 50
-# The name of a recipe that came with its experiment.
-INLINE: Final = "inline"
 
 
 class State(StrEnum):

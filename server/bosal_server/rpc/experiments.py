@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 from google.protobuf import duration_pb2, timestamp_pb2
 
 from bosal.v1 import experiment_pb2 as pb
-from bosal_decoding.recipe import Recipe
+from bosal_decoding.recipe import INLINE, Recipe
 from bosal_server.experiments.catalogue import AuditEvent, Change
 from bosal_server.experiments.definition import check_counts
 from bosal_server.experiments.enrolment import Assignment
 from bosal_server.experiments.errors import InvalidExperiment
-from bosal_server.experiments.experiment import INLINE, Experiment, Namespace, Phase, Variant
+from bosal_server.experiments.experiment import Experiment, Namespace, Phase, Variant
 from bosal_server.experiments.metric import Direction, Metric, MetricKind, MetricRole
 from bosal_server.recipe_store import RecipeStore
 from bosal_server.request_errors import located

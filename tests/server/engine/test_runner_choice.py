@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.live_server import environment
 
+from bosal_server.engine import runner_choice
 from bosal_server.engine.openvino_check import check, num_blocks_needed
 from bosal_server.engine.openvino_compiled import compile_graph
 from bosal_server.engine.openvino_convert import Conversion, convert
@@ -81,6 +82,19 @@ def test_torch_may_be_the_coarser_of_the_two(tiny_llama_folder: Path, folder: Pa
     model = load_model("rounded", str(tiny_llama_folder), dtype="bfloat16")
     choice = choose_runner(model, dtype="float32", cache_tokens=100, threads=1, conversions=folder)
     assert (choice.runner.kind, choice.runner.dtype) == ("openvino", "float32")
+
+
+def test_bfloat16_is_not_replaced_where_it_was_asked_for(
+    tiny_llama_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_choice, "has_bf16", lambda: False)
+    model = load_model("rounded", str(tiny_llama_folder), dtype="bfloat16")
+    settings: dict[str, Any] = {"cache_tokens": 100, "threads": 1, "conversions": folder}
+    choice = choose_runner(model, dtype="bfloat16", **settings)
+    assert (choice.runner.kind, choice.runner.dtype) == ("torch", "bfloat16")
+    assert "no instructions for" in choice.reason
+    with pytest.raises(OpenVinoRefused, match="no instructions for"):
+        choose_runner(model, preference="openvino", dtype="bfloat16", **settings)
 
 
 def test_what_bfloat16_would_round_is_computed_in_float32(
