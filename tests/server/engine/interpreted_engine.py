@@ -6,7 +6,7 @@ and nowhere else.
 
 from tests.kernels import interpreter  # noqa: F401, I001
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -85,8 +85,28 @@ def test_a_choice_that_is_explained_leaves_the_others_to_the_kernels(
     assert drawn == [1, 1, 1]
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.tokens() == theirs.tokens()
-        assert explained(ours) == explained(theirs)
+        # Attention is computed in another way there, so on some processors the last bits differ.
+        for (where, one), (there, other) in zip(explained(ours), explained(theirs), strict=True):
+            assert where == there
+            assert one == (pytest.approx(other, abs=1e-6) if isinstance(other, float) else other)
 
 
-def explained(answer: Answer) -> list[Any]:
-    return [event.explanations for event in answer.events if isinstance(event, TokensEvent)]
+def explained(answer: Answer) -> list[tuple[str, Any]]:
+    """Return every number and name of an answer's explanations, with where it stands."""
+    found: list[tuple[str, Any]] = []
+
+    def take(where: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                take(f"{where}.{key}", part)
+        elif isinstance(value, (list, tuple)):
+            for place, part in enumerate(value):
+                take(f"{where}[{place}]", part)
+        else:
+            found.append((where, value))
+
+    for place, event in enumerate(answer.events):
+        if isinstance(event, TokensEvent):
+            given = event.explanations or ()
+            take(str(place), [one and asdict(one) for one in given])
+    return found
