@@ -21,17 +21,22 @@ def interrupted_at_imports_of(module: str, folder: Path) -> tuple[int, str]:
         "import os, time\nos.write(1, b'importing\\n')\ntime.sleep(60)\n"
     )
     paths = os.pathsep.join((str(folder), *sys.path))
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*COMMAND, "models", "--server=127.0.0.1:1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(PYTHONPATH=paths),
         text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "importing\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+        # The tests may run where interrupts are ignored, as behind a shell's `&`.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "importing\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     return process.returncode, errors
 
 

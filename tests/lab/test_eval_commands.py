@@ -10,6 +10,7 @@ from tests.lab import records
 from tests.lab.peer import Peer, Question, serving
 from typer.testing import CliRunner, Result
 
+import bosal_lab
 from bosal_decoding.recipe import load_shipped
 from bosal_lab.eval_commands import app
 from bosal_lab.results import Results
@@ -229,6 +230,8 @@ def test_a_missing_package_is_one_line_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "bosal_lab.tables", None)
+    # Another test may have imported it.
+    monkeypatch.delattr(bosal_lab, "tables", raising=False)
     ended = eval_command("compare", "x.sqlite", "a", "b")
     assert ended.exit_code == 2
     assert ended.stderr == (

@@ -127,7 +127,8 @@ def test_an_experiment_lives_over_the_wire(
     assert len(rows) == 12
     # A reply may end before its four tokens.
     assert {row.exposure_id: row.outcomes["output_tokens"] for row in rows} == lengths
-    assert b"u1" not in b"".join(row.SerializeToString() for row in rows)
+    # As text: the bytes of a number may be anything.
+    assert not any("u1" in str(row) for row in rows)
     promoted = experiments.PromoteVariant(
         pb.PromoteVariantRequest(change=pb.Change(name="life"), variant="ruled")
     ).experiment
