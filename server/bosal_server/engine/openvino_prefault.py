@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import Thread, get_native_id
 from typing import Any
 
@@ -66,8 +67,9 @@ class Prefault:
         self._memories = []
 
     def _work(self) -> None:
-        # Whatever computes goes first.
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
+        # Whatever computes goes first; a sandbox may forbid to ask for that.
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
         # Lets the interpreter go on meanwhile, which the method of `mmap` does not.
         advise = ctypes.CDLL(None).madvise
         advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
